@@ -1,0 +1,85 @@
+"""The whole program on one screen: settings, components, outputs."""
+
+import pulumi
+import pulumi_minio as minio
+
+from components import settings
+from components.binary_cache import BinaryCache, BinaryCacheArgs
+from components.builder import BuilderAccess, BuilderAccessArgs
+from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
+from components.nixos import ClientConfiguration
+from components.server_check import warn_or_refuse
+from components.signing_key import SigningKey
+
+stack = settings.load()
+warn_or_refuse(stack)
+
+server = minio.Provider(
+    "minio",
+    minio_server=stack.endpoint.server,
+    minio_ssl=stack.endpoint.tls,
+    minio_region=stack.region,
+    minio_user=stack.minio_user,
+    minio_password=pulumi.Output.secret(stack.minio_password),
+    minio_cacert_file=stack.ca_certificate_file,
+)
+cache = BinaryCache(
+    "cache",
+    BinaryCacheArgs(
+        bucket=stack.bucket,
+        protect=stack.protect,
+        anonymous_listing=stack.anonymous_listing,
+        retention_days=stack.retention_days,
+        grace_days=stack.grace_days,
+        store_dir=stack.store_dir,
+        want_mass_query=stack.want_mass_query,
+        priority=stack.priority,
+    ),
+    pulumi.ResourceOptions(provider=server),
+)
+signing_keys = [SigningKey(name, key_name=name) for name in stack.signing_keys]
+
+builders = {}
+for builder in stack.builders:
+    access = BuilderAccess(
+        builder.name,
+        BuilderAccessArgs(bucket=cache.bucket, user=builder.s3_user, policy=builder.s3_policy),
+        pulumi.ResourceOptions(provider=server),
+    )
+    builders[builder.name] = {
+        "accessKeyId": access.access_key_id,
+        "secretAccessKey": access.secret_access_key,
+    }
+    if builder.closures:
+        push = ClosurePush(
+            builder.name,
+            ClosurePushArgs(
+                connection=None if builder.local else ssh_connection(builder),
+                closures=builder.closures,
+                endpoint=str(stack.endpoint),
+                region=stack.region,
+                ca_certificate=stack.ca_certificate,
+                bucket=cache.bucket,
+                access_key_id=access.access_key_id,
+                secret_access_key=access.secret_access_key,
+                signing_keys=[key.secret_key for key in signing_keys],
+                upstream_keys=stack.upstream_keys,
+                retention_days=stack.retention_days,
+                compression=stack.compression,
+                compression_level=stack.compression_level or None,
+                parallelism=stack.parallelism or None,
+                staging_limit=stack.staging_limit,
+            ),
+        )
+        builders[builder.name]["lastPush"] = push.summary
+
+public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
+client = public_keys.apply(
+    lambda keys: ClientConfiguration(stack.public_url, keys, stack.ca_certificate)
+)
+pulumi.export("substituter", stack.public_url)
+pulumi.export("publicKeys", public_keys)
+pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
+pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
+pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
+pulumi.export("builders", builders)

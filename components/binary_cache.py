@@ -1,0 +1,136 @@
+"""BinaryCache: a bucket that Nix clients can read as a binary cache, and that stays small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_minio as minio
+
+from .retention import expiration_rules
+
+
+def nix_cache_info(store_dir: str, want_mass_query: bool, priority: int) -> str:
+    """Return the text of `nix-cache-info` (Nix, `src/libstore/binary-cache-store.cc`)."""
+    return f"StoreDir: {store_dir}\nWantMassQuery: {int(want_mass_query)}\nPriority: {priority}\n"
+
+
+def multipart_etag(content: str) -> str:
+    """Return the ETag of `content` uploaded as multipart in one part, as the MinIO provider does.
+
+    Setting it makes a refresh compare the object's content, not only its presence.
+    Source: S3 API, "Common response headers" and `CompleteMultipartUpload`.
+    """
+    part = hashlib.md5(content.encode(), usedforsecurity=False).digest()
+    return f"{hashlib.md5(part, usedforsecurity=False).hexdigest()}-1"
+
+
+def anonymous_download_policy(bucket: str, listing: bool) -> str:
+    """Return the bucket policy that lets everyone read objects, and list them where asked.
+
+    Source: S3 API, "Bucket policy"; MinIO keeps a principal only in the form `{"AWS": ["*"]}`.
+    """
+    arn = f"arn:aws:s3:::{bucket}"
+    statements = [("s3:GetObject", f"{arn}/*")]
+    if listing:
+        statements.append(("s3:ListBucket", arn))
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"AWS": ["*"]},
+                    "Action": [action],
+                    "Resource": [resource],
+                }
+                for action, resource in statements
+            ],
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCacheArgs:
+    """What a binary cache is made of."""
+
+    bucket: pulumi.Input[str]
+    """The bucket's name."""
+    protect: bool = True
+    """Refuse to delete or replace the bucket."""
+    anonymous_listing: pulumi.Input[bool] = False
+    """Let everyone list the bucket, not only read it."""
+    retention_days: pulumi.Input[int] | None = 7
+    """Days that an entry lives after the last push of a closure with it; None for ever."""
+    grace_days: pulumi.Input[int] = 1
+    """Days that a NAR lives longer than its narinfo."""
+    store_dir: pulumi.Input[str] = "/nix/store"
+    """The store directory of the cache's paths."""
+    want_mass_query: pulumi.Input[bool] = True
+    """Whether clients may ask for many paths at once."""
+    priority: pulumi.Input[int] = 40
+    """Which cache clients ask first: the lower, the earlier."""
+
+
+class BinaryCache(pulumi.ComponentResource):
+    """A bucket with anonymous download, `nix-cache-info` and expiry.
+
+    It does not declare who may push (`BuilderAccess`), the key that signs (`SigningKey`) or the
+    pushes themselves (`ClosurePush`).
+    """
+
+    bucket: pulumi.Output[str]
+    """The bucket's name, once it exists."""
+
+    def __init__(
+        self, name: str, args: BinaryCacheArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        """Declare the cache; `name` is the prefix of its children's names."""
+        super().__init__("nixcache:index:BinaryCache", name, None, opts)
+        bucket = minio.S3Bucket(
+            f"{name}-bucket",
+            bucket=args.bucket,
+            # "private" writes nothing; every other canned ACL of the provider lets the world
+            # delete or enumerate the cache. The policy below is what opens it.
+            acl="private",
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
+        )
+        child = pulumi.ResourceOptions(parent=self)
+        minio.S3BucketPolicy(
+            f"{name}-download",
+            bucket=bucket.bucket,
+            policy=pulumi.Output.all(args.bucket, args.anonymous_listing).apply(
+                lambda values: anonymous_download_policy(*values)
+            ),
+            opts=child,
+        )
+        if args.retention_days is not None:
+            minio.IlmPolicy(
+                f"{name}-retention",
+                bucket=bucket.bucket,
+                rules=pulumi.Output.all(args.retention_days, args.grace_days).apply(
+                    lambda days: [
+                        minio.IlmPolicyRuleArgs(
+                            id=rule.id, filter=rule.prefix, expiration=f"{rule.days}d"
+                        )
+                        for rule in expiration_rules(int(days[0]), int(days[1]))
+                    ]
+                ),
+                opts=child,
+            )
+        content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(
+            lambda values: nix_cache_info(str(values[0]), bool(values[1]), int(values[2]))
+        )
+        minio.S3Object(
+            f"{name}-nix-cache-info",
+            bucket_name=bucket.bucket,
+            object_name="nix-cache-info",
+            content=content,
+            content_type="text/x-nix-cache-info",
+            etag=content.apply(multipart_etag),
+            opts=child,
+        )
+        self.bucket = bucket.bucket
+        self.register_outputs({"bucket": self.bucket})

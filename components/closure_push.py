@@ -1,0 +1,175 @@
+"""ClosurePush: a builder pushes closures to the cache, as part of a deployment."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+import pulumi_command as command
+
+from .settings import BuilderSettings
+
+PUSH_SCRIPT = Path(__file__).with_name("push.sh")
+"""The one script that runs on a builder."""
+
+
+def push_command(store_paths: Sequence[str]) -> str:
+    """Return the command line that a builder's login shell is given.
+
+    It names what is pushed, so that a preview shows it, and nothing that is secret.
+    """
+    return shlex.join(["bash", "-s", "--", "--config", "-", *store_paths])
+
+
+def push_settings(
+    values: Mapping[str, str | int | None], lists: Mapping[str, Sequence[str]]
+) -> str:
+    """Return settings as push.sh reads them: `name=value` lines, unset ones left out.
+
+    Raises:
+        ValueError: a value has a line break; the message names the setting only.
+    """
+    lines = [(name, str(value)) for name, value in values.items() if value is not None]
+    lines += [(name, value) for name, elements in lists.items() for value in elements]
+    for name, value in lines:
+        if "\n" in value or "\r" in value:
+            raise ValueError(f"{name} has a line break")
+    return "".join(f"{name}={value}\n" for name, value in lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosurePushArgs:
+    """What is pushed, from where, to where, and signed by which key."""
+
+    closures: pulumi.Input[Sequence[str]]
+    """Store paths, or links to them, on the builder."""
+    endpoint: pulumi.Input[str]
+    """The S3 server: scheme, host and port."""
+    bucket: pulumi.Input[str]
+    """The bucket."""
+    access_key_id: pulumi.Input[str]
+    """The builder's user on the server."""
+    secret_access_key: pulumi.Input[str]
+    """The user's secret."""
+    signing_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
+    """Secret keys in Nix's format; the last one signs."""
+    upstream_keys: pulumi.Input[Sequence[str]]
+    """Names of keys whose paths are not ours to store."""
+    region: pulumi.Input[str] = "us-east-1"
+    """The server's region."""
+    ca_certificate: pulumi.Input[str] | None = None
+    """PEM text of the private CA that signed the server's certificate."""
+    retention_days: pulumi.Input[int] | None = 7
+    """Days after which an entry expires; what is older than half of them is renewed."""
+    compression: pulumi.Input[str] = "zstd"
+    """`zstd`, `xz` or `none`."""
+    compression_level: pulumi.Input[int] | None = None
+    """The compression's level; None leaves it to Nix."""
+    parallelism: pulumi.Input[int] | None = None
+    """How many `nix copy` run side by side; None is one per core."""
+    staging_limit: pulumi.Input[int] | None = None
+    """Bytes of compressed NARs that may wait on the builder's disk; None leaves it to push.sh."""
+    connection: pulumi.Input[command.remote.ConnectionArgs] | None = None
+    """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
+
+
+class ClosurePush(pulumi.ComponentResource):
+    """Runs push.sh on a builder whenever what it is to push, or how, has changed.
+
+    The signing key and the user's secret reach the builder on standard input only. Destroying it
+    runs nothing: what was pushed stays until it expires.
+    """
+
+    summary: pulumi.Output[str]
+    """The last push's one line: what was pushed, reused, skipped, renewed and repaired."""
+
+    def __init__(
+        self, name: str, args: ClosurePushArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        """Declare the push; `name` is the prefix of its child's name."""
+        super().__init__("nixcache:index:ClosurePush", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        create = pulumi.Output.from_input(args.closures).apply(push_command)
+        stdin: pulumi.Output[str] = pulumi.Output.secret(
+            pulumi.Output.all(
+                values={
+                    "endpoint": args.endpoint,
+                    "region": args.region,
+                    "bucket": args.bucket,
+                    "access-key-id": args.access_key_id,
+                    "secret-access-key": args.secret_access_key,
+                    "ca-certificate": (
+                        None
+                        if args.ca_certificate is None
+                        else pulumi.Output.from_input(args.ca_certificate).apply(
+                            lambda pem: base64.b64encode(pem.encode()).decode()
+                        )
+                    ),
+                    "retention-days": args.retention_days,
+                    "compression": args.compression,
+                    "compression-level": args.compression_level,
+                    "parallelism": args.parallelism,
+                    "staging-limit": args.staging_limit,
+                },
+                lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
+            ).apply(
+                # The script comes first on standard input, and reads the settings behind it.
+                lambda given: (
+                    PUSH_SCRIPT.read_text(encoding="utf-8")
+                    + push_settings(_whole_numbers(given["values"]), given["lists"])
+                )
+            )
+        )
+        if args.connection is None:
+            push: command.local.Command | command.remote.Command = command.local.Command(
+                f"{name}-command",
+                create=create,
+                stdin=stdin,
+                add_previous_output_in_env=False,
+                logging=command.local.Logging.STDERR,
+                opts=child,
+            )
+        else:
+            push = command.remote.Command(
+                f"{name}-command",
+                connection=args.connection,
+                create=create,
+                stdin=stdin,
+                add_previous_output_in_env=False,
+                logging=command.remote.Logging.STDERR,
+                opts=child,
+            )
+        self.summary = push.stdout
+        self.register_outputs({"summary": self.summary})
+
+
+def _whole_numbers(values: Mapping[str, str | float | None]) -> dict[str, str | int | None]:
+    """Return `values` with the engine's floating-point numbers as the integers they were."""
+    return {
+        name: int(value) if isinstance(value, float) else value for name, value in values.items()
+    }
+
+
+def ssh_connection(builder: BuilderSettings) -> command.remote.ConnectionArgs:
+    """Return how pulumi-command reaches `builder` over SSH."""
+    jump, proxy = builder.jump_host, None
+    if jump is not None:
+        proxy = command.remote.ProxyConnectionArgs(
+            host=jump.host,
+            port=jump.port,
+            user=jump.user,
+            host_key=jump.host_key,
+            private_key=builder.private_key,
+        )
+    return command.remote.ConnectionArgs(
+        host=builder.host,
+        port=builder.port,
+        user=builder.user,
+        host_key=builder.host_key,
+        private_key=builder.private_key,
+        proxy=proxy,
+    )

@@ -1,0 +1,76 @@
+"""How long things live: from settings to the bucket's lifecycle rules. Pure.
+
+A push renews every entry of its closure, so an entry lives `retention_days` after the last push
+of a closure that contains it. The rules only have to say what expires, and when.
+
+An S3 lifecycle rule selects keys by prefix and cannot exclude one, and of several matching rules
+the earliest due wins. So the narinfos, which lie at the bucket's root, are matched by a cover:
+the shortest nix32 prefixes that no protected key shares.
+
+Source: S3 `PutBucketLifecycleConfiguration`; names of a cache's files: Nix,
+`src/libstore/binary-cache-store.cc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .nix_format import NIX32_ALPHABET
+
+PROTECTED_KEYS = ("nix-cache-info", "index.html", "nar/", "log/")
+"""Keys, and prefixes of keys, that no narinfo rule may match.
+
+`nix-cache-info` and the landing page live for ever, the folders have rules of their own. What
+else `nix copy` can be told to write (`debuginfo/`, `realisations/`, a NAR's `.ls` beside its
+narinfo) may go with the narinfos: nothing points to it that outlives it.
+"""
+
+FOLDERS_OF_NARINFOS = ("nar/", "log/")
+"""Folders whose files belong to a narinfo and must outlive it."""
+
+MAXIMUM_RULES = 1000
+"""Rules that S3 and MinIO accept in one lifecycle configuration."""
+
+
+@dataclass(frozen=True)
+class ExpirationRule:
+    """One lifecycle rule: objects whose key starts with `prefix` go after `days` days."""
+
+    id: str
+    prefix: str
+    days: int
+
+
+def narinfo_prefixes(protected_keys: Iterable[str] = PROTECTED_KEYS) -> tuple[str, ...]:
+    """Return the fewest prefixes that match every narinfo's name and none of `protected_keys`."""
+    protected = tuple(protected_keys)
+
+    def cover(prefix: str) -> Iterator[str]:
+        for character in NIX32_ALPHABET:
+            longer = prefix + character
+            if any(key.startswith(longer) for key in protected):
+                yield from cover(longer)
+            else:
+                yield longer
+
+    return tuple(cover(""))
+
+
+def expiration_rules(retention_days: int | None, grace_days: int) -> tuple[ExpirationRule, ...]:
+    """Return the bucket's lifecycle rules, none where nothing is to expire.
+
+    Args:
+        retention_days: days that a narinfo lives after its last push or renewal; None for ever.
+        grace_days: days that what a narinfo points to lives longer than the narinfo.
+    """
+    if retention_days is None:
+        return ()
+    narinfos = (
+        ExpirationRule(f"narinfo-{prefix}", prefix, retention_days) for prefix in narinfo_prefixes()
+    )
+    folders = (
+        ExpirationRule(folder.rstrip("/"), folder, retention_days + grace_days)
+        for folder in FOLDERS_OF_NARINFOS
+    )
+    return (*narinfos, *folders)
