@@ -1,0 +1,79 @@
+"""A small Debian tree with Nix, an SSH server and what a NixOS host has: a builder's disk."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+from toolbox import cache, debian_packages, progress
+from toolbox.errors import ToolboxError
+
+SUITES = {"bookworm": "2.8", "trixie": "2.26", "forky": "2.34"}
+"""Debian suites that carry Nix, each with the version of Nix it brings."""
+
+PACKAGES = (
+    "bash",
+    "ca-certificates",
+    "coreutils",
+    "curl",
+    "findutils",
+    "grep",
+    "mawk",
+    "nix-bin",
+    "openssh-server",
+    "openssl",
+    "perl-base",
+    "sed",
+)
+
+# A machine's own Nix: builds as root without a sandbox, and asks no substituter, since tests
+# have no network. Experimental features stay off, as on a NixOS host.
+NIX_CONF = """\
+build-users-group =
+sandbox = false
+substituters =
+fsync-metadata = false
+"""
+
+OPTIONS = (
+    "--variant=minbase",
+    "--mode=root",
+    "--format=directory",
+    # Snapshots of the archive are older than their release files allow.
+    '--aptopt=Acquire::Check-Valid-Until "false"',
+    '--dpkgopt=path-exclude=/usr/share/doc/*',
+    '--dpkgopt=path-exclude=/usr/share/man/*',
+    '--dpkgopt=path-exclude=/usr/share/locale/*',
+)
+
+
+def base_tree(suite: str) -> Path:
+    """The cached tree of ``suite``, made on the first call. Never write into it.
+
+    Raises ToolboxError for an unknown suite, or when mmdebstrap fails.
+    """
+    if suite not in SUITES:
+        raise ToolboxError(f"suite {suite!r} is unknown; write one of {', '.join(SUITES)}")
+    recipe = [suite, platform.machine(), *PACKAGES, *OPTIONS, NIX_CONF]
+    name = f"debian-{suite}-{cache.checksum(part.encode() for part in recipe)}"
+    return cache.entry(name, lambda target: _make(suite, target)) / "tree"
+
+
+def _make(suite: str, target: Path) -> None:
+    mirror = debian_packages.mirror()
+    if mirror is None:
+        raise ToolboxError(
+            "apt's sources name no Debian archive with a plain suite and component main; "
+            "add one to /etc/apt/sources.list"
+        )
+    tree = target / "tree"
+    progress.run(
+        f"making a Debian {suite} tree with Nix {SUITES[suite]}",
+        ["mmdebstrap", *OPTIONS, f"--include={','.join(PACKAGES)}", suite, str(tree), mirror],
+        log=target / "mmdebstrap.log",
+        remedy="see that apt-get update works on this machine",
+    )
+    for key in (tree / "etc" / "ssh").glob("ssh_host_*"):
+        key.unlink()
+    (tree / "etc" / "nix").mkdir(exist_ok=True)
+    (tree / "etc" / "nix" / "nix.conf").write_text(NIX_CONF)
+    subprocess.run(["chroot", str(tree), "mkdir", "-p", "/nix/store", "/run/sshd"], check=True)

@@ -1,0 +1,198 @@
+"""Drop-in for `pulumi-language-python`, the Python language host of the Pulumi engine 3.259.0.
+
+It runs a program as the official one does, with pip and a virtualenv; other package managers, type
+checkers, debuggers, policy packs, plugins written in Python and code generation are refused as
+unimplemented. The program itself runs in a process of its own: see `program_runner`.
+
+Source of fact: `sdk/proto/language.proto` and `sdk/python/cmd/pulumi-language-python` at v3.259.0.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
+
+from toolbox.plugins.plugin_server import Engine, serve
+
+VERSION = "3.259.0"
+PROGRAM_RUNNER = Path(__file__).with_name("program_runner.py")
+SHOWN_TO_USER = 32
+"""Exit code of a program whose error the user has already seen."""
+
+LIST_PACKAGES = """
+import importlib.metadata, json, pathlib
+found = []
+for package in importlib.metadata.distributions():
+    plugin = [file for file in package.files or () if file.name == "pulumi-plugin.json"]
+    about = json.loads(pathlib.Path(plugin[0].locate()).read_text()) if plugin else None
+    found.append((package.metadata["Name"], package.version, about))
+print(json.dumps(found))
+"""
+"""Prints (name, version, contents of pulumi-plugin.json or null) of each installed package."""
+
+
+def interpreter(info: Any) -> str:
+    """The Python that runs the program: its virtualenv's where there is one, else ours.
+
+    `info` is the request's ProgramInfo; the option `virtualenv` is relative to the project's root.
+    """
+    virtualenv = dict(info.options).get("virtualenv")
+    if virtualenv:
+        python = Path(info.root_directory, str(virtualenv), "bin", "python")
+        if python.is_file():
+            return str(python)
+    return sys.executable
+
+
+def installed(info: Any) -> list[tuple[str, str, dict[str, Any] | None]]:
+    """Name, version and `pulumi-plugin.json` of every package the program's Python has."""
+    listing = subprocess.run(
+        [interpreter(info), "-c", LIST_PACKAGES], check=True, stdout=subprocess.PIPE
+    )
+    return [(name, version, about) for name, version, about in json.loads(listing.stdout)]
+
+
+class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
+    """Answers the engine's calls about programs in Python."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._programs: set[subprocess.Popen[bytes]] = set()
+
+    def Handshake(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Nothing to agree on."""
+        return language_pb2.LanguageHandshakeResponse()
+
+    def GetPluginInfo(self, request: Empty, context: grpc.ServicerContext) -> Any:
+        """The version, which the engine shows."""
+        return plugin_pb2.PluginInfo(version=VERSION)
+
+    def GetRequiredPackages(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """The provider plugins that the installed packages speak to."""
+        return language_pb2.GetRequiredPackagesResponse(
+            packages=[
+                {
+                    "name": about.get("name") or name.replace("_", "-").removeprefix("pulumi-"),
+                    "kind": "resource",
+                    "version": "v" + (about.get("version") or version).removeprefix("v"),
+                    "server": about.get("server", ""),
+                }
+                for name, version, about in installed(request.info)
+                if about and about.get("resource")
+            ]
+        )
+
+    def GetProgramDependencies(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """What is installed for the program; direct and indirect are not told apart."""
+        return language_pb2.GetProgramDependenciesResponse(
+            dependencies=[
+                {"name": name, "version": version} for name, version, _ in installed(request.info)
+            ]
+        )
+
+    def About(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Which Python runs the program."""
+        python = interpreter(request.info)
+        version = subprocess.run(
+            [python, "-c", "import platform; print(platform.python_version())"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return language_pb2.AboutResponse(
+            executable=python, version=version.stdout.strip(), metadata={"toolchain": "Pip"}
+        )
+
+    def RuntimeOptionsPrompts(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Nothing to ask: pip is the only package manager here."""
+        return language_pb2.RuntimeOptionsResponse()
+
+    def InstallDependencies(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        """Make the virtualenv if it is missing and install `requirements.txt` into it."""
+        info = request.info
+        virtualenv = dict(info.options).get("virtualenv")
+        commands = []
+        if virtualenv and not Path(info.root_directory, str(virtualenv)).exists():
+            target = Path(info.root_directory, str(virtualenv))
+            commands.append([sys.executable, "-m", "venv", str(target)])
+        if Path(info.program_directory, "requirements.txt").is_file():
+            commands.append(["-m", "pip", "install", "-r", "requirements.txt"])
+        for command in commands:
+            if command[0] == "-m":
+                command.insert(0, interpreter(info))
+            with subprocess.Popen(
+                command,
+                cwd=info.program_directory,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    yield language_pb2.InstallDependenciesResponse(stdout=line)
+            if process.returncode:
+                context.abort(
+                    grpc.StatusCode.UNKNOWN,
+                    f"`{' '.join(command)}` exited with code {process.returncode}",
+                )
+
+    def Run(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Run the program to its end; its output is ours, which the engine shows.
+
+        Configuration, secrets among it, goes through the environment as the SDK expects.
+        """
+        command = [
+            interpreter(request.info),
+            str(PROGRAM_RUNNER),
+            f"--monitor={request.monitor_address}",
+            f"--engine={self._engine.address}",
+            f"--project={request.project}",
+            f"--stack={request.stack}",
+            f"--organization={request.organization}",
+            f"--root-directory={request.info.root_directory}",
+            f"--parallel={request.parallel}",
+            *(["--dry-run"] if request.dryRun else []),
+            request.info.entry_point,
+            *request.args,
+        ]
+        environment = {
+            **os.environ,
+            "PULUMI_CONFIG": json.dumps(dict(request.config)),
+            "PULUMI_CONFIG_SECRET_KEYS": json.dumps(list(request.configSecretKeys)),
+        }
+        program = subprocess.Popen(command, cwd=request.pwd or None, env=environment)
+        self._programs.add(program)
+        context.add_callback(lambda: program.poll() is None and program.send_signal(signal.SIGINT))
+        code = program.wait()
+        self._programs.discard(program)
+        if code == 0:
+            return language_pb2.RunResponse()
+        if code == SHOWN_TO_USER:
+            return language_pb2.RunResponse(bail=True)
+        return language_pb2.RunResponse(error=f"program exited with non-zero exit code: {code}")
+
+    def Cancel(self, request: Empty, context: grpc.ServicerContext) -> Empty:
+        """Interrupt the programs that run, as the engine wants to end."""
+        for program in list(self._programs):
+            program.send_signal(signal.SIGINT)
+        return Empty()
+
+
+def main() -> None:
+    """Serve the engine named by the last argument."""
+    serve(
+        lambda server, engine: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(
+            LanguageHost(engine), server
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How a plugin process talks to the engine: its gRPC server, its lifetime, its log lines.
+
+Source of fact: the engine's `sdk/go/common/resource/plugin` (the first line on standard output is
+the port; the last argument is the engine's own address) and `sdk/proto/engine.proto`.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
+
+MESSAGE_LIMIT = 400 * 1024 * 1024
+"""Bytes in the largest message either side accepts: the engine's own limit."""
+
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
+
+WORKERS = 256
+"""Calls served at once: more than the engine makes, so that Cancel is never left waiting."""
+
+
+class Engine:
+    """The engine that started this plugin: where log lines go, and whose end is ours too."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is the engine's `host:port`."""
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = engine_pb2_grpc.EngineStub(self._channel)
+
+    def log(self, message: str, *, urn: str = "", level: str = "INFO", passing: bool = False) -> None:
+        """Show `message` beside the resource `urn`; a `passing` one is seen only while it runs.
+
+        `level` is DEBUG, INFO, WARNING or ERROR. An engine that is gone is not an error here.
+        """
+        severity = engine_pb2.LogSeverity.Value(level)
+        request = engine_pb2.LogRequest(
+            severity=severity, message=message, urn=urn, ephemeral=passing
+        )
+        try:
+            self._stub.Log(request)
+        except grpc.RpcError:
+            pass
+
+    def leave_with_it(self) -> None:
+        """End this process as soon as the engine has gone, however it went."""
+
+        def watch(state: grpc.ChannelConnectivity) -> None:
+            if state in (
+                grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+                grpc.ChannelConnectivity.SHUTDOWN,
+            ):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        self._channel.subscribe(watch, try_to_connect=True)
+
+
+def serve(register: Callable[[grpc.Server, Engine], None]) -> None:
+    """Serve what `register` adds to the server until the engine ends it or has gone.
+
+    The engine's address is this process's last argument.
+    """
+    if len(sys.argv) < 2 or sys.argv[-1].startswith("-"):
+        sys.exit(f"{sys.argv[0]} is a Pulumi plugin: the engine starts it, with its own address")
+    engine = Engine(sys.argv[-1])
+    server = grpc.server(ThreadPoolExecutor(WORKERS), options=CHANNEL_OPTIONS)
+    register(server, engine)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    engine.leave_with_it()
+    print(port, flush=True)
+    ended.wait()
+    server.stop(grace=None)
+    # Worker threads may still be in a call that nobody waits for any more.
+    os._exit(0)

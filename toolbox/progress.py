@@ -1,0 +1,128 @@
+"""Long steps that never leave the terminal silent: what runs, and for how many seconds."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from toolbox.errors import ToolboxError
+
+TERMINAL_INTERVAL = 5.0
+"""Seconds between updates where standard error is a terminal."""
+
+PLAIN_INTERVAL = 15.0
+"""Seconds between lines where it is not."""
+
+
+def say(text: str) -> None:
+    """Write one line of progress to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """The progress of one step: a line that is rewritten on a terminal, lines elsewhere."""
+
+    def __init__(self, label: str) -> None:
+        """``label`` says what runs, for example ``building the engine 3.259.0``."""
+        self.label = label
+        self._terminal = sys.stderr.isatty()
+        self._interval = TERMINAL_INTERVAL if self._terminal else PLAIN_INTERVAL
+        self._begun = self._shown = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self._begun
+
+    def __enter__(self) -> "Progress":
+        self._write("…")
+        return self
+
+    def tick(self, detail: str = "") -> None:
+        """Show the elapsed time, with ``detail``, when the interval has passed."""
+        if time.monotonic() - self._shown >= self._interval:
+            self._shown = time.monotonic()
+            self._write(f"… {self.seconds:.0f} s{f' ({detail})' if detail else ''}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        outcome = "done" if error is None else "stopped"
+        self._write(f"{outcome} in {self.seconds:.0f} s")
+        if self._terminal:
+            sys.stderr.write("\n")
+
+    def _write(self, state: str) -> None:
+        if self._terminal:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            sys.stderr.write(f"\r\033[K{f'{self.label} {state}'[:width]}")
+        else:
+            sys.stderr.write(f"{self.label} {state}\n")
+        sys.stderr.flush()
+
+
+def run(
+    label: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    remedy: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    patience: tuple[float, Sequence[Path]] | None = None,
+) -> None:
+    """Run ``command`` with its output in ``log``, and show its progress all the while.
+
+    ``patience`` is for downloads: seconds, and directories in one of which a file other than
+    ``log`` must have grown by then; otherwise the command is given up. Raises ToolboxError,
+    with the log's last lines and ``remedy``, when the command fails. It never outlives this
+    call.
+    """
+    with Progress(label) as progress, log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env
+        )
+        try:
+            code = _wait(process, progress, log, patience)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if code != 0:
+        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
+        why = "received nothing" if code is None else f"failed with exit code {code}"
+        raise ToolboxError(f"{label}: {command[0]} {why}; {remedy}\n  {tail}")
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]",
+    progress: Progress,
+    log: Path,
+    patience: tuple[float, Sequence[Path]] | None,
+) -> int | None:
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            progress.tick(_lines(log))
+        if patience and progress.seconds > patience[0]:
+            if not any(_received(directory, log) for directory in patience[1]):
+                return None
+            patience = None
+
+
+def _received(directory: Path, log: Path) -> bool:
+    return any(
+        path.is_file() and path != log and path.stat().st_size > 0 for path in directory.rglob("*")
+    )
+
+
+def _lines(log: Path) -> str:
+    count = log.read_bytes().count(b"\n")
+    return f"{count} steps" if count else ""
