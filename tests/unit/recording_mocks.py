@@ -1,0 +1,46 @@
+"""A stand-in for the engine that remembers what a program registers with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pulumi
+from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
+
+
+@dataclass
+class RecordingMocks(Mocks):
+    """Stores (type, name, inputs) of every resource, in the order of registration."""
+
+    resources: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        """Record a resource, and answer with its inputs and what a server would add."""
+        self.resources.append((args.typ, args.name, args.inputs))
+        computed = {
+            "minio:index/iamUser:IamUser": {"secret": "made-by-the-server"},
+            "command:remote:Command": {"stdout": "pushed 1 path", "stderr": ""},
+            "command:local:Command": {"stdout": "pushed 1 path", "stderr": ""},
+        }.get(args.typ, {})
+        return f"{args.name}-id", {**args.inputs, **computed}
+
+    def call(self, args: MockCallArgs) -> NoReturn:
+        """Answer no function call: the program makes none."""
+        raise AssertionError(f"unexpected call of {args.token}")
+
+    def inputs(self, type_: str) -> dict[str, Any]:
+        """Return the inputs of the one resource of a type."""
+        (found,) = [inputs for typ, _, inputs in self.resources if typ == type_]
+        return found
+
+    def types(self) -> list[str]:
+        """Return the types that were registered, components included."""
+        return [typ for typ, _, _ in self.resources]
+
+
+def use_recording_mocks(preview: bool = False) -> RecordingMocks:
+    """Make fresh mocks the engine of the resources declared from now on."""
+    mocks = RecordingMocks()
+    pulumi.runtime.set_mocks(mocks, project="nixcache", stack="test", preview=preview)
+    return mocks

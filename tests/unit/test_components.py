@@ -1,0 +1,215 @@
+"""What the components declare, as the engine would be told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pulumi
+import pulumi_command as command
+import pytest
+
+from components.binary_cache import BinaryCache, BinaryCacheArgs, multipart_etag, nix_cache_info
+from components.builder import WRITE_ACTIONS, BuilderAccess, BuilderAccessArgs
+from components.closure_push import (
+    PUSH_SCRIPT,
+    ClosurePush,
+    ClosurePushArgs,
+    push_command,
+    push_settings,
+    ssh_connection,
+)
+from components.settings import parse
+
+from .configuration import configuration
+from .recording_mocks import RecordingMocks, use_recording_mocks
+from .test_settings import HOST_KEY
+
+SECRET = "1b47061264138c4ac30d75fd1eb44270"
+"""What marks a value as a secret on the way to the engine (Pulumi SDK, `rpc._special_secret_sig`)."""
+
+STORE_PATH = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting"
+
+
+@pytest.fixture
+def engine() -> RecordingMocks:
+    """An engine that records."""
+    return use_recording_mocks()
+
+
+def settled(declare: Callable[[], pulumi.Output[Any]]) -> None:
+    """Run `declare` as a program, and wait until all it declares is registered."""
+    run: Callable[[], None] = pulumi.runtime.test(declare)  # type: ignore[no-untyped-call]
+    run()
+
+
+def test_a_cache_is_bucket_download_policy_lifecycle_and_nix_cache_info(
+    engine: RecordingMocks,
+) -> None:
+    settled(lambda: BinaryCache("cache", BinaryCacheArgs(bucket="nix-cache")).bucket)
+    assert sorted(engine.types()) == [
+        "minio:index/ilmPolicy:IlmPolicy",
+        "minio:index/s3Bucket:S3Bucket",
+        "minio:index/s3BucketPolicy:S3BucketPolicy",
+        "minio:index/s3Object:S3Object",
+        "nixcache:index:BinaryCache",
+    ]
+    assert engine.inputs("minio:index/s3Bucket:S3Bucket") == {
+        "bucket": "nix-cache",
+        "acl": "private",
+    }
+    assert engine.inputs("minio:index/s3Object:S3Object") == {
+        "bucketName": "nix-cache",
+        "objectName": "nix-cache-info",
+        "content": "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n",
+        "contentType": "text/x-nix-cache-info",
+        # What the server itself stored for this content.
+        "etag": "903abbf2b4fe2148b74314d1508c0473-1",
+    }
+
+
+def test_children_carry_the_caches_name(engine: RecordingMocks) -> None:
+    settled(lambda: BinaryCache("cache", BinaryCacheArgs(bucket="nix-cache")).bucket)
+    names = [name for typ, name, _ in engine.resources if typ.startswith("minio:")]
+    assert len(names) == 4
+    assert all(name.startswith("cache-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("listing", "actions"), [(False, ["s3:GetObject"]), (True, ["s3:GetObject", "s3:ListBucket"])]
+)
+def test_everyone_may_read_and_only_where_asked_list(
+    engine: RecordingMocks, listing: bool, actions: list[str]
+) -> None:
+    args = BinaryCacheArgs(bucket="nix-cache", anonymous_listing=listing)
+    settled(lambda: BinaryCache("cache", args).bucket)
+    policy = json.loads(engine.inputs("minio:index/s3BucketPolicy:S3BucketPolicy")["policy"])
+    assert [statement["Action"] for statement in policy["Statement"]] == [[a] for a in actions]
+    assert {json.dumps(s["Principal"]) for s in policy["Statement"]} == {'{"AWS": ["*"]}'}
+
+
+def test_the_lifecycle_has_the_days_in_the_one_form_that_shows_no_drift(
+    engine: RecordingMocks,
+) -> None:
+    args = BinaryCacheArgs(bucket="nix-cache", retention_days=30, grace_days=2)
+    settled(lambda: BinaryCache("cache", args).bucket)
+    rules = engine.inputs("minio:index/ilmPolicy:IlmPolicy")["rules"]
+    assert {rule["expiration"] for rule in rules if rule["id"].startswith("narinfo")} == {"30d"}
+    assert {rule["expiration"] for rule in rules if rule["filter"] == "nar/"} == {"32d"}
+
+
+def test_without_a_retention_there_is_no_lifecycle(engine: RecordingMocks) -> None:
+    args = BinaryCacheArgs(bucket="nix-cache", retention_days=None)
+    settled(lambda: BinaryCache("cache", args).bucket)
+    assert "minio:index/ilmPolicy:IlmPolicy" not in engine.types()
+
+
+def test_nix_cache_info_says_what_it_is_told() -> None:
+    assert nix_cache_info("/gnu/store", False, 30) == (
+        "StoreDir: /gnu/store\nWantMassQuery: 0\nPriority: 30\n"
+    )
+
+
+def test_another_content_has_another_etag() -> None:
+    assert multipart_etag("a") != multipart_etag("b")
+
+
+def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
+    engine: RecordingMocks,
+) -> None:
+    args = BuilderAccessArgs(bucket="nix-cache", user="nixbuilder", policy="nix-cache-write")
+    settled(lambda: BuilderAccess("nixbuilder", args).secret_access_key)
+    assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
+    policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
+    (statement,) = policy["Statement"]
+    assert sorted(statement["Action"]) == sorted(WRITE_ACTIONS)
+    assert not [action for action in statement["Action"] if "Delete" in action or "*" in action]
+    assert statement["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
+    assert engine.inputs("minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment") == {
+        "userName": "nixbuilder",
+        "policyName": "nix-cache-write",
+    }
+
+
+def push_args(connection: command.remote.ConnectionArgs | None) -> ClosurePushArgs:
+    """Return the arguments of a push with every secret recognisable."""
+    return ClosurePushArgs(
+        closures=[STORE_PATH],
+        endpoint="https://s3.homelab.local",
+        bucket="nix-cache",
+        access_key_id="nixbuilder",
+        secret_access_key="S3CRET-USER",
+        signing_keys=["s3.homelab.local-1:S3CRET-OLD", "s3.homelab.local-2:S3CRET-NEW"],
+        upstream_keys=["cache.nixos.org-1"],
+        ca_certificate="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
+        connection=connection,
+    )
+
+
+def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
+    engine: RecordingMocks,
+) -> None:
+    connection = command.remote.ConnectionArgs(host="builder", host_key=HOST_KEY)
+    settled(lambda: ClosurePush("nixbuilder", push_args(connection)).summary)
+    inputs = engine.inputs("command:remote:Command")
+    stdin = inputs.pop("stdin")
+    settings = stdin["value"]
+    assert SECRET in stdin.values()
+    assert inputs["create"] == f"bash -s -- --config - {STORE_PATH}"
+    assert "S3CRET" not in json.dumps(inputs)
+    script = PUSH_SCRIPT.read_text()
+    assert settings.startswith(script)
+    lines = settings[len(script) :].splitlines()
+    assert "secret-access-key=S3CRET-USER" in lines
+    assert "upstream-key=cache.nixos.org-1" in lines
+    assert [line for line in lines if line.startswith("signing-key=")][-1].endswith("S3CRET-NEW")
+    (ca,) = [line for line in lines if line.startswith("ca-certificate=")]
+    assert base64.b64decode(ca.partition("=")[2]).startswith(b"-----BEGIN CERTIFICATE")
+    assert not [line for line in lines if line.startswith("parallelism=")]
+
+
+def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:
+    settled(lambda: ClosurePush("here", push_args(None)).summary)
+    assert "command:remote:Command" not in engine.types()
+    assert engine.inputs("command:local:Command")["create"].endswith(STORE_PATH)
+
+
+def test_a_setting_with_a_line_break_cannot_smuggle_another_in() -> None:
+    with pytest.raises(ValueError, match="^bucket has a line break$"):
+        push_settings({"bucket": "a\nendpoint=https://elsewhere"}, {})
+
+
+def test_a_closures_name_reaches_the_builders_shell_as_one_word() -> None:
+    link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
+    shown = subprocess.run(
+        ["sh", "-c", push_command([link]).replace("bash -s --", "printf '%s\\n'")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.splitlines() == ["--config", "-", link]
+
+
+def test_a_connection_carries_the_host_keys_of_every_hop() -> None:
+    settings = parse(
+        configuration(
+            builders=[
+                {
+                    "name": "far",
+                    "host": "far",
+                    "port": 2222,
+                    "user": "deploy",
+                    "hostKey": HOST_KEY,
+                    "jumpHost": {"host": "bastion", "hostKey": HOST_KEY, "user": "jump"},
+                }
+            ]
+        )
+    )
+    connection = ssh_connection(settings.builders[0])
+    assert (connection.host, connection.port, connection.user) == ("far", 2222, "deploy")
+    assert connection.host_key == HOST_KEY
+    assert isinstance(connection.proxy, command.remote.ProxyConnectionArgs)
+    assert (connection.proxy.host, connection.proxy.host_key) == ("bastion", HOST_KEY)

@@ -1,0 +1,224 @@
+"""Nix's formats: against what Nix wrote, in a circle, and against anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.nix_format import (
+    NIX32_ALPHABET,
+    FormatError,
+    KeyName,
+    NarInfo,
+    PublicKey,
+    SecretKey,
+    is_store_path,
+    nix32_decode,
+    nix32_encode,
+)
+
+VECTORS = Path(__file__).with_name("nix_vectors")
+NARINFO_FILES = sorted(VECTORS.glob("*.narinfo"))
+SECRET_KEY = (VECTORS / "secret-key").read_text()
+PUBLIC_KEY = (VECTORS / "public-key").read_text()
+
+base_names = st.tuples(
+    st.text(NIX32_ALPHABET, min_size=32, max_size=32),
+    st.from_regex(r"[0-9A-Za-z+\-._?=]{1,40}", fullmatch=True),
+).map("-".join)
+hashes = st.binary(min_size=32, max_size=32).map(lambda data: f"sha256:{nix32_encode(data)}")
+sizes = st.integers(0, 2**63 - 1)
+words = st.from_regex(r"[0-9A-Za-z/.+-]{1,40}", fullmatch=True)
+narinfos = st.builds(
+    NarInfo,
+    store_path=base_names.map("/nix/store/{}".format),
+    url=words,
+    compression=words,
+    nar_hash=hashes,
+    nar_size=sizes,
+    references=st.lists(base_names, max_size=5).map(tuple),
+    file_hash=st.none() | hashes,
+    file_size=st.none() | sizes,
+    deriver=st.none() | base_names,
+    signatures=st.lists(st.tuples(words, words).map(":".join), max_size=3).map(tuple),
+    content_address=st.none() | words,
+)
+
+
+def test_a_key_made_by_nix_is_read_and_written_to_the_letter() -> None:
+    key = SecretKey.parse(SECRET_KEY)
+    assert key.to_nix() == SECRET_KEY.strip()
+    assert str(key.public_key) == PUBLIC_KEY.strip()
+    assert PublicKey.parse(PUBLIC_KEY) == key.public_key
+
+
+@pytest.mark.parametrize("file", NARINFO_FILES, ids=lambda file: file.stem[:8])
+def test_a_narinfo_made_by_nix_is_read_and_written_to_the_letter(file: Path) -> None:
+    assert NarInfo.parse(file.read_text()).format() == file.read_text()
+
+
+@pytest.mark.parametrize("file", NARINFO_FILES, ids=lambda file: file.stem[:8])
+def test_a_signature_made_by_nix_is_the_one_made_here(file: Path) -> None:
+    narinfo = NarInfo.parse(file.read_text())
+    key = SecretKey.parse(SECRET_KEY)
+    assert (key.sign(narinfo.fingerprint),) == narinfo.signatures
+    assert narinfo.verified_by({key.name: key.public_key}) == (key.name,)
+
+
+def test_the_vectors_hold_a_path_with_references() -> None:
+    assert max(len(NarInfo.parse(file.read_text()).references) for file in NARINFO_FILES) == 3
+
+
+@pytest.mark.parametrize("digest", json.loads((VECTORS / "hashes.json").read_text()))
+def test_nix32_is_what_nix_writes(digest: dict[str, str]) -> None:
+    assert nix32_encode(bytes.fromhex(digest["base16"])) == digest["nix32"]
+    assert nix32_decode(digest["nix32"]).hex() == digest["base16"]
+
+
+def test_a_fingerprint_has_the_hash_in_nix32_whatever_the_narinfo_has() -> None:
+    (digest, *_) = json.loads((VECTORS / "hashes.json").read_text())
+    narinfo = NarInfo.parse(NARINFO_FILES[0].read_text())
+    texts = {
+        replace(narinfo, nar_hash=nar_hash).fingerprint
+        for nar_hash in (
+            f"sha256:{digest['base16']}",
+            f"sha256:{digest['nix32']}",
+            f"sha256:{digest['base64']}",
+            f"sha256-{digest['base64']}",
+        )
+    }
+    assert texts == {replace(narinfo, nar_hash=f"sha256:{digest['nix32']}").fingerprint}
+
+
+@pytest.mark.parametrize("change", ["store_path", "nar_hash", "nar_size", "references"])
+def test_a_signature_is_over_all_that_makes_a_path_what_it_is(change: str) -> None:
+    narinfo = max((NarInfo.parse(f.read_text()) for f in NARINFO_FILES), key=lambda n: n.references)
+    key = PublicKey.parse(PUBLIC_KEY)
+    other = {
+        "store_path": narinfo.store_path + "x",
+        "nar_hash": f"sha256:{nix32_encode(bytes(32))}",
+        "nar_size": narinfo.nar_size + 1,
+        "references": narinfo.references[1:],
+    }
+    changed = replace(narinfo, **{change: other[change]})  # type: ignore[arg-type]
+    assert changed.verified_by({key.name: key}) == ()
+
+
+def test_a_signature_by_an_unknown_or_another_key_of_the_name_counts_for_nothing() -> None:
+    narinfo = NarInfo.parse(NARINFO_FILES[0].read_text())
+    same_name = SecretKey.generate("s3.homelab.local-1").public_key
+    assert narinfo.verified_by({}) == ()
+    assert narinfo.verified_by({same_name.name: same_name}) == ()
+    assert narinfo.verified_by({"s3.homelab.local-1": PublicKey("x-1", same_name.data)}) == ()
+
+
+@given(st.binary(max_size=64))
+def test_nix32_goes_round(data: bytes) -> None:
+    assert nix32_decode(nix32_encode(data)) == data
+
+
+@given(st.text(NIX32_ALPHABET, max_size=60))
+def test_nix32_has_one_text_for_each_value(text: str) -> None:
+    try:
+        assert nix32_encode(nix32_decode(text)) == text
+    except FormatError:
+        pass
+
+
+@given(narinfos)
+def test_a_narinfo_goes_round(narinfo: NarInfo) -> None:
+    assert NarInfo.parse(narinfo.format()) == narinfo
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9.]{0,20}-[1-9][0-9]{0,4}", fullmatch=True))
+def test_a_minted_key_goes_round_and_verifies_what_it_signs(name: str) -> None:
+    key = SecretKey.generate(name)
+    assert SecretKey.parse(key.to_nix()) == key
+    assert PublicKey.parse(str(key.public_key)) == key.public_key
+    assert key.public_key.verifies("text", key.sign("text"))
+    assert not key.public_key.verifies("other text", key.sign("text"))
+    assert str(KeyName.parse(name)) == name
+
+
+def test_a_secret_key_shows_its_seed_in_no_representation() -> None:
+    key = SecretKey.generate("a-1")
+    assert "seed" not in repr(key)
+    assert repr(key.seed) not in repr(key)
+
+
+@pytest.mark.parametrize(
+    ("read", "valid"),
+    [
+        (NarInfo.parse, NARINFO_FILES[0].read_text()),
+        (SecretKey.parse, SECRET_KEY),
+        (PublicKey.parse, PUBLIC_KEY),
+        (KeyName.parse, "s3.homelab.local-1"),
+        (nix32_decode, "abc"),
+    ],
+    ids=["narinfo", "secret key", "public key", "key name", "nix32"],
+)
+@given(data=st.data())
+def test_malformed_input_raises_the_modules_own_error_and_nothing_else(
+    read: Callable[[str], object], valid: str, data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(valid)))
+    text = data.draw(st.one_of(st.text(), st.just(valid[:cut]), st.text().map(valid.__add__)))
+    try:
+        read(text)
+    except FormatError as error:
+        assert len(text) < 12 or text not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PUBLIC_KEY, "this is a public key"),
+        ("nothing", "name:base64"),
+        ("a-1:!!!", "not base64"),
+        ("a-1:AAAA", "64 bytes, not 3"),
+        (SECRET_KEY.replace(":PdKP", ":AAAA"), "seed does not match"),
+    ],
+)
+def test_a_secret_key_that_is_none_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        SecretKey.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("NarSize: ", "NarSize: -"), "NarSize is no number"),
+        (("NarHash: sha256:", "NarHash: md5:"), "NarHash is sha256"),
+        (("URL: ", "URI: "), "no URL"),
+        (("StorePath: /nix/store/", "StorePath: "), "not absolute"),
+        (("References: ", "References: ../x "), "no store path"),
+        (("URL: ", "URL: x\nURL: "), "repeats"),
+        (("URL: ", "no colon\nURL: "), "no colon"),
+    ],
+)
+def test_a_narinfo_that_is_none_is_refused_with_the_reason(
+    change: tuple[str, str], reason: str
+) -> None:
+    with pytest.raises(FormatError, match=reason):
+        NarInfo.parse(NARINFO_FILES[0].read_text().replace(*change, 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting", True),
+        ("/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting/bin", False),
+        ("/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c", False),
+        ("/nix/store/e7pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting", False),
+        ("/gnu/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting", False),
+        ("/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-$(id)", False),
+    ],
+)
+def test_a_store_path_is_told_from_what_is_none(path: str, expected: bool) -> None:
+    assert is_store_path(path) is expected

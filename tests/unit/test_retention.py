@@ -1,0 +1,75 @@
+"""Retention: every narinfo expires by one rule, and nothing that must live by any."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.nix_format import NIX32_ALPHABET, STORE_PATH_HASH_LENGTH
+from components.retention import (
+    MAXIMUM_RULES,
+    PROTECTED_KEYS,
+    expiration_rules,
+    narinfo_prefixes,
+)
+
+narinfo_names = st.text(
+    NIX32_ALPHABET, min_size=STORE_PATH_HASH_LENGTH, max_size=STORE_PATH_HASH_LENGTH
+).map(lambda hash_part: f"{hash_part}.narinfo")
+
+
+@given(
+    st.one_of(
+        narinfo_names,
+        # Names that begin as a protected key does, which chance would never draw.
+        st.tuples(st.sampled_from(PROTECTED_KEYS), st.integers(1, 8), narinfo_names).map(
+            lambda drawn: (
+                "".join(c for c in drawn[0][: drawn[1]] if c in NIX32_ALPHABET) + drawn[2]
+            )[-len(drawn[2]) :]
+        ),
+        st.tuples(st.sampled_from(["nix", "nar", "ind", "ni", "na", "in", "l"]), narinfo_names).map(
+            lambda drawn: drawn[0] + drawn[1][len(drawn[0]) :]
+        ),
+    )
+)
+def test_every_narinfo_is_matched_by_exactly_one_rule_that_is_a_narinfo_rule(name: str) -> None:
+    matching = [rule for rule in expiration_rules(7, 1) if name.startswith(rule.prefix)]
+    assert [rule.days for rule in matching] == [7]
+    assert matching[0].id.startswith("narinfo-")
+
+
+def test_no_rule_matches_what_must_live() -> None:
+    for key in ("nix-cache-info", "index.html"):
+        assert not [rule for rule in expiration_rules(7, 1) if key.startswith(rule.prefix)]
+
+
+@given(st.integers(1, 3650), st.integers(1, 365), st.text(NIX32_ALPHABET, max_size=52))
+def test_nars_and_logs_outlive_their_narinfo(retention: int, grace: int, name: str) -> None:
+    for key in (f"nar/{name}.nar.zst", f"log/{name}.drv"):
+        due = [
+            rule.days for rule in expiration_rules(retention, grace) if key.startswith(rule.prefix)
+        ]
+        assert due == [retention + grace]
+
+
+def test_rules_are_few_enough_and_named_once() -> None:
+    rules = expiration_rules(7, 1)
+    assert len(rules) < MAXIMUM_RULES
+    assert len({rule.id for rule in rules}) == len(rules)
+    assert all(len(rule.id) <= 255 for rule in rules)
+
+
+def test_the_cover_is_the_smallest_there_is() -> None:
+    prefixes = set(narinfo_prefixes())
+    for prefix in prefixes:
+        parent = prefix[:-1]
+        # A prefix can only be shortened where no protected key begins with what is left.
+        assert not parent or any(key.startswith(parent) for key in PROTECTED_KEYS)
+
+
+def test_nothing_protected_needs_one_rule_a_character() -> None:
+    assert narinfo_prefixes([]) == tuple(NIX32_ALPHABET)
+
+
+def test_without_a_retention_nothing_expires() -> None:
+    assert expiration_rules(None, 1) == ()

@@ -1,0 +1,267 @@
+"""Settings: what is accepted, and what every refusal says."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.settings import Endpoint, SettingError, Settings, parse
+
+from .configuration import configuration, stack_file
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleExamp"
+
+
+def builder(**changes: object) -> dict[str, object]:
+    """Return a builder's settings with `changes`; a change to None leaves one out."""
+    values: dict[str, object] = {"name": "nixbuilder", "host": "10.0.0.2", "hostKey": HOST_KEY}
+    values |= changes
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def refusal(**changes: object) -> str:
+    """Return what a configuration with `changes` is refused with."""
+    with pytest.raises(SettingError) as error:
+        parse(configuration(**changes))
+    return str(error.value)
+
+
+def generated_key(directory: Path, passphrase: str = "") -> Path:
+    """Return the file of a private key made by ssh-keygen itself."""
+    file = directory / "key"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(file)], check=True
+    )
+    return file
+
+
+def test_defaults_of_the_schema_are_a_complete_stack() -> None:
+    settings = parse(configuration())
+    assert settings.bucket == "nix-cache"
+    assert settings.public_url == "https://s3.homelab.local/nix-cache"
+    assert settings.signing_keys == ("s3.homelab.local-1",)
+    assert settings.retention_days == 7
+    assert settings.upstream_keys == ("cache.nixos.org-1",)
+    assert settings.builders == ()
+
+
+def test_homelab_example_is_the_recipe() -> None:
+    settings = parse(configuration(**stack_file("homelab")))
+    assert str(settings.endpoint) == "https://s3.homelab.local"
+    assert settings.signing_keys == ("s3.homelab.local-1",)
+    (only,) = settings.builders
+    assert (only.s3_user, only.s3_policy) == ("nixbuilder", "nix-cache-write")
+    assert only.closures == ("/run/current-system",)
+
+
+def test_dev_stack_lacks_only_what_this_machine_adds() -> None:
+    assert parse(configuration(**stack_file("dev"))).protect is False
+
+
+def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
+    key = generated_key(tmp_path)
+    settings = parse(configuration(sshPrivateKey=key.read_text(), builders=[builder()]))
+    assert settings.builders[0].private_key == key.read_text()
+    assert "correct horse" not in repr(settings)
+    assert "PRIVATE KEY" not in repr(settings)
+
+
+def test_names_on_the_server_are_the_buckets_own_so_that_stacks_can_share_it() -> None:
+    settings = parse(configuration(bucket="staging-cache", builders=[builder(name="ci")]))
+    assert settings.builders[0].s3_user == "staging-cache-ci"
+    assert settings.builders[0].s3_policy == "staging-cache-write-ci"
+
+
+def test_a_private_key_file_takes_the_place_of_the_shared_key(tmp_path: Path) -> None:
+    key = generated_key(tmp_path)
+    settings = parse(configuration(builders=[builder(privateKeyFile=str(key))]))
+    assert settings.builders[0].private_key == key.read_text()
+
+
+def test_no_expiry_is_no_retention() -> None:
+    assert parse(configuration(expire=False)).retention_days is None
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "tls"),
+    [
+        ("https://s3.homelab.local", "s3.homelab.local", True),
+        ("https://s3.homelab.local:9000/", "s3.homelab.local:9000", True),
+        ("http://127.0.0.1:9000", "127.0.0.1:9000", False),
+        ("https://[::1]:9000", "[::1]:9000", True),
+    ],
+)
+def test_an_endpoint_is_split_as_the_provider_wants_it(url: str, server: str, tls: bool) -> None:
+    endpoint = Endpoint.parse(url)
+    assert (endpoint.server, endpoint.tls) == (server, tls)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "s3.homelab.local",
+        "s3.homelab.local:9000",
+        "ftp://s3.homelab.local",
+        "https://",
+        "https://s3.homelab.local/nix-cache",
+        "https://s3.homelab.local?x=1",
+        "https://user:pw@s3.homelab.local",
+        "https://s3.homelab.local:port",
+        "https://s3.homelab.local:99999",
+        "https://s3 homelab",
+        "https://[::1",
+    ],
+)
+def test_a_malformed_endpoint_is_refused(url: str) -> None:
+    message = refusal(endpoint=url)
+    assert message.startswith("endpoint is ")
+    assert "\n" not in message
+
+
+def test_a_missing_endpoint_is_named() -> None:
+    assert refusal(endpoint=None).startswith("endpoint: is missing")
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    ["ab", "a" * 64, "Nix-Cache", "nix_cache", "-nix", "nix-", "nix..cache", "nix.-cache"]
+    + ["192.168.0.1", "xn--nix", "nix-s3alias", "nix cache", ""],
+)
+def test_a_bucket_name_against_the_rules_of_s3_is_refused(bucket: str) -> None:
+    assert refusal(bucket=bucket).startswith("bucket is ")
+
+
+@pytest.mark.parametrize(
+    "name", ["s3.homelab.local", "s3.homelab.local-", "-1", "s3.homelab.local-01", "a b-1", "x-1:"]
+)
+def test_a_key_name_that_cannot_be_rotated_is_refused(name: str) -> None:
+    assert refusal(signingKeys=[name]).startswith(f'signingKeys is "{name}": write the cache')
+
+
+def test_a_key_named_twice_is_refused() -> None:
+    assert "once" in refusal(signingKeys=["a.b-1", "a.b-1"])
+
+
+@pytest.mark.parametrize("days", [0, -1, 1.5, "week", True, 1e9])
+def test_a_retention_that_is_no_number_of_days_is_refused(days: object) -> None:
+    message = refusal(retentionDays=days)
+    assert message.startswith("retentionDays is ")
+    assert "whole number from 1 to" in message
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    assert refusal(retentiondays="7").startswith("retentiondays: is no setting of this program")
+
+
+def test_an_unknown_setting_of_a_builder_is_refused() -> None:
+    assert "builders[0].hostkey: is no setting" in refusal(builders=[builder(hostkey="x")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": None}, "builders[0].name: is missing"),
+        ({"name": "Nix Builder"}, 'builders[0].name is "Nix Builder"'),
+        ({"host": None}, "builders[0].host: is missing"),
+        ({"host": "-oProxyCommand=x"}, 'builders[0].host is "-oProxyCommand=x"'),
+        ({"port": 70000}, "builders[0].port is 70000"),
+        ({"hostKey": None}, "builders[0].hostKey: is missing"),
+        ({"hostKey": "ssh-ed25519 nonsense"}, "builders[0].hostKey is "),
+        ({"hostKey": "ecdsa-sha2-nistp256 " + HOST_KEY.split()[1]}, "builders[0].hostKey is "),
+        ({"s3User": "a b"}, 'builders[0].s3User is "a b"'),
+        ({"closures": ["hello"]}, 'builders[0].closures is "hello"'),
+        ({"closures": ["/nix/store/hello"]}, 'builders[0].closures is "/nix/store/hello"'),
+        ({"closures": ["/a\nb"]}, 'builders[0].closures is "/a\\nb"'),
+        ({"closures": "/run/current-system"}, "builders[0].closures is "),
+        ({"privateKeyFile": "/nowhere/key"}, 'builders[0].privateKeyFile is "/nowhere/key"'),
+        ({"jumpHost": "bastion"}, "builders[0].jumpHost is "),
+        ({"jumpHost": {"host": "bastion"}}, "builders[0].jumpHost.hostKey: is missing"),
+        ({"jumpHost": {"host": "b", "hostKey": HOST_KEY, "x": 1}}, "builders[0].jumpHost.x: is no"),
+        ({"local": True}, "builders[0].host: is no setting"),
+    ],
+)
+def test_a_builder_that_cannot_work_is_refused(changes: dict[str, Any], expected: str) -> None:
+    assert refusal(builders=[builder(**changes)]).startswith(expected)
+
+
+def test_an_insecure_host_key_has_to_be_asked_for() -> None:
+    settings = parse(configuration(builders=[builder(hostKey=None, insecureHostKey=True)]))
+    assert settings.builders[0].host_key is None
+
+
+def test_an_rsa_host_key_is_refused_for_what_the_provider_does_with_it() -> None:
+    data = b"\0\0\0\x07ssh-rsa" + bytes(300)
+    key = f"ssh-rsa {base64.b64encode(data).decode()}"
+    assert "ssh-ed25519" in refusal(builders=[builder(hostKey=key)])
+
+
+@pytest.mark.parametrize(
+    ("second", "setting"),
+    [
+        (builder(), "builders[].name"),
+        (builder(name="other", s3User="nix-cache-nixbuilder"), "builders[].s3User"),
+        (builder(name="other", s3Policy="nix-cache-write-nixbuilder"), "builders[].s3Policy"),
+    ],
+)
+def test_two_builders_that_share_a_name_are_refused(
+    second: dict[str, object], setting: str
+) -> None:
+    assert refusal(builders=[builder(), second]).startswith(f"{setting} is ")
+
+
+def test_a_private_key_that_is_none_is_refused_without_being_shown(tmp_path: Path) -> None:
+    key = generated_key(tmp_path)
+    public = key.with_suffix(".pub").read_text()
+    damaged = key.read_text().replace("b3BlbnNzaC1rZXk", "c3BlbnNzaC1rZXk")
+    for text in ("hunter2", public, damaged):
+        message = refusal(sshPrivateKey=text)
+        assert message.startswith("sshPrivateKey: holds ")
+        assert text.strip() not in message
+
+
+def test_a_private_key_with_a_passphrase_is_sent_to_the_agent(tmp_path: Path) -> None:
+    key = generated_key(tmp_path, "passphrase")
+    assert "SSH agent" in refusal(sshPrivateKey=key.read_text())
+
+
+def test_a_ca_file_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    assert refusal(caCertificateFile=str(tmp_path / "none.pem")).startswith("caCertificateFile is ")
+    file = tmp_path / "ca.pem"
+    file.write_text("hello")
+    assert "holds no certificate" in refusal(caCertificateFile=str(file))
+
+
+def test_a_password_is_never_part_of_a_message() -> None:
+    assert "two\nlines" not in refusal(minioPassword="two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("compression", "gzip"),
+        ("compressionLevel", 30),
+        ("graceDays", 0),
+        ("parallelism", -1),
+        ("stagingLimit", 5),
+        ("priority", -1),
+        ("protect", "maybe"),
+        ("upstreamKeys", ["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]),
+        ("publicUrl", "s3.homelab.local"),
+        ("storeDir", "nix/store"),
+        ("signingKeys", "s3.homelab.local-1"),
+        ("builders", {"name": "x"}),
+        ("builders", ["x"]),
+    ],
+)
+def test_a_value_outside_a_settings_range_is_refused(setting: str, value: object) -> None:
+    assert refusal(**{setting: value}).startswith(setting)
+
+
+def test_settings_are_values() -> None:
+    assert isinstance(parse(configuration()), Settings)
+    assert parse(configuration()) == parse(configuration())
