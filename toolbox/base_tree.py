@@ -40,9 +40,9 @@ OPTIONS = (
     "--format=directory",
     # Snapshots of the archive are older than their release files allow.
     '--aptopt=Acquire::Check-Valid-Until "false"',
-    '--dpkgopt=path-exclude=/usr/share/doc/*',
-    '--dpkgopt=path-exclude=/usr/share/man/*',
-    '--dpkgopt=path-exclude=/usr/share/locale/*',
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
 )
 
 
