@@ -3,16 +3,15 @@
 import pulumi
 import pulumi_minio as minio
 
-from components import settings
+from components import preflight, settings
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder import BuilderAccess, BuilderAccessArgs
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
 from components.nixos import ClientConfiguration
-from components.server_check import warn_or_refuse
 from components.signing_key import SigningKey
 
 stack = settings.load()
-warn_or_refuse(stack)
+preflight.check(stack)
 
 server = minio.Provider(
     "minio",

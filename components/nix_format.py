@@ -88,6 +88,7 @@ class KeyName:
         return cls(match["domain"], int(match["number"]))
 
     def __str__(self) -> str:
+        """Return the name as Nix has it."""
         return f"{self.domain}-{self.number}"
 
 
@@ -127,6 +128,7 @@ class PublicKey:
         return cls(*_split_key(text, 32, "public"))
 
     def __str__(self) -> str:
+        """Return the key as Nix has it."""
         return f"{self.name}:{base64.b64encode(self.data).decode()}"
 
     def verifies(self, fingerprint: str, signature: str) -> bool:
@@ -315,10 +317,10 @@ class NarInfo:
     def verified_by(self, trusted: Mapping[str, PublicKey]) -> tuple[str, ...]:
         """Return the names of the trusted keys whose signature here is good, in file order."""
         text = self.fingerprint
-        names = (signature.partition(":")[0] for signature in self.signatures)
         return tuple(
             name
-            for name, signature in zip(names, self.signatures)
+            for signature in self.signatures
+            for name in (signature.partition(":")[0],)
             if name in trusted and trusted[name].verifies(text, signature)
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from .nix_format import NIX32_ALPHABET
 
@@ -74,3 +75,22 @@ def expiration_rules(retention_days: int | None, grace_days: int) -> tuple[Expir
         for folder in FOLDERS_OF_NARINFOS
     )
     return (*narinfos, *folders)
+
+
+def expires_at(last_modified: datetime, days: int) -> datetime:
+    """Return when a lifecycle of `days` takes an object: whole days later, at midnight UTC.
+
+    S3 and MinIO round up: an object lives at least `days` days and less than one more.
+
+    Args:
+        last_modified: when the object was written, with its time zone in UTC.
+        days: the rule's days.
+    """
+    due = last_modified + timedelta(days=days + 1)
+    return due.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def expired_share(last_modified: Iterable[datetime], days: int, now: datetime) -> float:
+    """Return what part of the entries, 0 to 1, a lifecycle of `days` would take at once."""
+    expired = [expires_at(moment, days) <= now for moment in last_modified]
+    return sum(expired) / len(expired) if expired else 0.0

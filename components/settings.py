@@ -38,6 +38,7 @@ class SettingError(pulumi.RunError):
     """A setting that cannot be used: one sentence with the setting, its value and the remedy."""
 
     def __init__(self, setting: str, value: object, remedy: str) -> None:
+        """Say what is wrong with a setting; a value of None is not shown."""
         shown = "" if value is None else f" is {json.dumps(value)}"
         super().__init__(f"{setting}{shown}: {remedy}")
 
@@ -83,6 +84,7 @@ class Endpoint:
         return host if self.port is None else f"{host}:{self.port}"
 
     def __str__(self) -> str:
+        """Return the URL."""
         return f"{self.scheme}://{self.server}"
 
 
@@ -140,6 +142,7 @@ class Settings:
     anonymous_listing: bool
     retention_days: int | None
     grace_days: int
+    confirm_shorter_retention: bool
     store_dir: str
     want_mass_query: bool
     priority: int
@@ -200,6 +203,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         anonymous_listing=reader.boolean("anonymousListing"),
         retention_days=retention_days if reader.boolean("expire") else None,
         grace_days=reader.integer("graceDays", range(1, 3_651), "days"),
+        confirm_shorter_retention=reader.boolean("confirmShorterRetention"),
         store_dir=_store_dir(reader.text("storeDir")),
         want_mass_query=reader.boolean("wantMassQuery"),
         priority=reader.integer("priority", range(1_000_001)),
@@ -222,7 +226,7 @@ class _Reader:
         self._path = path
         self._values = values
 
-    def _take(self, name: str, default: Any = None) -> Any:
+    def take(self, name: str, default: Any = None) -> Any:
         value = self._values.pop(name, default)
         if value is None:
             raise SettingError(
@@ -236,7 +240,7 @@ class _Reader:
         return f"{self._path}{name}"
 
     def text(self, name: str, default: str | None = None) -> str:
-        value = self._take(name, default)
+        value = self.take(name, default)
         if not isinstance(value, str):
             raise SettingError(self.full_name(name), value, "write a text")
         return value
@@ -250,7 +254,7 @@ class _Reader:
 
     def secret(self, name: str) -> str:
         """A text that no message may show."""
-        value = self._take(name)
+        value = self.take(name)
         if not isinstance(value, str) or not value or "\n" in value:
             raise SettingError(
                 name, None, f"is empty or no single line; pulumi config set --secret {name}"
@@ -258,7 +262,7 @@ class _Reader:
         return value
 
     def boolean(self, name: str, default: bool | None = None) -> bool:
-        value = self._take(name, default)
+        value = self.take(name, default)
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
         if not isinstance(value, bool):
@@ -266,7 +270,7 @@ class _Reader:
         return value
 
     def integer(self, name: str, allowed: range, unit: str = "", default: int | None = None) -> int:
-        value = self._take(name, default)
+        value = self.take(name, default)
         bounds = f"{allowed.start} to {allowed.stop - 1}{unit and ' '}{unit}"
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
             value = int(value)
@@ -275,7 +279,7 @@ class _Reader:
         return value
 
     def elements(self, name: str, default: list[Any] | None = None) -> list[Any]:
-        value = self._take(name, default)
+        value = self.take(name, default)
         if isinstance(value, str):
             try:
                 value = json.loads(value)
@@ -555,7 +559,7 @@ def _check_private_key(setting: str, text: str) -> None:
 def _jump_host(reader: _Reader) -> JumpHost | None:
     if not reader.has("jumpHost"):
         return None
-    value = reader._take("jumpHost")
+    value = reader.take("jumpHost")
     if not isinstance(value, dict):
         raise SettingError(
             reader.full_name("jumpHost"), value, "write an object with host, user and hostKey"

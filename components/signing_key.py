@@ -46,8 +46,8 @@ class SigningKeyProvider(ResourceProvider):
     """
 
     def __init__(self) -> None:
+        """Make the provider, without any state."""
         # Pickled into the state with the resource: it has nothing to remember.
-        pass
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Refuse a name that Nix would not rotate, and an adopted key that is none."""

@@ -1,0 +1,70 @@
+"""What is asked of the server before the first resource is declared."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pulumi
+
+from .retention import expired_share
+from .server import Server, ServerError
+from .settings import SettingError, Settings
+
+_CONFIRMED_ABOVE = 0.5
+
+
+def server_of(settings: Settings) -> Server:
+    """Return the server that a stack's settings name."""
+    return Server(
+        address=settings.endpoint.server,
+        tls=settings.endpoint.tls,
+        region=settings.region,
+        user=settings.minio_user,
+        password=settings.minio_password,
+        ca_certificate_file=settings.ca_certificate_file,
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuse a deployment that the server would refuse half-way, or that would lose much.
+
+    Where the server cannot be reached an update refuses, and a preview only warns: a pull
+    request's preview may run where the server cannot be seen.
+
+    Raises:
+        SettingError: the server does not answer, refuses the user, or would expire more than half
+            of its entries at once.
+    """
+    server = server_of(settings)
+    try:
+        _check_shortened_retention(settings, server)
+    except ServerError as error:
+        setting, value = {
+            "user": ("minioUser", settings.minio_user),
+            "password": ("minioPassword", None),
+        }.get(error.subject, ("endpoint", str(settings.endpoint)))
+        refusal = SettingError(setting, value, str(error))
+        if error.reachable or not pulumi.runtime.is_dry_run():
+            raise refusal from None
+        pulumi.log.warn(f"{refusal}; this preview could not check the server")
+
+
+def _check_shortened_retention(settings: Settings, server: Server) -> None:
+    rules = server.lifecycle(settings.bucket)
+    days = settings.retention_days
+    if rules is None or days is None:
+        return
+    # Every narinfo rule has the same days; a bucket without rules keeps its entries for ever.
+    before = max((rule.days for rule in rules if not rule.prefix.endswith("/")), default=None)
+    if before is not None and before <= days:
+        return
+    share = expired_share(server.narinfo_ages(settings.bucket), days, datetime.now(timezone.utc))
+    if share == 0:
+        return
+    was = "no expiry" if before is None else f"{before} days"
+    sentence = f"{share:.0%} of the cache's entries would expire at once (it was {was})"
+    if share > _CONFIRMED_ABOVE and not settings.confirm_shorter_retention:
+        raise SettingError(
+            "retentionDays", days, f"{sentence}; set confirmShorterRetention to true to go on"
+        )
+    pulumi.log.warn(f"retentionDays is {days}: {sentence}")

@@ -1,0 +1,136 @@
+"""The S3 server as the deploying user sees it, asked before and after a deployment.
+
+The providers find out resource by resource, half-way, whether the server answers and the user may
+do what is declared; a refresh against a server that does not answer drops resources from the
+state. One signed request tells it all beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from minio import Minio
+from minio.error import S3Error
+from minio.error import ServerError as NoS3Answer
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError
+
+from .retention import ExpirationRule
+
+_TIMEOUT_SECONDS = 5.0
+_FAILURES = (S3Error, HTTPError, NoS3Answer)
+
+
+class ServerError(Exception):
+    """The server cannot be used; the message is one sentence with the remedy.
+
+    Attributes:
+        subject: what the sentence is about: `endpoint`, `user` or `password`.
+        reachable: whether the server answered at all.
+    """
+
+    def __init__(self, subject: str, remedy: str, *, reachable: bool = True) -> None:
+        """Say what is wrong with `subject`, and what to do."""
+        super().__init__(remedy)
+        self.subject = subject
+        self.reachable = reachable
+
+
+_REMEDIES = {
+    "InvalidAccessKeyId": ("user", "the server knows no such user; check the name"),
+    "SignatureDoesNotMatch": ("password", "the server refuses it; set it anew"),
+    "AccessDenied": ("user", "the server denies this user what a deployment needs; see README"),
+    "RequestTimeTooSkewed": ("endpoint", "the server's clock and this one differ; set them right"),
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """How the deploying user reaches the S3 server."""
+
+    address: str
+    """`host` or `host:port`."""
+    tls: bool
+    region: str
+    user: str
+    password: str = field(repr=False)
+    ca_certificate_file: str | None
+
+    def lifecycle(self, bucket: str) -> tuple[ExpirationRule, ...] | None:
+        """Return the bucket's expiration rules, or None where there is no such bucket yet.
+
+        One request: S3 `GetBucketLifecycleConfiguration`.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        try:
+            configuration = self._client().get_bucket_lifecycle(bucket)
+        except _FAILURES as error:
+            explained = _explain(error)
+            if explained is None:
+                return None
+            raise explained from None
+        rules = configuration.rules if configuration is not None else []
+        return tuple(
+            ExpirationRule(
+                str(rule.rule_id),
+                (rule.rule_filter.prefix if rule.rule_filter else None) or "",
+                rule.expiration.days or 0,
+            )
+            for rule in rules
+            if rule.expiration is not None and rule.status == "Enabled"
+        )
+
+    def narinfo_ages(self, bucket: str) -> Iterator[datetime]:
+        """Yield when each narinfo was last pushed or renewed (S3 `ListObjectsV2`).
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        try:
+            for entry in self._client().list_objects(bucket):
+                if str(entry.object_name).endswith(".narinfo") and entry.last_modified:
+                    yield entry.last_modified
+        except _FAILURES as error:
+            explained = _explain(error)
+            if explained is not None:
+                raise explained from None
+
+    def _client(self) -> Minio:
+        return Minio(
+            self.address,
+            access_key=self.user,
+            secret_key=self.password,
+            secure=self.tls,
+            region=self.region,
+            http_client=PoolManager(
+                timeout=_TIMEOUT_SECONDS,
+                retries=False,
+                cert_reqs="CERT_REQUIRED",
+                ca_certs=self.ca_certificate_file,
+            ),
+        )
+
+
+def _explain(error: S3Error | HTTPError | NoS3Answer) -> ServerError | None:
+    """Return what `error` means to a user, or None where the bucket is not made yet."""
+    if not isinstance(error, S3Error):
+        return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)
+    if error.code == "NoSuchBucket":
+        return None
+    unknown = ("endpoint", f"the server answers {error.code}; see its log")
+    return ServerError(*_REMEDIES.get(str(error.code), unknown))
+
+
+def _why_unreachable(text: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return (
+            "the server's certificate is not trusted; "
+            "set caCertificateFile to the CA that signed it"
+        )
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "the server does not speak TLS there; check scheme and port"
+    return "no S3 server answers there; start it, or check the address"

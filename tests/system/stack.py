@@ -1,0 +1,139 @@
+"""A stack of this project on the real engine, in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHECKOUT = Path(__file__).parents[2]
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", ".venv")
+SECRET_SETTINGS = frozenset({"minioPassword", "sshPrivateKey", "adoptedSigningKeys"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of the engine came to."""
+
+    code: int
+    output: str
+    """Everything it printed, standard error included."""
+
+    def succeeded(self) -> Outcome:
+        """Return itself, or fail the test with what the engine printed."""
+        assert self.code == 0, self.output
+        return self
+
+    def refused(self) -> str:
+        """Return the lines of its errors; fail the test if it succeeded."""
+        assert self.code != 0, self.output
+        return "\n".join(line.strip() for line in self.output.splitlines() if "error:" in line)
+
+
+class Stack:
+    """The program as a user runs it, with a file backend, settings and a passphrase of its own."""
+
+    def __init__(self, engine: Mapping[str, str], directory: Path, name: str = "test") -> None:
+        """Create the stack; `engine` is the environment that finds the engine and its plugins."""
+        self.name = name
+        self.project = directory / "project"
+        self.project.mkdir(parents=True)
+        for part in PROGRAM:
+            (self.project / part).symlink_to(CHECKOUT / part)
+        (directory / "state").mkdir()
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},
+            **engine,
+            "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
+            "PULUMI_CONFIG_PASSPHRASE": "a passphrase for tests",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        }
+        self._environment.pop("SSH_AUTH_SOCK", None)
+        self.run("stack", "init", name).succeeded()
+
+    @property
+    def settings_file(self) -> Path:
+        """The stack's `Pulumi.<name>.yaml`."""
+        return self.project / f"Pulumi.{self.name}.yaml"
+
+    def set(self, settings: Mapping[str, object] = {}, /, **more: object) -> None:
+        """Change settings, secret ones through the engine; None removes one."""
+        stack = yaml.safe_load(self.settings_file.read_text()) or {}
+        config = stack.setdefault("config", {})
+        changes = {**settings, **more}
+        for setting, value in changes.items():
+            config.pop(f"nixcache:{setting}", None)
+            if value is not None and setting not in SECRET_SETTINGS:
+                config[f"nixcache:{setting}"] = value
+        self.settings_file.write_text(yaml.safe_dump(stack))
+        for setting in SECRET_SETTINGS & changes.keys():
+            if changes[setting] is not None:
+                self.run(
+                    "config", "set", "--secret", setting, text=str(changes[setting])
+                ).succeeded()
+
+    def run(self, *arguments: str, text: str = "") -> Outcome:
+        """Run the engine's command in the project, `text` on its standard input."""
+        done = subprocess.run(
+            ["pulumi", "--non-interactive", "--color=never", *arguments],
+            cwd=self.project,
+            env=self._environment,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout)
+
+    def up(self, *arguments: str) -> Outcome:
+        """`pulumi up` without questions."""
+        return self.run("up", "--yes", "--skip-preview", "-s", self.name, *arguments)
+
+    def preview(self, *arguments: str) -> Outcome:
+        """`pulumi preview`."""
+        return self.run("preview", "-s", self.name, *arguments)
+
+    def refresh(self) -> Outcome:
+        """`pulumi refresh` without questions."""
+        return self.run("refresh", "--yes", "--skip-preview", "-s", self.name)
+
+    def destroy(self) -> Outcome:
+        """`pulumi destroy` without questions."""
+        return self.run("destroy", "--yes", "--skip-preview", "-s", self.name)
+
+    def changes(self, *arguments: str) -> Counter[str]:
+        """Return how many resources a preview would create, update, delete and so on.
+
+        What stays the same is left out: nothing to do is an empty counter.
+        """
+        answer = self.preview("--json", *arguments).succeeded()
+        summary = json.loads(answer.output)["changeSummary"]
+        return Counter(
+            {operation: count for operation, count in summary.items() if operation != "same"}
+        )
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the stack's outputs with secrets in plain text."""
+        answer = self.run("stack", "output", "--json", "--show-secrets", "-s", self.name)
+        return dict(json.loads(answer.succeeded().output))
+
+    def export(self) -> str:
+        """Return the state as `pulumi stack export` prints it, secrets encrypted."""
+        return self.run("stack", "export", "-s", self.name).succeeded().output
+
+    def resources(self) -> list[dict[str, Any]]:
+        """Return the state's resources."""
+        return list(json.loads(self.export())["deployment"].get("resources", []))
+
+    def resources_with_secrets(self) -> list[dict[str, Any]]:
+        """Return the state's resources with secrets as `{"plaintext": JSON}`."""
+        answer = self.run("stack", "export", "--show-secrets", "-s", self.name).succeeded()
+        return list(json.loads(answer.output)["deployment"].get("resources", []))
