@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_minio as minio
 
-from components import preflight, settings
+from components import deployment_checks, settings
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder import BuilderAccess, BuilderAccessArgs
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
@@ -11,7 +11,7 @@ from components.nixos import ClientConfiguration
 from components.signing_key import SigningKey
 
 stack = settings.load()
-preflight.check(stack)
+deployment_checks.check_server(stack)
 
 server = minio.Provider(
     "minio",
@@ -78,6 +78,7 @@ client = public_keys.apply(
 )
 pulumi.export("substituter", stack.public_url)
 pulumi.export("publicKeys", public_keys)
+pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))

@@ -83,6 +83,8 @@ class BinaryCache(pulumi.ComponentResource):
 
     bucket: pulumi.Output[str]
     """The bucket's name, once it exists."""
+    lifecycle: pulumi.Output[str]
+    """There when the bucket's lifecycle is applied, or when it is known to have none."""
 
     def __init__(
         self, name: str, args: BinaryCacheArgs, opts: pulumi.ResourceOptions | None = None
@@ -106,8 +108,9 @@ class BinaryCache(pulumi.ComponentResource):
             ),
             opts=child,
         )
+        self.lifecycle = bucket.id
         if args.retention_days is not None:
-            minio.IlmPolicy(
+            lifecycle = minio.IlmPolicy(
                 f"{name}-retention",
                 bucket=bucket.bucket,
                 rules=pulumi.Output.all(args.retention_days, args.grace_days).apply(
@@ -120,6 +123,7 @@ class BinaryCache(pulumi.ComponentResource):
                 ),
                 opts=child,
             )
+            self.lifecycle = lifecycle.id
         content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(str(values[0]), bool(values[1]), int(values[2]))
         )
@@ -133,4 +137,4 @@ class BinaryCache(pulumi.ComponentResource):
             opts=child,
         )
         self.bucket = bucket.bucket
-        self.register_outputs({"bucket": self.bucket})
+        self.register_outputs({"bucket": self.bucket, "lifecycle": self.lifecycle})

@@ -13,7 +13,7 @@ Source: S3 `PutBucketLifecycleConfiguration`; names of a cache's files: Nix,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -94,3 +94,15 @@ def expired_share(last_modified: Iterable[datetime], days: int, now: datetime) -
     """Return what part of the entries, 0 to 1, a lifecycle of `days` would take at once."""
     expired = [expires_at(moment, days) <= now for moment in last_modified]
     return sum(expired) / len(expired) if expired else 0.0
+
+
+def difference(declared: Sequence[ExpirationRule], applied: Sequence[ExpirationRule]) -> str | None:
+    """Return in words how the rules in force differ from the declared ones, None where not."""
+    wanted, found = set(declared), set(applied)
+    parts = []
+    for what, rules in (("missing", wanted - found), ("not declared", found - wanted)):
+        if rules:
+            example = min(rules, key=lambda rule: rule.id)
+            where = example.prefix or "everything"
+            parts.append(f"{len(rules)} {what} ({example.id}: {where} after {example.days} days)")
+    return " and ".join(parts) or None

@@ -29,7 +29,7 @@ from .recording_mocks import RecordingMocks, use_recording_mocks
 from .test_settings import HOST_KEY
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
-"""What marks a value as a secret on the way to the engine (Pulumi SDK, `rpc._special_secret_sig`)."""
+"""What marks a value as a secret on the way to the engine: the SDK's `_special_secret_sig`."""
 
 STORE_PATH = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting"
 
@@ -178,7 +178,7 @@ def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:
 
 
 def test_a_setting_with_a_line_break_cannot_smuggle_another_in() -> None:
-    with pytest.raises(ValueError, match="^bucket has a line break$"):
+    with pytest.raises(ValueError, match=r"^bucket has a line break$"):
         push_settings({"bucket": "a\nendpoint=https://elsewhere"}, {})
 
 

@@ -129,8 +129,10 @@ def test_a_missing_endpoint_is_named() -> None:
 
 @pytest.mark.parametrize(
     "bucket",
-    ["ab", "a" * 64, "Nix-Cache", "nix_cache", "-nix", "nix-", "nix..cache", "nix.-cache"]
-    + ["192.168.0.1", "xn--nix", "nix-s3alias", "nix cache", ""],
+    [
+        *("ab", "a" * 64, "Nix-Cache", "nix_cache", "-nix", "nix-", "nix..cache", "nix.-cache"),
+        *("192.168.0.1", "xn--nix", "nix-s3alias", "nix cache", ""),
+    ],
 )
 def test_a_bucket_name_against_the_rules_of_s3_is_refused(bucket: str) -> None:
     assert refusal(bucket=bucket).startswith("bucket is ")

@@ -1,4 +1,4 @@
-"""What is asked of the server before the first resource is declared."""
+"""What is asked of the server before the first resource is declared, and after the last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pulumi
 
-from .retention import expired_share
+from .retention import difference, expiration_rules, expired_share
 from .server import Server, ServerError
 from .settings import SettingError, Settings
 
@@ -25,7 +25,7 @@ def server_of(settings: Settings) -> Server:
     )
 
 
-def check(settings: Settings) -> None:
+def check_server(settings: Settings) -> None:
     """Refuse a deployment that the server would refuse half-way, or that would lose much.
 
     Where the server cannot be reached an update refuses, and a preview only warns: a pull
@@ -47,6 +47,36 @@ def check(settings: Settings) -> None:
         if error.reachable or not pulumi.runtime.is_dry_run():
             raise refusal from None
         pulumi.log.warn(f"{refusal}; this preview could not check the server")
+
+
+def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Read the lifecycle back once it is applied, and say in words what is in force.
+
+    The MinIO provider reports a lifecycle as updated even where the server refused it, and a
+    retention that is not in force loses data or keeps it for ever.
+
+    Args:
+        settings: the stack's settings.
+        applied: an output that is there when the lifecycle has been applied; its value is unused.
+
+    Returns:
+        One sentence. It fails with a `pulumi.RunError` where the server's rules are others.
+    """
+
+    def compare(_: str) -> str:
+        declared = expiration_rules(settings.retention_days, settings.grace_days)
+        if not pulumi.runtime.is_dry_run():
+            found = difference(declared, server_of(settings).lifecycle(settings.bucket) or ())
+            if found is not None:
+                raise pulumi.RunError(
+                    f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; let the "
+                    "deploying user set the lifecycle, then run pulumi up again"
+                )
+        if settings.retention_days is None:
+            return "Entries never expire."
+        return f"An entry expires {settings.retention_days} days after its last push."
+
+    return applied.apply(compare)
 
 
 def _check_shortened_retention(settings: Settings, server: Server) -> None:
