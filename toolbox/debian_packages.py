@@ -80,9 +80,10 @@ def _deb822(text: str) -> Iterator[tuple[str, list[str], list[str]]]:
         for line in stanza.splitlines():
             if line.startswith("#"):
                 continue
+            value = line
             if not line[:1].isspace():
-                name, _, line = line.partition(":")
-            fields.setdefault(name.strip().lower(), []).extend(line.split())
+                name, _, value = line.partition(":")
+            fields.setdefault(name.strip().lower(), []).extend(value.split())
         if "deb" in fields.get("types", []) and fields.get("enabled", ["yes"]) != ["no"]:
             for uri in fields.get("uris", []):
                 yield uri, fields.get("suites", []), fields.get("components", [])

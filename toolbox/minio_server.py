@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from toolbox import tools
 from toolbox.certificates import make_authority
@@ -20,6 +21,7 @@ ATTEMPTS = 5
 """How many ports are tried when another process takes one between choosing and binding it."""
 
 
+@final
 class MinioServer:
     """One server with its data, certificates and log in one directory.
 

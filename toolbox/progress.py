@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from toolbox.errors import ToolboxError
 
@@ -22,15 +23,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@final
 class Progress:
     """The progress of one step: a line that is rewritten on a terminal, lines elsewhere."""
 
-    def __init__(self, label: str) -> None:
-        """``label`` says what runs, for example ``building the engine 3.259.0``."""
+    def __init__(self, label: str, *, silent_at_first: bool = False) -> None:
+        """``label`` says what runs, for example ``building the engine 3.259.0``.
+
+        ``silent_at_first`` shows nothing of a step that ends within the first interval.
+        """
         self.label = label
         self._terminal = sys.stderr.isatty()
         self._interval = TERMINAL_INTERVAL if self._terminal else PLAIN_INTERVAL
         self._begun = self._shown = time.monotonic()
+        self._silent = silent_at_first
 
     @property
     def seconds(self) -> float:
@@ -38,13 +44,15 @@ class Progress:
         return time.monotonic() - self._begun
 
     def __enter__(self) -> "Progress":
-        self._write("…")
+        if not self._silent:
+            self._write("…")
         return self
 
     def tick(self, detail: str = "") -> None:
         """Show the elapsed time, with ``detail``, when the interval has passed."""
         if time.monotonic() - self._shown >= self._interval:
             self._shown = time.monotonic()
+            self._silent = False
             self._write(f"… {self.seconds:.0f} s{f' ({detail})' if detail else ''}")
 
     def __exit__(
@@ -53,6 +61,8 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._silent:
+            return
         outcome = "done" if error is None else "stopped"
         self._write(f"{outcome} in {self.seconds:.0f} s")
         if self._terminal:
@@ -79,12 +89,13 @@ def run(
 ) -> None:
     """Run ``command`` with its output in ``log``, and show its progress all the while.
 
-    ``patience`` is for downloads: seconds, and directories in one of which a file other than
-    ``log`` must have grown by then; otherwise the command is given up. Raises ToolboxError,
-    with the log's last lines and ``remedy``, when the command fails. It never outlives this
-    call.
+    ``patience`` is for downloads, which are silent while they are short: seconds, and
+    directories in one of which a file other than ``log`` must have grown by then; otherwise
+    the command is given up. Raises ToolboxError, with the log's last lines and ``remedy``, when
+    the command fails. It never outlives this call.
     """
-    with Progress(label) as progress, log.open("wb") as output:
+    silent = patience is not None
+    with Progress(label, silent_at_first=silent) as progress, log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, env=env
         )

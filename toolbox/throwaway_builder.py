@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -88,6 +89,7 @@ def available() -> str | None:
     return None
 
 
+@final
 class ThrowawayBuilder:
     """One builder with its disk, keys and log in one directory.
 
@@ -218,7 +220,7 @@ class ThrowawayBuilder:
             f"ln -sfn $(nix-build --no-out-link {source} -A {made_closure.TOP}) {link} && "
             f"rm -r {source}"
         )
-        return os.readlink(self.root / link[1:])
+        return str((self.root / link[1:]).readlink())
 
     def _start_on(self, base: Path, port: int) -> bool:
         popen, process = start(

@@ -6,6 +6,7 @@ registry carries, the drop-ins of toolbox/plugins. Which one was taken is said o
 error.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ DROP_IN = "drop-in"
 LANGUAGE_HOST = "pulumi-language-python"
 DYNAMIC_PROVIDERS = "pulumi-resource-pulumi-python"
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds in which the first byte of an official download must have arrived."""
 
 
@@ -190,7 +192,9 @@ def install_plugins(pulumi_home: Path) -> list[Tool]:
     """
     pulumi_home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **engine_environment(pulumi_home)}
-    return [_plugin(plugin, pulumi_home, environment) for plugin in PLUGINS]
+    # Side by side, since each waits for the network.
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda plugin: _plugin(plugin, pulumi_home, environment), PLUGINS))
 
 
 def launcher(module: str) -> str:
@@ -243,18 +247,18 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
+@functools.cache
 def _official_engine() -> Tool | None:
     name = f"engine-{ENGINE.version}-official"
     binary = cache.directory() / name / "bin" / "pulumi"
     official = Tool("pulumi", binary, ENGINE.version, OFFICIAL)
     if binary.exists():
         return official
-    if _built_binary(ENGINE).exists():
-        return None
     try:
         cache.entry(name, _download_engine)
     except ToolboxError:
-        progress.say("the official engine cannot be downloaded here: building it instead")
+        if not _built_binary(ENGINE).exists():
+            progress.say("the official engine cannot be downloaded here: building it instead")
         return None
     return official
 
@@ -363,7 +367,7 @@ def _plugin(plugin: Plugin, home: Path, environment: dict[str, str]) -> Tool:
         except ToolboxError:
             if choice == "official":
                 raise
-    if not present or binary.read_bytes() != launcher(plugin.drop_in).encode():
+    if not present or binary.read_text() != launcher(plugin.drop_in):
         _install_drop_in(plugin, environment)
         if choice != DROP_IN:
             progress.say(
@@ -395,13 +399,19 @@ def _install_drop_in(plugin: Plugin, environment: dict[str, str]) -> None:
         source.mkdir()
         _write_script(source / f"pulumi-resource-{plugin.name}", launcher(plugin.drop_in))
         command = ["pulumi", "plugin", "install", "resource", plugin.name, plugin.version]
-        progress.run(
-            f"installing the drop-in plugin {plugin.name} {plugin.version}",
+        done = subprocess.run(
             [*command, "--reinstall", "--file", str(source)],
-            log=Path(scratch) / "log",
-            remedy="remove the Pulumi home and try again",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
             env=environment,
         )
+        if done.returncode != 0:
+            raise ToolboxError(
+                f"the drop-in plugin {plugin.name} cannot be installed into "
+                f"{environment['PULUMI_HOME']}; remove that directory and try again\n{done.stdout}"
+            )
 
 
 def _is_drop_in(path: Path) -> bool:

@@ -1,0 +1,65 @@
+# Thin lines over `python -m toolbox`, pytest and the linters; `make` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo "$$name" && break; done)
+VENV := .venv/bin
+TOOLBOX := $(VENV)/python -m toolbox
+PYTEST := $(VENV)/pytest
+SHELL_FILES := components/push.sh .ci/run
+
+.PHONY: help
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: up
+up: .venv/ready ## bring up the dev stack on this machine; prints what a client pastes
+	@$(TOOLBOX) up
+
+.PHONY: down
+down: .venv/ready ## stop the dev stack's server and builder
+	@$(TOOLBOX) down
+
+.PHONY: clean
+clean: .venv/ready ## stop them, and remove .dev with all data
+	@$(TOOLBOX) clean
+
+.PHONY: pulumi
+pulumi: .venv/ready ## run pulumi on the dev stack: make pulumi ARGS="preview"
+	@$(TOOLBOX) pulumi "$(ARGS)"
+
+.PHONY: tools
+tools: .venv/ready ## get the tools and say where each came from
+	@$(TOOLBOX) tools
+
+.PHONY: prepare
+prepare: .venv/ready ## get everything that the tests need
+	@$(TOOLBOX) prepare
+
+.PHONY: check
+check: .venv/ready ## lint, types and unit tests: under a minute
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/shellcheck $(SHELL_FILES)
+	$(PYTEST) --quiet tests/unit
+
+.PHONY: test
+test: prepare ## all tests: the real engine, server, Nix and SSH
+	$(PYTEST)
+
+.PHONY: conformance
+conformance: prepare ## the drop-in plugins against the recorded behaviour of the official ones
+	$(PYTEST) tests/plugins
+
+.venv/ready: requirements.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one" >&2; exit 1; }
+	@test -x $(VENV)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing the Python packages into .venv" >&2
+	@$(VENV)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
