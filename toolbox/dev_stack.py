@@ -41,7 +41,8 @@ def up() -> None:
     Raises ToolboxError when a tool, the server or the builder cannot be had, or the engine
     reports a failure.
     """
-    HOME.mkdir(exist_ok=True)
+    # Its state, keys and objects are the owner's alone.
+    HOME.mkdir(mode=0o700, exist_ok=True)
     with _alone():
         engine = tools.engine()
         tell([engine, tools.language_host(engine), tools.server()])

@@ -27,7 +27,8 @@ class MinioServer:
 
     As a context manager it runs inside the block. ``start`` after ``stop`` or ``kill`` brings
     the same data back on the same port. A detached server outlives the process, and a later
-    ``MinioServer`` on the same directory finds it (``start`` is then without effect).
+    ``MinioServer`` on the same directory finds it (``start`` is then without effect) or, when
+    it has ended, starts it on the port it had if that is free.
     """
 
     def __init__(self, directory: Path, *, port: int = 0, detached: bool = False) -> None:
@@ -37,7 +38,7 @@ class MinioServer:
         self._detached = detached
         self._popen: subprocess.Popen[bytes] | None = None
         self._record = self.directory / "server.json"
-        self._process: Process | None = recorded(self._record)
+        self._process = recorded(self._record)
         self._port = self._process.port if self._process else port
         authority = make_authority(self.directory / "certificates")
         self.ca_file = authority.ca_file
@@ -85,13 +86,12 @@ class MinioServer:
         if self.running:
             return
         binary = tools.server().path
-        for _ in range(ATTEMPTS):
-            port = self._port or free_port()
+        wanted = [self._port] if self._port else []
+        others = [] if wanted and not self._detached else [0] * ATTEMPTS
+        for port in (number or free_port() for number in wanted + others):
             if self._start_on(binary, port):
                 self._port = port
                 return
-            if self._port:
-                break
         raise ToolboxError(
             f"the MinIO server did not start on port {self._port or 'any'} of 127.0.0.1; "
             f"free the port or see {self.log}"
@@ -146,8 +146,7 @@ class MinioServer:
             self._process.kill(number)
         if self._popen is not None:
             self._popen.wait()
-        self._popen = self._process = None
-        self._record.unlink(missing_ok=True)
+        self._popen = None
 
     def _password(self) -> str:
         path = self.directory / "root-password"

@@ -47,12 +47,11 @@ class Process:
 
 
 def recorded(path: Path) -> Process | None:
-    """The process recorded in ``path`` if it still runs, or None."""
+    """The process recorded in ``path``, which may have ended since; None without a record."""
     try:
-        process = Process(**json.loads(path.read_text()))
+        return Process(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    return process if process.alive() else None
 
 
 def started(pid: int) -> int | None:

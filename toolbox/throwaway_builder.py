@@ -110,7 +110,7 @@ class ThrowawayBuilder:
         self._detached = detached
         self._popen: subprocess.Popen[bytes] | None = None
         self._record = self.directory / "builder.json"
-        self._process: Process | None = recorded(self._record)
+        self._process = recorded(self._record)
 
     @property
     def running(self) -> bool:
@@ -262,7 +262,7 @@ class ThrowawayBuilder:
         return ["ssh", "-F", "none", *flags, "-p", str(self.port), target, script]
 
     def _running(self) -> Process:
-        if self._process is None:
+        if self._process is None or not self._process.alive():
             raise ToolboxError("the throwaway builder does not run; start it first")
         return self._process
 
