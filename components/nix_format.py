@@ -25,7 +25,8 @@ NIX32_ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
 STORE_PATH_HASH_LENGTH = 32
 """Length in characters of a store path's hash part: 20 bytes in nix32."""
 
-_KEY_NAME = re.compile(r"(?P<domain>[A-Za-z0-9][A-Za-z0-9.-]*)-(?P<number>0|[1-9][0-9]*)")
+_KEY_DOMAIN = r"[A-Za-z0-9][A-Za-z0-9.-]*"
+_KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]*)")
 _STORE_PATH_NAME = rf"[{NIX32_ALPHABET}]{{{STORE_PATH_HASH_LENGTH}}}-[0-9A-Za-z+\-._?=]{{1,211}}"
 _STORE_PATH_BASE_NAME = re.compile(_STORE_PATH_NAME)
 _SHA256_LENGTHS = {64: "base16", 52: "nix32", 44: "base64"}
@@ -66,6 +67,11 @@ def is_store_path(path: str, store_dir: str = "/nix/store") -> bool:
     """Tell whether `path` names a path directly in `store_dir`, hash and name well-formed."""
     prefix = f"{store_dir}/"
     return path.startswith(prefix) and bool(_STORE_PATH_BASE_NAME.fullmatch(path[len(prefix) :]))
+
+
+def is_key_domain(text: str) -> bool:
+    """Tell whether `text` can stand before the hyphen and the integer of a key's name."""
+    return bool(re.fullmatch(_KEY_DOMAIN, text))
 
 
 @dataclass(frozen=True, order=True)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from .nix_format import FormatError, KeyName, is_store_path
+from .nix_format import FormatError, KeyName, SecretKey, is_key_domain, is_store_path
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -31,6 +31,7 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----\n(?P<body>.+)\n-----END (?P=kind)-----",
     re.DOTALL,
 )
+_OPTIONAL_SECRETS = ("adoptedSigningKeys", "sshPrivateKey")
 _COMPRESSIONS = {"zstd": range(20), "xz": range(10), "none": range(1)}
 
 
@@ -147,6 +148,7 @@ class Settings:
     want_mass_query: bool
     priority: int
     signing_keys: tuple[str, ...]
+    adopted_signing_keys: Mapping[str, str] = field(repr=False)
     upstream_keys: tuple[str, ...]
     compression: str
     compression_level: int
@@ -162,6 +164,12 @@ def load() -> Settings:
         SettingError: a setting is missing, unknown or cannot be used.
     """
     config = pulumi.Config()
+    for name in _OPTIONAL_SECRETS:
+        # `secret: true` in Pulumi.yaml would make the engine refuse the empty default too.
+        if config.get(name) and not pulumi.runtime.is_config_secret(config.full_key(name)):
+            raise SettingError(
+                name, None, f"stands in plain text; pulumi config set --secret {name}"
+            )
     prefix = f"{config.name}:"
     names = [
         key[len(prefix) :] for key in pulumi.runtime.get_config_env() if key.startswith(prefix)
@@ -189,6 +197,9 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     if compression not in _COMPRESSIONS:
         raise SettingError("compression", compression, "write zstd, xz or none")
     levels = _COMPRESSIONS[compression]
+    signing_keys = _signing_keys(
+        reader.texts("signingKeys"), reader.texts("signingKeyDomains"), public_url
+    )
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
         endpoint=endpoint,
@@ -207,7 +218,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         store_dir=_store_dir(reader.text("storeDir")),
         want_mass_query=reader.boolean("wantMassQuery"),
         priority=reader.integer("priority", range(1_000_001)),
-        signing_keys=_signing_keys(reader.texts("signingKeys"), public_url),
+        signing_keys=signing_keys,
+        adopted_signing_keys=_adopted_signing_keys(reader.text("adoptedSigningKeys"), signing_keys),
         upstream_keys=_upstream_keys(reader.texts("upstreamKeys")),
         compression=compression,
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
@@ -370,19 +382,77 @@ def _store_dir(store_dir: str) -> str:
     return store_dir
 
 
-def _signing_keys(names: tuple[str, ...], public_url: str) -> tuple[str, ...]:
+def _signing_keys(
+    names: tuple[str, ...], domains: tuple[str, ...], public_url: str
+) -> tuple[str, ...]:
+    host = urlsplit(public_url).hostname or ""
+    names = tuple(name.replace("{host}", host) for name in names)
     if not names:
-        return (f"{urlsplit(public_url).hostname}-1",)
+        raise SettingError(
+            "signingKeys", [], f"a cache has at least one key; name one, such as {host}-1"
+        )
+    for domain in domains:
+        if not is_key_domain(domain):
+            raise SettingError(
+                "signingKeyDomains", domain, "write a domain only, such as cache.example.org"
+            )
+    newest: dict[str, int] = {}
     for name in names:
         try:
-            KeyName.parse(name)
+            key = KeyName.parse(name)
         except FormatError:
             raise SettingError(
                 "signingKeys",
                 name,
                 "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1",
             ) from None
+        if key.domain not in (host, *domains):
+            raise SettingError(
+                "signingKeys",
+                str(key),
+                f"its domain is not the cache's host, {host}; name the key {host}-{key.number}, "
+                "or list its domain in signingKeyDomains",
+            )
+        if key.number <= newest.get(key.domain, -1):
+            raise SettingError(
+                "signingKeys",
+                str(key),
+                f"it stands after {key.domain}-{newest[key.domain]}; "
+                "name each key once, and a newer one with a higher integer",
+            )
+        newest[key.domain] = key.number
     return names
+
+
+def _adopted_signing_keys(text: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Return the secret keys of `text` by name; no message shows any part of one."""
+    adopted: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            key = SecretKey.parse(line)
+        except FormatError as error:
+            raise SettingError(
+                "adoptedSigningKeys",
+                None,
+                f"line {number} is no secret key: {error}; "
+                "give the file that nix key generate-secret wrote",
+            ) from None
+        if key.name not in names:
+            raise SettingError(
+                "adoptedSigningKeys",
+                None,
+                f"the key of line {number} is none of signingKeys; add its name there",
+            )
+        if key.name in adopted:
+            raise SettingError(
+                "adoptedSigningKeys",
+                None,
+                f"line {number} has the name of a key before it; give each name one key",
+            )
+        adopted[key.name] = key.to_nix()
+    return adopted
 
 
 def _upstream_keys(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ def server_settings(server: MinioServer) -> dict[str, object]:
         "minioUser": server.root_user,
         "minioPassword": server.root_password,
         "signingKeys": ["cache.test-1"],
+        "signingKeyDomains": ["cache.test"],
         "protect": False,
     }
 
