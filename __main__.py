@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_minio as minio
 
-from components import deployment_checks, settings
+from components import deployment_checks, key_rotation, settings
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder import BuilderAccess, BuilderAccessArgs
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
@@ -11,6 +11,7 @@ from components.nixos import ClientConfiguration
 from components.signing_key import SigningKey
 
 stack = settings.load()
+key_rotation.check(stack)
 deployment_checks.check_server(stack)
 
 server = minio.Provider(
@@ -36,7 +37,10 @@ cache = BinaryCache(
     ),
     pulumi.ResourceOptions(provider=server),
 )
-signing_keys = [SigningKey(name, key_name=name) for name in stack.signing_keys]
+signing_keys = [
+    SigningKey(name, key_name=name, adopted_secret_key=stack.adopted_signing_keys.get(name))
+    for name in stack.signing_keys
+]
 
 builders = {}
 for builder in stack.builders:
@@ -61,7 +65,7 @@ for builder in stack.builders:
                 bucket=cache.bucket,
                 access_key_id=access.access_key_id,
                 secret_access_key=access.secret_access_key,
-                signing_keys=[key.secret_key for key in signing_keys],
+                signing_keys=[signing_keys[-1].secret_key],
                 upstream_keys=stack.upstream_keys,
                 retention_days=stack.retention_days,
                 compression=stack.compression,
@@ -77,9 +81,13 @@ client = public_keys.apply(
     lambda keys: ClientConfiguration(stack.public_url, keys, stack.ca_certificate)
 )
 pulumi.export("substituter", stack.public_url)
-pulumi.export("publicKeys", public_keys)
+pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
 pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
 pulumi.export("builders", builders)
+pulumi.export(
+    "signingKeyBackup",
+    pulumi.Output.all(*(key.secret_key for key in signing_keys)).apply("\n".join),
+)
