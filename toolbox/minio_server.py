@@ -15,7 +15,7 @@ from typing import final
 from toolbox import tools
 from toolbox.certificates import make_authority
 from toolbox.errors import ToolboxError
-from toolbox.processes import Process, free_port, recorded, start, wait_for_listener
+from toolbox.processes import free_port, recorded, start, wait_for_listener
 
 ATTEMPTS = 5
 """How many ports are tried when another process takes one between choosing and binding it."""

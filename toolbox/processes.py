@@ -13,6 +13,9 @@ from pathlib import Path
 
 from toolbox.errors import ToolboxError
 
+START_TIMEOUT = 60.0
+"""Seconds a server has to answer after its start."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -110,20 +113,16 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def last_lines(log: Path, count: int = 8) -> str:
-    """The last ``count`` lines of ``log``, indented, to follow an error's sentence."""
-    return "\n  ".join(log.read_text(errors="replace").splitlines()[-count:])
-
-
 def wait_for_listener(
     popen: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path, what: str
 ) -> bool:
     """Wait until ``ready``; False if the process ended first (the port may have been taken).
 
-    Raises ToolboxError when neither happens within a minute.
+    Raises ToolboxError, with the log's last lines, when neither happens in START_TIMEOUT.
     """
-    if not wait_until(lambda: popen.poll() is not None or ready(), 60.0):
+    if not wait_until(lambda: popen.poll() is not None or ready(), START_TIMEOUT):
         popen.kill()
         popen.wait()
-        raise ToolboxError(f"{what} did not answer within 60 s; see {log}\n  {last_lines(log)}")
+        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
+        raise ToolboxError(f"{what} did not answer in {START_TIMEOUT:.0f} s; see {log}\n  {tail}")
     return popen.poll() is None

@@ -1,0 +1,118 @@
+"""Tools: what pins them, what is refused, and the order of their sources."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from toolbox import tools
+from toolbox.errors import ToolboxError
+from toolbox.go_toolchain import needed, parse_version
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("go1.26.8", (1, 26)), ("go 1.26", (1, 26)), ("1.27rc1", (1, 27)), ("", (0, 0))],
+)
+def test_a_go_version_is_read(text: str, version: tuple[int, int]) -> None:
+    assert parse_version(text) == version
+
+
+def test_the_go_that_the_modules_need_is_known() -> None:
+    assert needed() >= (1, 26)
+
+
+def test_the_versions_are_those_of_the_pinned_modules() -> None:
+    assert tools.ENGINE.version == "3.259.0"
+    assert tools.SERVER.version.startswith("0.0.0-2026")
+    assert tools.CLIENT.version.startswith("0.0.0-")
+    assert tools.ENGINE.linker_flags.endswith("version.Version=v3.259.0")
+
+
+def test_a_module_version_is_not_taken_from_a_longer_module_name() -> None:
+    text = "require (\n\texample.test/a/b v2.0.0\n\texample.test/a v1.0.0 // indirect\n)\n"
+    assert tools.module_version(text, "example.test/a") == "1.0.0"
+    with pytest.raises(ValueError, match="does not require"):
+        tools.module_version(text, "example.test/c")
+
+
+def test_every_module_of_a_build_has_a_checksum() -> None:
+    for source in (tools.ENGINE, tools.SERVER, tools.CLIENT):
+        go_mod, go_sum = (path.read_text() for path in source.files)
+        assert f"{source.module} v{tools.module_version(go_mod, source.module)} h1:" in go_sum
+
+
+def test_a_plugin_choice_other_than_the_two_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIXCACHE_PLUGINS", "dropin")
+    with pytest.raises(ToolboxError, match="NIXCACHE_PLUGINS is 'dropin'; write official or"):
+        tools.plugin_choice()
+
+
+def command(directory: Path, name: str, script: str) -> Path:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    return tmp_path
+
+
+def test_an_installed_server_is_taken_first(path: Path) -> None:
+    binary = command(path, "minio", "echo 'minio version RELEASE.2026 (commit-id=1)'")
+    assert tools.server() == tools.Tool("minio", binary, "RELEASE.2026", tools.INSTALLED)
+
+
+def test_an_installed_engine_with_its_language_host_is_taken_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIXCACHE_PLUGINS", raising=False)
+    binary = command(path, "pulumi", "echo v3.300.1")
+    command(path, tools.LANGUAGE_HOST, "exit 0")
+    engine = tools.engine()
+    assert engine == tools.Tool("pulumi", binary, "3.300.1", tools.INSTALLED)
+    assert tools.language_host(engine).origin == tools.INSTALLED
+
+
+def test_an_engine_without_a_language_host_gets_the_drop_in_beside_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "CHECKOUT", path)
+    monkeypatch.delenv("NIXCACHE_PLUGINS", raising=False)
+    binary = command(path, "pulumi", "echo v3.300.1")
+    engine = tools.engine()
+    assert engine.path.read_bytes() == binary.read_bytes()
+    assert tools.language_host(engine).origin == tools.DROP_IN
+    assert tools.engine().path == engine.path
+    monkeypatch.setenv("NIXCACHE_PLUGINS", "official")
+    with pytest.raises(ToolboxError, match="has no pulumi-language-python beside it"):
+        tools.engine()
+
+
+def test_the_dynamic_providers_run_in_the_environment_that_the_project_names(
+    tmp_path: Path,
+) -> None:
+    interpreter = tmp_path / "bin"
+    interpreter.mkdir()
+    command(interpreter, "python", 'echo "$@"')
+    ran = subprocess.run(
+        ["sh", "-c", tools.DYNAMIC_PROVIDERS_LAUNCHER, "launcher", "address of the engine"],
+        env={"PATH": "/usr/bin:/bin", "PULUMI_RUNTIME_VIRTUALENV": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "-u -m pulumi.dynamic address of the engine\n"
+
+
+def test_a_launcher_runs_a_module_of_this_checkout_with_its_arguments(tmp_path: Path) -> None:
+    script = command(
+        tmp_path, "launcher", tools.launcher("toolbox.made_closure").partition("\n")[2]
+    )
+    assert subprocess.run([script, "a b"], cwd=tmp_path, check=False).returncode == 0
