@@ -1,0 +1,145 @@
+"""What a deployment is told of its server, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import pulumi
+import pytest
+from minio.error import S3Error
+from urllib3.exceptions import MaxRetryError, ProtocolError
+
+from components import deployment_checks
+from components.retention import ExpirationRule, expiration_rules
+from components.server import Server, ServerError, explain
+from components.settings import SettingError, parse
+
+from .configuration import configuration
+from .recording_mocks import use_recording_mocks
+
+
+class FakeServer(Server):
+    """A server that answers what it is told to."""
+
+    rules: tuple[ExpirationRule, ...] | None
+    ages_in_days: tuple[int, ...]
+    error: ServerError | None
+
+    def lifecycle(self, bucket: str) -> tuple[ExpirationRule, ...] | None:
+        assert bucket == "nix-cache"
+        if self.error is not None:
+            raise self.error
+        return self.rules
+
+    def narinfo_ages(self, bucket: str) -> Iterator[datetime]:
+        assert bucket == "nix-cache"
+        now = datetime.now(timezone.utc)
+        yield from (now - timedelta(days=days) for days in self.ages_in_days)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
+    """The server that the checks will ask: no bucket yet, until a test says otherwise."""
+    FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
+    monkeypatch.setattr(deployment_checks, "Server", FakeServer)
+    use_recording_mocks()
+    return FakeServer
+
+
+def check(**changes: object) -> None:
+    """Check the server for a configuration with `changes`."""
+    deployment_checks.check_server(parse(configuration(**changes)))
+
+
+def test_a_bucket_that_is_not_there_yet_is_no_reason_to_refuse(server: type[FakeServer]) -> None:
+    assert server.rules is None
+    check()
+
+
+def test_a_refused_password_is_named_and_not_shown(server: type[FakeServer]) -> None:
+    server.error = ServerError("password", "the server refuses it")
+    with pytest.raises(SettingError, match=r"^minioPassword: the server refuses it$"):
+        check()
+
+
+def test_a_preview_only_warns_of_a_server_it_cannot_reach(server: type[FakeServer]) -> None:
+    server.error = ServerError("endpoint", "no S3 server answers there", reachable=False)
+    with pytest.raises(SettingError, match="no S3 server answers"):
+        check()
+    use_recording_mocks(preview=True)
+    check()
+
+
+def test_a_preview_refuses_where_the_server_itself_says_no(server: type[FakeServer]) -> None:
+    server.error = ServerError("user", "the server knows no such user")
+    use_recording_mocks(preview=True)
+    with pytest.raises(SettingError, match="no such user"):
+        check()
+
+
+def test_a_shorter_retention_that_takes_most_of_the_cache_wants_a_confirmation(
+    server: type[FakeServer],
+) -> None:
+    server.rules, server.ages_in_days = expiration_rules(30, 1), (0, 10, 12, 20)
+    with pytest.raises(SettingError, match=r"75% .* set confirmShorterRetention to true"):
+        check(retentionDays=7)
+    check(retentionDays=7, confirmShorterRetention=True)
+
+
+def test_a_shorter_retention_that_takes_little_only_warns(server: type[FakeServer]) -> None:
+    server.rules, server.ages_in_days = expiration_rules(30, 1), (0, 0, 12, 1)
+    check(retentionDays=7)
+
+
+def test_a_first_expiry_on_a_cache_that_had_none_wants_a_confirmation_too(
+    server: type[FakeServer],
+) -> None:
+    server.rules, server.ages_in_days = (), (100, 200)
+    with pytest.raises(SettingError, match="it was no expiry"):
+        check(retentionDays=7)
+
+
+def test_the_same_or_a_longer_retention_is_nobodys_business(server: type[FakeServer]) -> None:
+    server.rules, server.ages_in_days = expiration_rules(7, 1), (100, 200)
+    check(retentionDays=7)
+    check(retentionDays=30)
+    check(expire=False)
+
+
+def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[FakeServer]) -> None:
+    settings = parse(configuration())
+    server.rules = expiration_rules(30, 1)
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def deploy() -> pulumi.Output[str]:
+        return deployment_checks.check_lifecycle(settings, pulumi.Output.from_input("applied"))
+
+    with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
+        deploy()
+    server.rules = expiration_rules(7, 1)
+    deploy()
+
+
+@pytest.mark.parametrize(
+    ("error", "subject", "words"),
+    [
+        ("InvalidAccessKeyId", "user", "no such user"),
+        ("SignatureDoesNotMatch", "password", "refuses"),
+        ("AccessDenied", "user", "denies"),
+        ("RequestTimeTooSkewed", "endpoint", "clock"),
+        ("SlowDown", "endpoint", "SlowDown"),
+        (MaxRetryError(None, "/", Exception("CERTIFICATE_VERIFY_FAILED")), "endpoint", "CA"),  # type: ignore[arg-type]
+        (ProtocolError("WRONG_VERSION_NUMBER"), "endpoint", "TLS"),
+        (ProtocolError("Connection refused"), "endpoint", "no S3 server answers"),
+    ],
+)
+def test_what_a_server_answers_is_told_in_the_settings_words(
+    error: str | Exception, subject: str, words: str
+) -> None:
+    if isinstance(error, str):
+        error = S3Error(None, error, "", "", "", "")  # type: ignore[arg-type]
+    explained = explain(error)  # type: ignore[arg-type]
+    assert explained is not None
+    assert explained.subject == subject
+    assert words in str(explained)
