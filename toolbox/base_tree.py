@@ -34,6 +34,9 @@ substituters =
 fsync-metadata = false
 """
 
+NAMESPACES = ("unshare", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child")
+"""What a process mounts or starts in these ends with it."""
+
 OPTIONS = (
     "--variant=minbase",
     "--mode=root",
@@ -68,7 +71,15 @@ def _make(suite: str, target: Path) -> None:
     tree = target / "tree"
     progress.run(
         f"making a Debian {suite} tree with Nix {SUITES[suite]}",
-        ["mmdebstrap", *OPTIONS, f"--include={','.join(PACKAGES)}", suite, str(tree), mirror],
+        [
+            *NAMESPACES,
+            "mmdebstrap",
+            *OPTIONS,
+            f"--include={','.join(PACKAGES)}",
+            suite,
+            str(tree),
+            mirror,
+        ],
         log=target / "mmdebstrap.log",
         remedy="see that apt-get update works on this machine",
     )

@@ -45,6 +45,9 @@ def entry(name: str, make: Callable[[Path], None]) -> Path:
     directory().mkdir(parents=True, exist_ok=True)
     with _locked(directory() / f"{name}.lock"):
         if not target.is_dir():
+            # Nobody else writes under this lock: a draft that is here was left by a killed run.
+            for stale in directory().glob(f".{name}.*"):
+                shutil.rmtree(stale)
             draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory()))
             try:
                 make(draft)

@@ -8,11 +8,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from toolbox.errors import ToolboxError
 
 NEEDED = ("ca-certificates", "mmdebstrap", "openssh-client")
 """Packages for the throwaway builder."""
+
+BROWSER = ("chromium", "fonts-droid-fallback")
+"""Packages for the tests that look at the landing page: a browser, and Chinese characters."""
 
 APT_SOURCES = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
@@ -23,29 +28,35 @@ def is_debian() -> bool:
     return OS_RELEASE.exists() and "\nID=debian\n" in f"\n{OS_RELEASE.read_text()}\n"
 
 
-def missing() -> list[str]:
-    """The needed packages that are not installed."""
-    wanted = list(NEEDED)
+def missing(packages: Sequence[str]) -> list[str]:
+    """Those of ``packages``, and of what a virtual environment needs, that are not installed."""
+    wanted = list(packages)
     if subprocess.run([sys.executable, "-c", "import ensurepip"], check=False).returncode != 0:
         wanted.append("python3-venv")
     return [name for name in wanted if not _is_installed(name)]
 
 
-def install() -> None:
-    """Install the needed packages that are missing; without effect when there are none.
+def install(packages: Sequence[str] = NEEDED) -> None:
+    """Install those of ``packages`` that are missing; without effect when there are none.
 
-    Raises CalledProcessError when apt fails; its output is on the terminal.
+    Raises ToolboxError when apt fails; its output is on the terminal.
     """
-    packages = missing()
-    if not packages:
+    wanted = missing(packages)
+    if not wanted:
         return
     apt = ["apt-get", "--quiet", "--option", "DPkg::Lock::Timeout=300"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (
         ["update"],
-        ["install", "--yes", "--no-install-recommends", *packages],
+        ["install", "--yes", "--no-install-recommends", *wanted],
     ):
-        subprocess.run([*apt, *arguments], check=True, env=environment, stdout=sys.stderr)
+        command = [*apt, *arguments]
+        done = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
+        if done.returncode != 0:
+            raise ToolboxError(
+                f"apt-get {arguments[0]} failed for {' '.join(packages)}; see above, and that "
+                "apt-get works on this machine"
+            )
 
 
 def mirror() -> str | None:
@@ -106,13 +117,17 @@ def _is_installed(package: str) -> bool:
     return answer.stdout == "installed"
 
 
-def main() -> None:
-    """Install what is missing where that is possible, and say so where it is not."""
-    if is_debian() and os.geteuid() == 0:
-        install()
-    else:
+def main() -> str | None:
+    """Install what is missing where that is possible; return what a person must mend."""
+    if not is_debian() or os.geteuid() != 0:
         print("not root on Debian: installing no packages", file=sys.stderr)
+        return None
+    try:
+        install()
+    except ToolboxError as error:
+        return f"error: {error}"
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from toolbox import debian_packages, made_closure
-from toolbox.base_tree import base_tree
+from toolbox.base_tree import NAMESPACES, base_tree
 from toolbox.errors import ToolboxError
 from toolbox.processes import (
     Process,
@@ -34,8 +34,6 @@ from toolbox.processes import (
 
 ATTEMPTS = 5
 """How many ports are tried when another process takes one between choosing and binding it."""
-
-NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 
 # $1 base tree, $2 directory with upper, work, lower and merged, $3 port.
 # Overlay cannot lie on every file system (not on another overlay): memory does instead.

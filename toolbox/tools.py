@@ -238,9 +238,14 @@ def _installed_engine() -> Tool | None:
     )
     version = answer.stdout.strip().lstrip("v")
     if _release(version) < _release(ENGINE.version):
-        progress.say(f"the installed engine {version} is older than {ENGINE.version}: not used")
+        _say_once(f"the installed engine {version} is older than {ENGINE.version}: not used")
         return None
     return Tool("pulumi", Path(path), version, INSTALLED)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    progress.say(text)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -40,6 +40,14 @@ def test_a_failed_build_leaves_nothing_and_the_next_one_succeeds(directory: Path
     assert list(cache.entry("thing-1", lambda _: None).iterdir()) == []
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next(directory: Path) -> None:
+    left = directory / ".thing-1.abc"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    cache.entry("thing-1", lambda _: None)
+    assert not left.exists()
+
+
 def test_two_runs_at_once_make_a_thing_once() -> None:
     made = []
 
