@@ -6,8 +6,10 @@ import pulumi_minio as minio
 from components import deployment_checks, key_rotation, settings
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder import BuilderAccess, BuilderAccessArgs
+from components.closure import Closure, resolve
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
 from components.nixos import ClientConfiguration
+from components.safeguard import Safeguard
 from components.signing_key import SigningKey
 
 stack = settings.load()
@@ -42,6 +44,8 @@ signing_keys = [
     for name in stack.signing_keys
 ]
 
+declared: list[pulumi.Resource] = [cache, *signing_keys]
+store_paths = resolve(stack.builders, stack.store_dir)
 builders = {}
 for builder in stack.builders:
     access = BuilderAccess(
@@ -49,16 +53,18 @@ for builder in stack.builders:
         BuilderAccessArgs(bucket=cache.bucket, user=builder.s3_user, policy=builder.s3_policy),
         pulumi.ResourceOptions(provider=server),
     )
+    declared.append(access)
     builders[builder.name] = {
         "accessKeyId": access.access_key_id,
         "secretAccessKey": access.secret_access_key,
     }
     if builder.closures:
+        closure = Closure(builder.name, builder.closures, store_paths.get(builder.name))
         push = ClosurePush(
             builder.name,
             ClosurePushArgs(
                 connection=None if builder.local else ssh_connection(builder),
-                closures=builder.closures,
+                closures=closure.store_paths,
                 endpoint=str(stack.endpoint),
                 region=stack.region,
                 ca_certificate=stack.ca_certificate,
@@ -74,7 +80,9 @@ for builder in stack.builders:
                 staging_limit=stack.staging_limit,
             ),
         )
+        declared.append(push)
         builders[builder.name]["lastPush"] = push.summary
+Safeguard("safeguard", protect=stack.protect, guarded=declared)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(

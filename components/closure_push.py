@@ -17,12 +17,19 @@ PUSH_SCRIPT = Path(__file__).with_name("push.sh")
 """The one script that runs on a builder."""
 
 
+_LOADER = 'IFS= read -r -d "" script && eval "$script"'
+"""Runs the script that standard input begins with, up to a NUL, and leaves it what follows.
+
+A script that arrives incomplete is not run at all, so settings are never taken for commands.
+"""
+
+
 def push_command(store_paths: Sequence[str]) -> str:
     """Return the command line that a builder's login shell is given.
 
     It names what is pushed, so that a preview shows it, and nothing that is secret.
     """
-    return shlex.join(["bash", "-s", "--", "--config", "-", *store_paths])
+    return shlex.join(["bash", "-c", _LOADER, "push.sh", "--config", "-", *store_paths])
 
 
 def push_settings(
@@ -117,9 +124,9 @@ class ClosurePush(pulumi.ComponentResource):
                 },
                 lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
             ).apply(
-                # The script comes first on standard input, and reads the settings behind it.
                 lambda given: (
                     PUSH_SCRIPT.read_text(encoding="utf-8")
+                    + "\0"
                     + push_settings(_whole_numbers(given["values"]), given["lists"])
                 )
             )

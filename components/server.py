@@ -69,7 +69,7 @@ class Server:
         try:
             configuration = self._client().get_bucket_lifecycle(bucket)
         except _FAILURES as error:
-            explained = _explain(error)
+            explained = explain(error)
             if explained is None:
                 return None
             raise explained from None
@@ -95,7 +95,7 @@ class Server:
                 if str(entry.object_name).endswith(".narinfo") and entry.last_modified:
                     yield entry.last_modified
         except _FAILURES as error:
-            explained = _explain(error)
+            explained = explain(error)
             if explained is not None:
                 raise explained from None
 
@@ -115,7 +115,7 @@ class Server:
         )
 
 
-def _explain(error: S3Error | HTTPError | NoS3Answer) -> ServerError | None:
+def explain(error: S3Error | HTTPError | NoS3Answer) -> ServerError | None:
     """Return what `error` means to a user, or None where the bucket is not made yet."""
     if not isinstance(error, S3Error):
         return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)

@@ -219,14 +219,18 @@ def test_destroy_leaves_nothing_but_what_was_pushed(
     assert not stack.resources()
 
 
-def test_a_bucket_is_protected_unless_the_stack_says_otherwise(
+def test_a_destroy_is_refused_with_nothing_deleted_unless_the_stack_says_otherwise(
     engine: Mapping[str, str], tmp_path: Path, minio: MinioServer
 ) -> None:
     stack = Stack(engine, tmp_path / "protected")
     stack.set(server_settings(minio))
-    stack.set(bucket="protected", protect=True)
+    stack.set(bucket="protected", protect=True, builders=[{"name": "here", "local": True}])
     stack.up().succeeded()
-    assert "protected" in stack.destroy().refused()
+    assert "safeguard" in stack.destroy().refused()
+    assert not stack.changes("--refresh")
+    # What only leaves the settings is not in the safeguard's way.
+    stack.set(builders=[])
+    stack.up().succeeded()
     stack.set(protect=False)
     stack.up().succeeded()
     stack.destroy().succeeded()

@@ -158,11 +158,11 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     stdin = inputs.pop("stdin")
     settings = stdin["value"]
     assert SECRET in stdin.values()
-    assert inputs["create"] == f"bash -s -- --config - {STORE_PATH}"
+    assert inputs["create"].endswith(f" push.sh --config - {STORE_PATH}")
     assert "S3CRET" not in json.dumps(inputs)
-    script = PUSH_SCRIPT.read_text()
-    assert settings.startswith(script)
-    lines = settings[len(script) :].splitlines()
+    script, _, given = settings.partition("\0")
+    assert script == PUSH_SCRIPT.read_text()
+    lines = given.splitlines()
     assert "secret-access-key=S3CRET-USER" in lines
     assert "upstream-key=cache.nixos.org-1" in lines
     assert [line for line in lines if line.startswith("signing-key=")][-1].endswith("S3CRET-NEW")
@@ -182,15 +182,28 @@ def test_a_setting_with_a_line_break_cannot_smuggle_another_in() -> None:
         push_settings({"bucket": "a\nendpoint=https://elsewhere"}, {})
 
 
-def test_a_closures_name_reaches_the_builders_shell_as_one_word() -> None:
-    link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
-    shown = subprocess.run(
-        ["sh", "-c", push_command([link]).replace("bash -s --", "printf '%s\\n'")],
-        check=True,
+def run_on_a_builder(link: str, standard_input: str) -> subprocess.CompletedProcess[str]:
+    """Run the push's command line as a builder's login shell would."""
+    return subprocess.run(
+        ["sh", "-c", push_command([link])],
+        input=standard_input,
         capture_output=True,
         text=True,
+        check=False,
     )
-    assert shown.stdout.splitlines() == ["--config", "-", link]
+
+
+def test_a_script_gets_its_arguments_as_words_and_the_settings_behind_it() -> None:
+    link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
+    script = 'printf \'%s\\n\' "$0" "$@"; cat'
+    done = run_on_a_builder(link, f"{script}\0bucket=nix-cache\n")
+    assert done.stdout.splitlines() == ["push.sh", "--config", "-", link, "bucket=nix-cache"]
+
+
+def test_a_script_that_arrives_incomplete_runs_nothing_and_takes_no_setting_for_a_command() -> None:
+    done = run_on_a_builder("/link", "echo begun\nsecret-access-key=S3CRET\n")
+    assert done.returncode != 0
+    assert done.stdout + done.stderr == ""
 
 
 def test_a_connection_carries_the_host_keys_of_every_hop() -> None:

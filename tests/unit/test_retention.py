@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +11,11 @@ from components.nix_format import NIX32_ALPHABET, STORE_PATH_HASH_LENGTH
 from components.retention import (
     MAXIMUM_RULES,
     PROTECTED_KEYS,
+    ExpirationRule,
+    difference,
     expiration_rules,
+    expired_share,
+    expires_at,
     narinfo_prefixes,
 )
 
@@ -73,3 +79,28 @@ def test_nothing_protected_needs_one_rule_a_character() -> None:
 
 def test_without_a_retention_nothing_expires() -> None:
     assert expiration_rules(None, 1) == ()
+
+
+MONDAY = datetime(2026, 11, 23, 5, 0, tzinfo=timezone.utc)
+
+
+def test_an_object_lives_its_days_in_whole_and_goes_at_midnight() -> None:
+    assert expires_at(MONDAY, 7) == datetime(2026, 12, 1, tzinfo=timezone.utc)
+    just_before_midnight = datetime(2026, 11, 23, 23, 59, tzinfo=timezone.utc)
+    assert expires_at(just_before_midnight, 7) == expires_at(MONDAY, 7)
+
+
+def test_the_share_that_a_shorter_retention_takes_at_once() -> None:
+    ages = [MONDAY - timedelta(days=days) for days in (0, 6, 7, 8, 20)]
+    assert expired_share(ages, 7, MONDAY) == 0.4
+    assert expired_share(ages, 30, MONDAY) == 0
+    assert expired_share([], 7, MONDAY) == 0
+
+
+def test_a_difference_is_told_in_words() -> None:
+    declared = expiration_rules(7, 1)
+    assert difference(declared, tuple(reversed(declared))) is None
+    lacking = difference(declared, declared[1:])
+    assert lacking == "1 missing (narinfo-0: 0 after 7 days)"
+    more = difference((), (ExpirationRule("expire", "", 7),))
+    assert more == "1 not declared (expire: everything after 7 days)"

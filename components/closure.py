@@ -1,0 +1,205 @@
+"""Closure: the store paths that a builder's links point to now, so that a preview can show them.
+
+The links are followed on the builders before anything is declared, all builders side by side. A
+builder that does not answer keeps the store paths it had, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import (
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
+
+from .nix_format import is_store_path
+from .settings import BuilderSettings, JumpHost
+
+PATIENCE_SECONDS = 4.0
+"""How long all builders together may take to answer."""
+
+
+class UnresolvedError(Exception):
+    """A builder's links cannot be followed; the message says why, in half a sentence."""
+
+
+def resolve(builders: Sequence[BuilderSettings], store_dir: str) -> dict[str, list[str]]:
+    """Return the store paths that each builder's closures are now, by the builder's name.
+
+    A builder that cannot be asked is left out, with one warning line. Closures that are store
+    paths already need no connection.
+    """
+    answers: dict[str, list[str]] = {}
+    asked = []
+    for builder in builders:
+        if all(is_store_path(closure, store_dir) for closure in builder.closures):
+            answers[builder.name] = list(builder.closures)
+        else:
+            asked.append(builder)
+    if asked:
+        # The program runs inside an event loop already: this one needs a thread of its own.
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(asyncio.run, _ask_all(asked, store_dir)).result()
+        for builder, answer in zip(asked, found, strict=True):
+            if isinstance(answer, UnresolvedError):
+                pulumi.log.warn(f"builder {builder.name}: {answer}; what it last pushed stands")
+            else:
+                answers[builder.name] = answer
+    return answers
+
+
+async def _ask_all(
+    builders: Sequence[BuilderSettings], store_dir: str
+) -> list[list[str] | UnresolvedError]:
+    return list(await asyncio.gather(*(_ask(builder, store_dir) for builder in builders)))
+
+
+async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | UnresolvedError:
+    try:
+        if builder.local:
+            targets = [_follow(closure) for closure in builder.closures]
+        else:
+            targets = await asyncio.wait_for(_follow_over_ssh(builder), PATIENCE_SECONDS)
+        return [_store_path(target, store_dir) for target in targets]
+    except UnresolvedError as error:
+        return error
+    except asyncio.TimeoutError:
+        return UnresolvedError(f"{builder.host} did not answer within {PATIENCE_SECONDS:g} seconds")
+
+
+def _follow(link: str) -> str:
+    try:
+        return str(Path(link).resolve(strict=True))
+    except (OSError, RuntimeError):
+        raise UnresolvedError(f"{link} is not there") from None
+
+
+def _store_path(target: str, store_dir: str) -> str:
+    """Return the store path that `target` is, or lies in."""
+    name = target.removeprefix(f"{store_dir}/").partition("/")[0]
+    path = f"{store_dir}/{name}"
+    if not target.startswith(f"{store_dir}/") or not is_store_path(path, store_dir):
+        raise UnresolvedError(f"{target[:200]!r} is outside {store_dir}")
+    return path
+
+
+async def _follow_over_ssh(builder: BuilderSettings) -> list[str]:
+    # Imported here: a stack whose closures are store paths never waits for it.
+    import asyncssh  # noqa: PLC0415
+
+    async def connect(
+        hop: BuilderSettings | JumpHost, tunnel: asyncssh.SSHClientConnection | None
+    ) -> asyncssh.SSHClientConnection:
+        host_key = hop.host_key and asyncssh.import_public_key(hop.host_key)
+        given = {} if key is None else {"client_keys": [key], "agent_path": None}
+        return await asyncssh.connect(
+            hop.host,
+            hop.port,
+            username=hop.user,
+            known_hosts=host_key and ([host_key], [], []),
+            tunnel=tunnel,
+            config=None,
+            **given,
+        )
+
+    try:
+        key = builder.private_key and asyncssh.import_private_key(builder.private_key)
+        async with AsyncExitStack() as connections:
+            tunnel = None
+            if builder.jump_host is not None:
+                tunnel = await connections.enter_async_context(
+                    await connect(builder.jump_host, None)
+                )
+            connection = await connections.enter_async_context(await connect(builder, tunnel))
+            command = shlex.join(["readlink", "-e", "--", *builder.closures])
+            done = await connection.run(command, check=False)
+    except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnresolvedError(f"{builder.host} cannot be asked ({reason[:200]})") from None
+    targets = str(done.stdout or "").splitlines()
+    if done.exit_status != 0 or len(targets) != len(builder.closures):
+        raise UnresolvedError(f"not all of {', '.join(builder.closures)} are there")
+    return targets
+
+
+class ClosureProvider(ResourceProvider):
+    """Keeps what is known of a builder's closures. Inputs and outputs: `links`, `store_paths`.
+
+    `store_paths` is what the links point to now, or absent where the builder did not answer: then
+    what the state has stands, and nothing seems to change.
+    """
+
+    def __init__(self) -> None:
+        """Make the provider, without any state."""
+        # Pickled into the state with the resource: it has nothing to remember.
+
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Fill in the store paths of a builder that did not answer."""
+        if news.get("store_paths"):
+            return CheckResult(news, [])
+        same_links = olds.get("links") == news["links"]
+        known = olds.get("store_paths") if same_links else None
+        # A builder never asked before pushes what its links point to when it pushes.
+        return CheckResult({**news, "store_paths": known or news["links"]}, [])
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Note the store paths."""
+        return CreateResult(",".join(props["links"]), _noted(props))
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Tell whether anything points elsewhere now."""
+        return DiffResult(changes=_noted(olds) != _noted(news))
+
+    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Note the store paths."""
+        return UpdateResult(_noted(news))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Return what was noted: builders are asked when the program runs."""
+        return ReadResult(id_, props, inputs=_noted(props))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Forget it; what was pushed stays until it expires."""
+
+
+def _noted(props: Mapping[str, Any]) -> dict[str, Any]:
+    return {"links": props["links"], "store_paths": props["store_paths"]}
+
+
+class Closure(Resource, module="nixcache", name="Closure"):
+    """What a builder's links point to, as the state last knew or as it is now."""
+
+    store_paths: pulumi.Output[list[str]]
+    """Store paths; or the links themselves, where the builder has never answered."""
+
+    def __init__(
+        self,
+        name: str,
+        links: Sequence[str],
+        store_paths: Sequence[str] | None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Declare what a builder is to push.
+
+        Args:
+            name: the resource's name.
+            links: store paths, or links to them, on the builder.
+            store_paths: what `resolve` found for them; None where the builder did not answer.
+            opts: resource options of the caller.
+        """
+        found = None if store_paths is None else list(store_paths)
+        properties = {"links": list(links), "store_paths": found}
+        super().__init__(ClosureProvider(), name, properties, opts)
