@@ -28,6 +28,7 @@ def prepare() -> None:
         say(f"no throwaway builder: {reason}")
         return
     debian_packages.install()
+    debian_packages.install(debian_packages.BROWSER)
     for suite in SUITES:
         base_tree(suite)
 

@@ -26,7 +26,7 @@ def make_authority(directory: Path) -> Authority:
     if authority.ca_file.exists():
         return authority
     directory.mkdir(parents=True, exist_ok=True)
-    ca = trustme.CA()
+    ca = trustme.CA(organization_name="Nix binary cache", organization_unit_name="private")
     server = ca.issue_cert(*SERVER_NAMES)
     authority.server_key.touch(mode=0o600)
     server.private_key_pem.write_to_path(authority.server_key)
