@@ -1,9 +1,47 @@
-"""What a machine needs to use the cache, as texts to paste. Pure."""
+"""What machines need to use the cache and to fill it: texts to paste, and data for the modules.
+
+Pure. `nix/client.nix` and `nix/builder.nix` are the modules that read the data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from .settings import Settings
+
+
+def s3_substituter(endpoint: str, region: str, bucket: str, profile: str) -> str:
+    """Return the URL of a private cache (Nix manual, "S3 Binary Cache Store").
+
+    Args:
+        endpoint: scheme, host and port of the server; some versions of Nix misread the latter two
+            alone.
+        region: the server's region.
+        bucket: the bucket.
+        profile: the section of AWS's credentials file to take.
+    """
+    parameters = {"endpoint": endpoint, "region": region, "profile": profile}
+    return f"s3://{bucket}?{urlencode(parameters, safe=':/[]')}"
+
+
+def substituter(settings: Settings) -> str:
+    """Return the URL that clients of a stack read from."""
+    if not settings.private:
+        return settings.public_url
+    return s3_substituter(
+        str(settings.endpoint), settings.region, settings.bucket, settings.reader_user
+    )
+
+
+def credentials_file(profile: str, access_key_id: str, secret_access_key: str) -> str:
+    """Return AWS's credentials file with one section (AWS SDKs and Tools Reference Guide)."""
+    return (
+        f"[{profile}]\n"
+        f"aws_access_key_id = {access_key_id}\n"
+        f"aws_secret_access_key = {secret_access_key}\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -48,3 +86,36 @@ class ClientConfiguration:
             f"  extra-trusted-public-keys = [ {keys} ];\n"
             "};\n"
         )
+
+
+def modules_configuration(
+    settings: Settings, client: ClientConfiguration, access_key_ids: Mapping[str, str]
+) -> dict[str, object]:
+    """Return what the NixOS modules read, as JSON values. It holds no secret.
+
+    Args:
+        settings: the stack's settings.
+        client: how clients reach and trust the cache.
+        access_key_ids: each builder's user on the S3 server, by the builder's name.
+    """
+    push: dict[str, object] = {
+        "endpoint": str(settings.endpoint),
+        "region": settings.region,
+        "bucket": settings.bucket,
+        "retention-days": settings.retention_days or 0,
+        "compression": settings.compression,
+        "staging-limit": settings.staging_limit,
+        "upstream-key": list(settings.upstream_keys),
+    }
+    if settings.compression_level:
+        push["compression-level"] = settings.compression_level
+    if settings.parallelism:
+        push["parallelism"] = settings.parallelism
+    return {
+        "access": settings.access,
+        "substituter": client.substituter,
+        "publicKeys": list(client.public_keys),
+        "caCertificate": client.ca_certificate,
+        "push": push,
+        "builders": {name: {"accessKeyId": key} for name, key in access_key_ids.items()},
+    }

@@ -115,6 +115,8 @@ class BuilderSettings:
     """The private key's text; None asks the SSH agent."""
     jump_host: JumpHost | None = None
     """The host to go through, if any."""
+    credentials_directory: str | None = None
+    """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Settings:
     ca_certificate: str | None
     bucket: str
     public_url: str
+    access: str
     protect: bool
     anonymous_listing: bool
     retention_days: int | None
@@ -155,6 +158,16 @@ class Settings:
     parallelism: int
     staging_limit: int
     builders: tuple[BuilderSettings, ...]
+
+    @property
+    def private(self) -> bool:
+        """Whether only the builders and the reader may read the cache."""
+        return self.access == "private"
+
+    @property
+    def reader_user(self) -> str:
+        """The name of a private cache's reader on the S3 server, and of its policy."""
+        return f"{self.bucket}-reader"
 
 
 def load() -> Settings:
@@ -193,6 +206,9 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     ca_certificate_file, ca_certificate = _ca_certificate(reader.text("caCertificateFile"))
     if ca_certificate is not None and not endpoint.tls:
         raise SettingError("endpoint", str(endpoint), "a CA certificate needs an https:// endpoint")
+    access = reader.text("access")
+    if access not in ("public", "private"):
+        raise SettingError("access", access, "write public or private")
     compression = reader.text("compression")
     if compression not in _COMPRESSIONS:
         raise SettingError("compression", compression, "write zstd, xz or none")
@@ -210,6 +226,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         ca_certificate=ca_certificate,
         bucket=bucket,
         public_url=public_url,
+        access=access,
         protect=reader.boolean("protect"),
         anonymous_listing=reader.boolean("anonymousListing"),
         retention_days=retention_days if reader.boolean("expire") else None,
@@ -228,7 +245,22 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         builders=_builders(reader, bucket),
     )
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
+    if settings.private:
+        _check_private(settings)
     return settings
+
+
+def _check_private(settings: Settings) -> None:
+    if settings.anonymous_listing:
+        raise SettingError(
+            "anonymousListing", True, "nobody is anonymous to a private cache; write false"
+        )
+    if settings.reader_user in {builder.s3_user for builder in settings.builders}:
+        raise SettingError(
+            "builders[].s3User",
+            settings.reader_user,
+            "this is the private cache's reader; give the builder another",
+        )
 
 
 class _Reader:
@@ -498,10 +530,18 @@ def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
     closures = reader.texts("closures", [])
     for closure in closures:
         _check_closure(reader.full_name("closures"), closure)
+    credentials_directory = _credentials_directory(reader)
     remedy = "README lists a builder's settings"
     if reader.boolean("local", False):
         reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
-        return BuilderSettings(name, s3_user, s3_policy, closures, local=True)
+        return BuilderSettings(
+            name,
+            s3_user,
+            s3_policy,
+            closures,
+            local=True,
+            credentials_directory=credentials_directory,
+        )
     host = _host(reader, "host")
     port = reader.integer("port", range(1, 65_536), default=22)
     user = reader.line("user", "root")
@@ -523,7 +563,23 @@ def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
         host_key,
         private_key,
         jump_host,
+        credentials_directory,
     )
+
+
+def _credentials_directory(reader: _Reader) -> str | None:
+    if not reader.has("credentialsDirectory"):
+        return None
+    setting = reader.full_name("credentialsDirectory")
+    directory = reader.text("credentialsDirectory")
+    # Ordinary names only: it stands in a command line, and everyone can read the store.
+    if not re.fullmatch(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+", directory):
+        raise SettingError(
+            setting, directory, "write an absolute directory, such as /var/lib/nix-binary-cache"
+        )
+    if f"{directory}/".startswith("/nix/store/"):
+        raise SettingError(setting, directory, "everyone can read the Nix store; write another")
+    return directory
 
 
 def _s3_name(reader: _Reader, setting: str, default: str) -> str:
