@@ -5,10 +5,21 @@ import pulumi_minio as minio
 
 from components import deployment_checks, key_rotation, settings
 from components.binary_cache import BinaryCache, BinaryCacheArgs
-from components.builder import BuilderAccess, BuilderAccessArgs
+from components.builder import (
+    BuilderAccess,
+    BuilderAccessArgs,
+    ReaderAccess,
+    ReaderAccessArgs,
+)
 from components.closure import Closure, resolve
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
-from components.nixos import ClientConfiguration
+from components.landing_page import landing_page
+from components.nixos import (
+    ClientConfiguration,
+    credentials_file,
+    modules_configuration,
+    substituter,
+)
 from components.safeguard import Safeguard
 from components.signing_key import SigningKey
 
@@ -25,26 +36,47 @@ server = minio.Provider(
     minio_password=pulumi.Output.secret(stack.minio_password),
     minio_cacert_file=stack.ca_certificate_file,
 )
+signing_keys = [
+    SigningKey(name, key_name=name, adopted_secret_key=stack.adopted_signing_keys.get(name))
+    for name in stack.signing_keys
+]
+public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
+client = public_keys.apply(
+    lambda keys: ClientConfiguration(substituter(stack), keys, stack.ca_certificate)
+)
 cache = BinaryCache(
     "cache",
     BinaryCacheArgs(
         bucket=stack.bucket,
         protect=stack.protect,
+        anonymous_download=not stack.private,
         anonymous_listing=stack.anonymous_listing,
         retention_days=stack.retention_days,
         grace_days=stack.grace_days,
         store_dir=stack.store_dir,
         want_mass_query=stack.want_mass_query,
         priority=stack.priority,
+        landing_page=None
+        if stack.private
+        else client.apply(lambda known: landing_page(known, stack.retention_days)),
     ),
     pulumi.ResourceOptions(provider=server),
 )
-signing_keys = [
-    SigningKey(name, key_name=name, adopted_secret_key=stack.adopted_signing_keys.get(name))
-    for name in stack.signing_keys
-]
 
 declared: list[pulumi.Resource] = [cache, *signing_keys]
+if stack.private:
+    reader = ReaderAccess(
+        "reader",
+        ReaderAccessArgs(bucket=cache.bucket, user=stack.reader_user),
+        pulumi.ResourceOptions(provider=server),
+    )
+    declared.append(reader)
+    pulumi.export(
+        "readerCredentials",
+        pulumi.Output.all(reader.access_key_id, reader.secret_access_key).apply(
+            lambda credential: credentials_file(stack.reader_user, *credential)
+        ),
+    )
 store_paths = resolve(stack.builders, stack.store_dir)
 builders = {}
 for builder in stack.builders:
@@ -84,17 +116,19 @@ for builder in stack.builders:
         builders[builder.name]["lastPush"] = push.summary
 Safeguard("safeguard", protect=stack.protect, guarded=declared)
 
-public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
-client = public_keys.apply(
-    lambda keys: ClientConfiguration(stack.public_url, keys, stack.ca_certificate)
-)
-pulumi.export("substituter", stack.public_url)
+pulumi.export("substituter", substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
 pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
 pulumi.export("builders", builders)
+pulumi.export(
+    "nixos",
+    pulumi.Output.all(
+        client, {name: builder["accessKeyId"] for name, builder in builders.items()}
+    ).apply(lambda known: modules_configuration(stack, *known)),
+)
 pulumi.export(
     "signingKeyBackup",
     pulumi.Output.all(*(key.secret_key for key in signing_keys)).apply("\n".join),

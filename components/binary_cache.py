@@ -60,8 +60,10 @@ class BinaryCacheArgs:
     """The bucket's name."""
     protect: bool = True
     """Refuse to delete or replace the bucket."""
+    anonymous_download: bool = True
+    """Let everyone read the bucket; without it the cache is private."""
     anonymous_listing: pulumi.Input[bool] = False
-    """Let everyone list the bucket, not only read it."""
+    """Let everyone who may read the bucket list it, too."""
     retention_days: pulumi.Input[int] | None = 7
     """Days that an entry lives after the last push of a closure with it; None for ever."""
     grace_days: pulumi.Input[int] = 1
@@ -72,10 +74,12 @@ class BinaryCacheArgs:
     """Whether clients may ask for many paths at once."""
     priority: pulumi.Input[int] = 40
     """Which cache clients ask first: the lower, the earlier."""
+    landing_page: pulumi.Input[str] | None = None
+    """The page for people, as HTML; None has none."""
 
 
 class BinaryCache(pulumi.ComponentResource):
-    """A bucket with anonymous download, `nix-cache-info` and expiry.
+    """A bucket with anonymous download, `nix-cache-info`, a page for people and expiry.
 
     It does not declare who may push (`BuilderAccess`), the key that signs (`SigningKey`) or the
     pushes themselves (`ClosurePush`).
@@ -100,14 +104,15 @@ class BinaryCache(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
         )
         child = pulumi.ResourceOptions(parent=self)
-        minio.S3BucketPolicy(
-            f"{name}-download",
-            bucket=bucket.bucket,
-            policy=pulumi.Output.all(args.bucket, args.anonymous_listing).apply(
-                lambda values: anonymous_download_policy(*values)
-            ),
-            opts=child,
-        )
+        if args.anonymous_download:
+            minio.S3BucketPolicy(
+                f"{name}-download",
+                bucket=bucket.bucket,
+                policy=pulumi.Output.all(args.bucket, args.anonymous_listing).apply(
+                    lambda values: anonymous_download_policy(*values)
+                ),
+                opts=child,
+            )
         self.lifecycle = bucket.id
         if args.retention_days is not None:
             lifecycle = minio.IlmPolicy(
@@ -127,14 +132,19 @@ class BinaryCache(pulumi.ComponentResource):
         content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(str(values[0]), bool(values[1]), int(values[2]))
         )
-        minio.S3Object(
-            f"{name}-nix-cache-info",
-            bucket_name=bucket.bucket,
-            object_name="nix-cache-info",
-            content=content,
-            content_type="text/x-nix-cache-info",
-            etag=content.apply(multipart_etag),
-            opts=child,
-        )
+        objects = [("nix-cache-info", "text/x-nix-cache-info", content)]
+        if args.landing_page is not None:
+            page = pulumi.Output.from_input(args.landing_page)
+            objects.append(("index.html", "text/html; charset=utf-8", page))
+        for object_name, content_type, text in objects:
+            minio.S3Object(
+                f"{name}-{object_name}",
+                bucket_name=bucket.bucket,
+                object_name=object_name,
+                content=text,
+                content_type=content_type,
+                etag=text.apply(multipart_etag),
+                opts=child,
+            )
         self.bucket = bucket.bucket
         self.register_outputs({"bucket": self.bucket, "lifecycle": self.lifecycle})

@@ -1,8 +1,9 @@
-"""BuilderAccess: what one builder is on the S3 server. All of MinIO's admin API is here."""
+"""BuilderAccess and ReaderAccess: who may write and read. All of MinIO's admin API is here."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -22,18 +23,17 @@ WRITE_ACTIONS = (
 
 def write_policy(bucket: str) -> str:
     """Return the IAM policy that lets its user push to `bucket` and nothing else."""
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Action": list(WRITE_ACTIONS),
-                    "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
-                }
-            ],
-        }
-    )
+    return _policy(WRITE_ACTIONS, [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"])
+
+
+def read_policy(bucket: str) -> str:
+    """Return the IAM policy that lets its user read what `bucket` holds, by name only."""
+    return _policy(("s3:GetObject",), [f"arn:aws:s3:::{bucket}/*"])
+
+
+def _policy(actions: Sequence[str], resources: Sequence[str]) -> str:
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class BuilderAccessArgs:
     """The name of the policy made for it."""
 
 
-class BuilderAccess(pulumi.ComponentResource):
-    """A user, its write policy, and the attachment of one to the other.
+class _UserAccess(pulumi.ComponentResource):
+    """A user, its policy, and the attachment of one to the other.
 
     The user's secret is the server's to make, never chosen by hand.
     """
@@ -60,31 +60,65 @@ class BuilderAccess(pulumi.ComponentResource):
     """The user's secret key; a secret."""
 
     def __init__(
-        self, name: str, args: BuilderAccessArgs, opts: pulumi.ResourceOptions | None = None
+        self,
+        type_: str,
+        name: str,
+        user: pulumi.Input[str],
+        policy: pulumi.Input[str],
+        document: pulumi.Output[str],
+        opts: pulumi.ResourceOptions | None,
     ) -> None:
-        """Declare the access; `name` is the prefix of its children's names."""
-        super().__init__("nixcache:index:BuilderAccess", name, None, opts)
+        super().__init__(type_, name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        user = minio.IamUser(f"{name}-user", name=args.user, opts=child)
-        policy = minio.IamPolicy(
-            f"{name}-policy",
-            name=args.policy,
-            policy=pulumi.Output.from_input(args.bucket).apply(write_policy),
-            opts=child,
-        )
+        user_ = minio.IamUser(f"{name}-user", name=user, opts=child)
+        policy_ = minio.IamPolicy(f"{name}-policy", name=policy, policy=document, opts=child)
         attachment = minio.IamUserPolicyAttachment(
             f"{name}-attachment",
             # Their outputs, not the arguments: a policy in use can be deleted only after this.
-            user_name=user.name,
-            policy_name=policy.name,
+            user_name=user_.name,
+            policy_name=policy_.name,
             opts=child,
         )
         # Through the attachment, so that nothing pushes before the server lets it.
         self.access_key_id = attachment.user_name
-        self.secret_access_key = user.secret
+        self.secret_access_key = user_.secret
         self.register_outputs(
             {
                 "access_key_id": self.access_key_id,
                 "secret_access_key": self.secret_access_key,
             }
         )
+
+
+class BuilderAccess(_UserAccess):
+    """What a builder may do: push to the bucket, and read it."""
+
+    def __init__(
+        self, name: str, args: BuilderAccessArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        """Declare the access; `name` is the prefix of its children's names."""
+        document = pulumi.Output.from_input(args.bucket).apply(write_policy)
+        super().__init__(
+            "nixcache:index:BuilderAccess", name, args.user, args.policy, document, opts
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderAccessArgs:
+    """What the reader of a private cache is called on the server, and what it may read."""
+
+    bucket: pulumi.Input[str]
+    """The bucket that clients read."""
+    user: pulumi.Input[str]
+    """The name of the user, and of its policy. An existing user's secret is overwritten."""
+
+
+class ReaderAccess(_UserAccess):
+    """What the clients of a private cache may do: read the objects whose names they know."""
+
+    def __init__(
+        self, name: str, args: ReaderAccessArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        """Declare the access; `name` is the prefix of its children's names."""
+        document = pulumi.Output.from_input(args.bucket).apply(read_policy)
+        super().__init__("nixcache:index:ReaderAccess", name, args.user, args.user, document, opts)
