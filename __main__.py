@@ -11,6 +11,7 @@ from components.builder import (
     ReaderAccess,
     ReaderAccessArgs,
 )
+from components.builder_credentials import BuilderCredentials, BuilderCredentialsArgs
 from components.closure import Closure, resolve
 from components.closure_push import ClosurePush, ClosurePushArgs, ssh_connection
 from components.landing_page import landing_page
@@ -90,6 +91,17 @@ for builder in stack.builders:
         "accessKeyId": access.access_key_id,
         "secretAccessKey": access.secret_access_key,
     }
+    if builder.credentials_directory is not None:
+        credentials = BuilderCredentials(
+            builder.name,
+            BuilderCredentialsArgs(
+                directory=builder.credentials_directory,
+                connection=None if builder.local else ssh_connection(builder),
+                secret_access_key=access.secret_access_key,
+                signing_key=signing_keys[-1].secret_key,
+            ),
+        )
+        declared.append(credentials)
     if builder.closures:
         closure = Closure(builder.name, builder.closures, store_paths.get(builder.name))
         push = ClosurePush(

@@ -1,0 +1,293 @@
+# A NixOS machine that fills the cache: after each new system generation, daily to renew leases,
+# and, where asked, after each build.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.nix-binary-cache.builder;
+  cache = lib.importJSON cfg.configurationFile;
+  builder =
+    cache.builders.${cfg.name} or (throw (
+      "services.nix-binary-cache.builder.name is \"${cfg.name}\": the stack has no builder of that "
+      + "name; write one of ${lib.concatStringsSep ", " (builtins.attrNames cache.builders)}."
+    ));
+
+  user = "nix-binary-cache";
+  # Links to store paths below gcroots keep them from the garbage collector while they wait.
+  queue = "/nix/var/nix/gcroots/nix-binary-cache";
+
+  push = pkgs.callPackage ./push.nix { nix = config.nix.package; };
+
+  # One name=value a line, as the script reads them; a list is a line for each element.
+  settingsFile =
+    paths:
+    pkgs.writeText "nix-binary-cache-push.conf" (
+      lib.concatStrings (
+        lib.mapAttrsToList
+          (name: value: lib.concatMapStrings (one: "${name}=${toString one}\n") (lib.toList value))
+          (
+            cache.push
+            // {
+              access-key-id = builder.accessKeyId;
+              path = paths;
+            }
+            // lib.optionalAttrs (cache.caCertificate != null) {
+              ca-certificate-file = pkgs.writeText "nix-binary-cache-ca.pem" cache.caCertificate;
+            }
+            // cfg.settings
+          )
+      )
+    );
+
+  # systemd puts the secrets where only this service can read them, and says where.
+  pushCommand =
+    name: paths:
+    pkgs.writeShellScript name ''
+      {
+        ${pkgs.coreutils}/bin/cat ${settingsFile paths}
+        echo "secret-access-key-file=$CREDENTIALS_DIRECTORY/secret-access-key"
+        echo "signing-key-file=$CREDENTIALS_DIRECTORY/signing-key"
+      } | exec ${push}/bin/nix-binary-cache-push --config - "$@"
+    '';
+
+  # As many as fit on a command line; while any is left, the path unit starts the next round.
+  drainQueue = pkgs.writeShellScript "nix-binary-cache-push-queue" ''
+    set -u
+    shopt -s nullglob
+    waiting=()
+    for link in ${queue}/*; do
+      if [[ -e $link ]]; then
+        waiting+=("$link")
+      else
+        echo "no longer in the store, not pushed: ''${link##*/}"
+        ${pkgs.coreutils}/bin/rm -f -- "$link"
+      fi
+      ((''${#waiting[@]} < 1000)) || break
+    done
+    ((''${#waiting[@]})) || exit 0
+    ${pushCommand "nix-binary-cache-push-waiting" [ ]} "''${waiting[@]}" || exit
+    ${pkgs.coreutils}/bin/rm -f -- "''${waiting[@]}"
+  '';
+
+  # Nix waits for it, and a failure would end the build: it only leaves links, whatever happens.
+  hook = pkgs.writeShellScript "nix-binary-cache-post-build-hook" ''
+    set -f
+    for path in ''${OUT_PATHS-}; do
+      ${pkgs.coreutils}/bin/ln -sfn -- "$path" "${queue}/''${path##*/}" ||
+        echo "$path is not queued for the binary cache" >&2
+    done
+    exit 0
+  '';
+
+  service = {
+    wants = [ "network-online.target" ];
+    after = [ "network-online.target" ];
+    # A switch that changes the unit must not kill a push.
+    restartIfChanged = false;
+    # The server may be away for long, and a path unit gives up when its service has failed often.
+    startLimitIntervalSec = 0;
+    environment = {
+      HOME = "%C/nix-binary-cache";
+      NIX_REMOTE = "daemon";
+      XDG_RUNTIME_DIR = "%t/%N";
+    };
+    serviceConfig = {
+      Type = "oneshot";
+      User = user;
+      Restart = "on-failure";
+      RestartSec = "1min";
+      RestartSteps = 5;
+      RestartMaxDelaySec = "1h";
+      LoadCredential = [
+        "secret-access-key:${cfg.secretAccessKeyFile}"
+        "signing-key:${cfg.signingKeyFile}"
+      ];
+      CacheDirectory = "nix-binary-cache";
+      CacheDirectoryMode = "0700";
+      RuntimeDirectory = "%N";
+      RuntimeDirectoryMode = "0700";
+      Nice = 10;
+      IOSchedulingClass = "idle";
+
+      CapabilityBoundingSet = "";
+      LockPersonality = true;
+      MemoryDenyWriteExecute = true;
+      NoNewPrivileges = true;
+      PrivateDevices = true;
+      PrivateTmp = true;
+      ProtectClock = true;
+      ProtectControlGroups = true;
+      ProtectHome = true;
+      ProtectHostname = true;
+      ProtectKernelLogs = true;
+      ProtectKernelModules = true;
+      ProtectKernelTunables = true;
+      ProtectProc = "invisible";
+      ProtectSystem = "strict";
+      RemoveIPC = true;
+      RestrictAddressFamilies = [
+        "AF_UNIX"
+        "AF_INET"
+        "AF_INET6"
+      ];
+      RestrictNamespaces = true;
+      RestrictRealtime = true;
+      RestrictSUIDSGID = true;
+      SystemCallArchitectures = "native";
+      SystemCallFilter = [ "@system-service" ];
+      UMask = "0077";
+    };
+  };
+in
+{
+  options.services.nix-binary-cache.builder = {
+    enable = lib.mkEnableOption "pushes of this machine's closures to the binary cache";
+
+    configurationFile = lib.mkOption {
+      type = lib.types.path;
+      example = lib.literalExpression "./cache.json";
+      description = "What `pulumi stack output nixos --json` printed. It holds no secret.";
+    };
+
+    name = lib.mkOption {
+      type = lib.types.str;
+      default = config.networking.hostName;
+      defaultText = lib.literalExpression "config.networking.hostName";
+      description = "This machine's name among the stack's `builders`.";
+    };
+
+    paths = lib.mkOption {
+      type = lib.types.listOf lib.types.str;
+      default = [
+        "/run/current-system"
+        "/nix/var/nix/profiles/system"
+      ];
+      description = "Store paths, or links to them, whose closures are pushed and kept alive.";
+    };
+
+    secretAccessKeyFile = lib.mkOption {
+      type = lib.types.str;
+      default = "/var/lib/nix-binary-cache/secret-access-key";
+      description = ''
+        File with the S3 user's secret, readable by root alone. The default is where the stack
+        puts it when the builder's `credentialsDirectory` is set to /var/lib/nix-binary-cache.
+      '';
+    };
+
+    signingKeyFile = lib.mkOption {
+      type = lib.types.str;
+      default = "/var/lib/nix-binary-cache/signing-key";
+      description = "File with the secret signing key, readable by root alone; as above.";
+    };
+
+    onNewGeneration = lib.mkOption {
+      type = lib.types.bool;
+      default = true;
+      description = "Push when the system's profile changes, as nixos-rebuild switch and boot do.";
+    };
+
+    schedule = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = "daily";
+      description = ''
+        When to push again, in systemd's calendar format, so that entries in use do not expire.
+        Null never does.
+      '';
+    };
+
+    postBuildHook = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = ''
+        Push whatever this machine builds. Builds only leave a link in a queue, which a service
+        empties; they wait for no upload and fail for none.
+      '';
+    };
+
+    settings = lib.mkOption {
+      type = lib.types.attrsOf (
+        lib.types.oneOf [
+          lib.types.str
+          lib.types.int
+          (lib.types.listOf lib.types.str)
+        ]
+      );
+      default = { };
+      example = {
+        parallelism = 2;
+      };
+      description = "Settings of the push script that differ from the stack's; its --help lists them.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable (
+    lib.mkMerge [
+      {
+        environment.systemPackages = [ push ];
+
+        users.users.${user} = {
+          isSystemUser = true;
+          group = user;
+          description = "Pushes to the binary cache";
+        };
+        users.groups.${user} = { };
+
+        systemd.services.nix-binary-cache-push = lib.mkMerge [
+          service
+          {
+            description = "Push this machine's closures to the binary cache";
+            serviceConfig.ExecStart = pushCommand "nix-binary-cache-push-closures" cfg.paths;
+          }
+        ];
+      }
+
+      (lib.mkIf cfg.onNewGeneration {
+        systemd.paths.nix-binary-cache-push = {
+          description = "Push each new generation of the system to the binary cache";
+          wantedBy = [ "paths.target" ];
+          # The directory, not the link in it: a watched link is what it points to, which never
+          # changes.
+          pathConfig.PathChanged = "/nix/var/nix/profiles";
+        };
+      })
+
+      (lib.mkIf (cfg.schedule != null) {
+        systemd.timers.nix-binary-cache-push = {
+          description = "Renew what this machine needs of the binary cache";
+          wantedBy = [ "timers.target" ];
+          timerConfig = {
+            OnCalendar = cfg.schedule;
+            Persistent = true;
+            RandomizedDelaySec = "1h";
+          };
+        };
+      })
+
+      (lib.mkIf cfg.postBuildHook {
+        nix.settings.post-build-hook = hook;
+
+        systemd.tmpfiles.rules = [ "d ${queue} 0755 ${user} ${user} -" ];
+
+        systemd.paths.nix-binary-cache-push-queue = {
+          description = "Push what this machine builds to the binary cache";
+          wantedBy = [ "paths.target" ];
+          pathConfig.DirectoryNotEmpty = queue;
+        };
+
+        systemd.services.nix-binary-cache-push-queue = lib.mkMerge [
+          service
+          {
+            description = "Push what this machine built to the binary cache";
+            serviceConfig = {
+              ExecStart = drainQueue;
+              ReadWritePaths = [ queue ];
+            };
+          }
+        ];
+      })
+    ]
+  );
+}

@@ -1,0 +1,22 @@
+# The push script as a package, with everything that it calls on its PATH.
+{
+  writeShellApplication,
+  coreutils,
+  curl,
+  gawk,
+  gnugrep,
+  nix,
+}:
+writeShellApplication {
+  name = "nix-binary-cache-push";
+  runtimeInputs = [
+    coreutils
+    curl
+    gawk
+    gnugrep
+    nix
+  ];
+  # The script sets its own.
+  bashOptions = [ ];
+  text = builtins.readFile ../components/push.sh;
+}

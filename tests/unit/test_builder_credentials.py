@@ -1,0 +1,120 @@
+"""Files for a builder's own pushes: what is declared, and what the command lines do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pulumi
+import pulumi_command as command
+import pytest
+
+from components.builder_credentials import (
+    BuilderCredentials,
+    BuilderCredentialsArgs,
+    place_command,
+    remove_command,
+)
+
+from .recording_mocks import RecordingMocks, use_recording_mocks
+from .test_settings import HOST_KEY
+
+SECRET = "1b47061264138c4ac30d75fd1eb44270"
+"""What marks a value as a secret (Pulumi SDK, `rpc._special_secret_sig`)."""
+
+LINES = "S3CRET-USER\ns3.homelab.local-1:S3CRET-KEY\n"
+
+
+@pytest.fixture
+def engine() -> RecordingMocks:
+    return use_recording_mocks()
+
+
+def declare(connection: command.remote.ConnectionArgs | None) -> None:
+    def program() -> pulumi.Output[str]:
+        args = BuilderCredentialsArgs(
+            directory="/var/lib/nix-binary-cache",
+            secret_access_key="S3CRET-USER",
+            signing_key="s3.homelab.local-1:S3CRET-KEY",
+            connection=connection,
+        )
+        return BuilderCredentials("nixbuilder", args).urn
+
+    pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
+
+
+def sh(tmp_path: Path, line: str, uid: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command line as if by the user `uid`."""
+    programs = tmp_path / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "id").write_text(f"#!/bin/sh\necho {uid}\n")
+    (programs / "id").chmod(0o755)
+    return subprocess.run(
+        ["sh", "-c", line],
+        input=LINES,
+        env={"PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_secrets_are_on_standard_input_only(engine: RecordingMocks) -> None:
+    declare(command.remote.ConnectionArgs(host="builder", host_key=HOST_KEY))
+    inputs = engine.inputs("command:remote:Command")
+    stdin = inputs.pop("stdin")
+    assert SECRET in stdin.values()
+    assert stdin["value"] == LINES
+    assert "S3CRET" not in json.dumps(inputs)
+
+
+def test_another_machine_or_directory_is_another_set_of_files(engine: RecordingMocks) -> None:
+    declare(command.remote.ConnectionArgs(host="builder", host_key=HOST_KEY))
+    assert engine.inputs("command:remote:Command")["triggers"] == [
+        "builder",
+        "/var/lib/nix-binary-cache",
+    ]
+
+
+def test_this_machine_needs_no_ssh(engine: RecordingMocks) -> None:
+    declare(None)
+    assert engine.inputs("command:local:Command")["stdin"]["value"] == LINES
+    assert "command:remote:Command" not in engine.types()
+
+
+def test_files_are_placed_for_root_alone_and_placing_them_again_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "credentials"
+    for _ in range(2):
+        assert sh(tmp_path, place_command(str(directory))).returncode == 0
+        files = {path.name: path.read_text() for path in directory.iterdir()}
+        assert files == {
+            "secret-access-key": "S3CRET-USER\n",
+            "signing-key": "s3.homelab.local-1:S3CRET-KEY\n",
+        }
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
+
+
+def test_removing_leaves_what_is_not_ours_and_is_done_once_or_twice(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    sh(tmp_path, place_command(str(directory)))
+    (directory / "other").touch()
+    for _ in range(2):
+        assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+        assert [path.name for path in directory.iterdir()] == ["other"]
+    (directory / "other").unlink()
+    assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+    assert not directory.exists()
+    assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+
+
+def test_who_is_not_root_places_nothing_and_is_told_why(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    done = sh(tmp_path, place_command(str(directory)), uid=1000)
+    assert done.returncode == 1
+    assert "only root can place them" in done.stderr
+    assert not directory.exists()
