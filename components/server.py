@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from minio import Minio
-from minio.error import S3Error
-from minio.error import ServerError as NoS3Answer
+from minio.error import MinioException, S3Error
 from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
 from .retention import ExpirationRule
 
 _TIMEOUT_SECONDS = 5.0
-_FAILURES = (S3Error, HTTPError, NoS3Answer)
+_FAILURES = (MinioException, HTTPError)
 
 
 class ServerError(Exception):
@@ -115,7 +114,7 @@ class Server:
         )
 
 
-def explain(error: S3Error | HTTPError | NoS3Answer) -> ServerError | None:
+def explain(error: MinioException | HTTPError) -> ServerError | None:
     """Return what `error` means to a user, or None where the bucket is not made yet."""
     if not isinstance(error, S3Error):
         return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)
@@ -133,4 +132,6 @@ def _why_unreachable(text: str) -> str:
         )
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "the server does not speak TLS there; check scheme and port"
+    if "HTTPS server" in text:
+        return "the server speaks TLS there; write https://"
     return "no S3 server answers there; start it, or check the address"

@@ -112,12 +112,16 @@ class Stack:
     def changes(self, *arguments: str) -> Counter[str]:
         """Return how many resources a preview would create, update, delete and so on.
 
-        What stays the same is left out: nothing to do is an empty counter.
+        What stays the same or is only read is left out: nothing to do is an empty counter.
         """
         answer = self.preview("--json", *arguments).succeeded()
         summary = json.loads(answer.output)["changeSummary"]
         return Counter(
-            {operation: count for operation, count in summary.items() if operation != "same"}
+            {
+                operation: count
+                for operation, count in summary.items()
+                if operation not in ("same", "read")
+            }
         )
 
     def outputs(self) -> dict[str, Any]:
