@@ -17,6 +17,9 @@ TERMINAL_INTERVAL = 5.0
 PLAIN_INTERVAL = 15.0
 """Seconds between lines where it is not."""
 
+SOMETHING = 4096
+"""Bytes that show a download has begun: more than a log, less than any program."""
+
 
 def say(text: str) -> None:
     """Write one line of progress to standard error."""
@@ -70,8 +73,8 @@ class Progress:
 
     def _write(self, state: str) -> None:
         if self._terminal:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            sys.stderr.write(f"\r\033[K{f'{self.label} {state}'[:width]}")
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            sys.stderr.write(f"\r\033[K{f'{self.label} {state}'[: width - 1]}")
         else:
             sys.stderr.write(f"{self.label} {state}\n")
         sys.stderr.flush()
@@ -90,8 +93,8 @@ def run(
     """Run ``command`` with its output in ``log``, and show its progress all the while.
 
     ``patience`` is for downloads, which are silent while they are short: seconds, and
-    directories in one of which a file other than ``log`` must have grown by then; otherwise
-    the command is given up. Raises ToolboxError, with the log's last lines and ``remedy``, when
+    directories in one of which a file of SOMETHING bytes must lie by then; otherwise the
+    command is given up. Raises ToolboxError, with the log's last lines and ``remedy``, when
     the command fails. It never outlives this call.
     """
     silent = patience is not None
@@ -123,15 +126,13 @@ def _wait(
         except subprocess.TimeoutExpired:
             progress.tick(_lines(log))
         if patience and progress.seconds > patience[0]:
-            if not any(_received(directory, log) for directory in patience[1]):
+            if not any(_has_something(directory) for directory in patience[1]):
                 return None
             patience = None
 
 
-def _received(directory: Path, log: Path) -> bool:
-    return any(
-        path.is_file() and path != log and path.stat().st_size > 0 for path in directory.rglob("*")
-    )
+def _has_something(directory: Path) -> bool:
+    return any(path.is_file() and path.stat().st_size >= SOMETHING for path in directory.rglob("*"))
 
 
 def _lines(log: Path) -> str:

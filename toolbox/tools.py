@@ -32,7 +32,7 @@ DROP_IN = "drop-in"
 LANGUAGE_HOST = "pulumi-language-python"
 DYNAMIC_PROVIDERS = "pulumi-resource-pulumi-python"
 
-PATIENCE = 10.0
+PATIENCE = 8.0
 """Seconds in which the first byte of an official download must have arrived."""
 
 

@@ -40,6 +40,7 @@ def test_a_download_that_receives_nothing_is_given_up_without_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "received").mkdir()
+    (tmp_path / "received" / "log").write_text("connecting")
     with pytest.raises(ToolboxError, match="received nothing"):
         progress.run(
             "downloading it",
@@ -54,7 +55,7 @@ def test_a_download_that_receives_nothing_is_given_up_without_a_line(
 def test_a_download_that_has_received_something_may_take_its_time(tmp_path: Path) -> None:
     progress.run(
         "downloading it",
-        ["sh", "-c", f"echo part >{tmp_path}/part; sleep 1"],
+        ["sh", "-c", f"head -c 9999 /dev/zero >{tmp_path}/part; sleep 1"],
         log=tmp_path / "log",
         remedy="try again",
         patience=(0.1, [tmp_path]),
