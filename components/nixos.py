@@ -88,6 +88,11 @@ class ClientConfiguration:
         )
 
 
+def client_configuration(settings: Settings, public_keys: Sequence[str]) -> ClientConfiguration:
+    """Return how clients of a stack reach and trust its cache."""
+    return ClientConfiguration(substituter(settings), public_keys, settings.ca_certificate)
+
+
 def modules_configuration(
     settings: Settings, client: ClientConfiguration, access_key_ids: Mapping[str, str]
 ) -> dict[str, object]:

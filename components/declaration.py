@@ -1,0 +1,146 @@
+"""From a stack's settings to its components: which setting becomes which argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_minio as minio
+
+from .binary_cache import BinaryCache, BinaryCacheArgs
+from .builder import BuilderAccess, BuilderAccessArgs, ReaderAccess, ReaderAccessArgs
+from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
+from .closure import Closure
+from .closure_push import ClosurePush, ClosurePushArgs, ssh_connection
+from .landing_page import landing_page
+from .nixos import ClientConfiguration
+from .settings import BuilderSettings, Settings
+from .signing_key import SigningKey
+
+
+def declare_server(settings: Settings) -> minio.Provider:
+    """Declare the provider that reaches the S3 server as the deploying user."""
+    return minio.Provider(
+        "minio",
+        minio_server=settings.endpoint.server,
+        minio_ssl=settings.endpoint.tls,
+        minio_region=settings.region,
+        minio_user=settings.minio_user,
+        minio_password=pulumi.Output.secret(settings.minio_password),
+        minio_cacert_file=settings.ca_certificate_file,
+    )
+
+
+def declare_signing_keys(settings: Settings) -> list[SigningKey]:
+    """Declare the keys, in the settings' order: the last one signs."""
+    return [
+        SigningKey(name, key_name=name, adopted_secret_key=settings.adopted_signing_keys.get(name))
+        for name in settings.signing_keys
+    ]
+
+
+def declare_cache(
+    settings: Settings, server: minio.Provider, client: pulumi.Output[ClientConfiguration]
+) -> BinaryCache:
+    """Declare the cache; a public one gets a page that tells people how to use it."""
+    page = client.apply(lambda known: landing_page(known, settings.retention_days))
+    return BinaryCache(
+        "cache",
+        BinaryCacheArgs(
+            bucket=settings.bucket,
+            protect=settings.protect,
+            anonymous_download=not settings.private,
+            anonymous_listing=settings.anonymous_listing,
+            retention_days=settings.retention_days,
+            grace_days=settings.grace_days,
+            store_dir=settings.store_dir,
+            want_mass_query=settings.want_mass_query,
+            priority=settings.priority,
+            landing_page=None if settings.private else page,
+        ),
+        pulumi.ResourceOptions(provider=server),
+    )
+
+
+def declare_readers(
+    settings: Settings, server: minio.Provider, cache: BinaryCache
+) -> list[ReaderAccess]:
+    """Declare the user that reads a private cache; a public one needs none."""
+    if not settings.private:
+        return []
+    args = ReaderAccessArgs(bucket=cache.bucket, user=settings.reader_user)
+    return [ReaderAccess("reader", args, pulumi.ResourceOptions(provider=server))]
+
+
+@dataclass(frozen=True)
+class DeclaredBuilder:
+    """What was declared for one builder."""
+
+    resources: Sequence[pulumi.Resource]
+    outputs: dict[str, pulumi.Output[str]]
+    """`accessKeyId`, `secretAccessKey` and, where it pushes closures, `lastPush`."""
+
+
+def declare_builder(
+    settings: Settings,
+    builder: BuilderSettings,
+    store_paths: Sequence[str] | None,
+    server: minio.Provider,
+    cache: BinaryCache,
+    signing_key: SigningKey,
+) -> DeclaredBuilder:
+    """Declare a builder's access, and its credentials and push where the settings want them.
+
+    Args:
+        settings: the stack's settings.
+        builder: the builder's own.
+        store_paths: what its closures are now; None where it did not answer.
+        server: the provider for its user and policy.
+        cache: what it pushes to.
+        signing_key: the key that signs its pushes.
+    """
+    access = BuilderAccess(
+        builder.name,
+        BuilderAccessArgs(bucket=cache.bucket, user=builder.s3_user, policy=builder.s3_policy),
+        pulumi.ResourceOptions(provider=server),
+    )
+    resources: list[pulumi.Resource] = [access]
+    outputs = {
+        "accessKeyId": access.access_key_id,
+        "secretAccessKey": access.secret_access_key,
+    }
+    connection = None if builder.local else ssh_connection(builder)
+    if builder.credentials_directory is not None:
+        credentials = BuilderCredentialsArgs(
+            directory=builder.credentials_directory,
+            connection=connection,
+            secret_access_key=access.secret_access_key,
+            signing_key=signing_key.secret_key,
+        )
+        resources.append(BuilderCredentials(builder.name, credentials))
+    if builder.closures:
+        closure = Closure(builder.name, builder.closures, store_paths)
+        push = ClosurePush(
+            builder.name,
+            ClosurePushArgs(
+                connection=connection,
+                closures=closure.store_paths,
+                endpoint=str(settings.endpoint),
+                region=settings.region,
+                ca_certificate=settings.ca_certificate,
+                bucket=cache.bucket,
+                access_key_id=access.access_key_id,
+                secret_access_key=access.secret_access_key,
+                signing_keys=[signing_key.secret_key],
+                upstream_keys=settings.upstream_keys,
+                retention_days=settings.retention_days,
+                compression=settings.compression,
+                compression_level=settings.compression_level or None,
+                parallelism=settings.parallelism or None,
+                staging_limit=settings.staging_limit,
+            ),
+        )
+        resources += [closure, push]
+        outputs["lastPush"] = push.summary
+    return DeclaredBuilder(resources, outputs)
