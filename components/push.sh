@@ -1,43 +1,48 @@
 #!/usr/bin/env bash
 # Push closures of this machine's Nix store to a binary cache on an S3 server.
 #
-# THE INVARIANT. At every moment, whatever is killed, each narinfo that a reader sees has its
-# NAR in the bucket, whole, and the narinfo of each of its references, except for paths that an
-# upstream cache signs. Writes therefore go in one order only:
+# THE INVARIANT. At every moment, whatever is killed, each narinfo that a reader sees has its NAR
+# in the bucket, whole, and the narinfo of each of its references, except for paths that an
+# upstream cache signs. Hence the one order of all writes:
 #   1. NARs, uploaded or renewed;
 #   2. narinfos, each after those that it refers to.
-# Leases keep to the same order. An object expires a number of whole UTC days after its last
-# write, a NAR later than a narinfo, so an object written today needs no new lease. What a push
-# leaves in the bucket was all written today, and nothing outlives what it depends on.
+# Leases follow from it. The bucket forgets an object so many whole UTC days after its last write,
+# a NAR later than a narinfo. Whatever was not written today is written again, in the same order:
+# then nothing outlives what it depends on, and all of it lives as long as the retention says,
+# counted from this push.
 #
-# HOW. `nix copy` is given a directory that holds, as stubs, everything that a path refers to, so
-# it compresses and signs exactly the paths that are missing. Their NARs are deleted as they land
-# in the bucket; the narinfos go last.
+# HOW. `nix copy` fills a directory that already holds, as stubs, all that a path refers to, so it
+# compresses and signs just the paths that the bucket lacks. They are dealt into batches, one
+# `nix copy` each, several side by side, while the NARs of those before go up and are deleted.
 #
-# Bash (5.1), nix (2.8), curl (7.88), awk and coreutils are all it needs. What it reads from the
-# cache is input: parsed by awk, never evaluated.
+# It needs bash 5.1, nix 2.8, curl 7.88, awk, coreutils, findutils and grep, nothing newer. What
+# it reads from the bucket is input: awk takes it apart, nothing ever evaluates it.
 
 set -u -o pipefail
 export LC_ALL=C
+# Where Nix lies on machines whose non-interactive shells do not look for it.
+PATH=$PATH:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin
 
 readonly NIX32='0123456789abcdfghijklmnpqrsvwxyz'
-# Requests at a time. More of them win nothing on a local network and cost the server memory.
+# Requests at a time: more gain nothing on a local network, and cost the server memory.
 readonly TRANSFERS=16
-# How often all that is left of some requests may fail, in a row, before the push gives up; the
-# pauses between add up to about 80 seconds, longer than a server takes to start again.
+# So often in a row may all that is left of some requests fail. The pauses add up to 80 seconds,
+# longer than a server takes to start again.
 readonly ATTEMPTS=15
-# S3 copies no larger object in one request.
-readonly LARGEST_COPY=5368709120
-# Listing a thousand keys costs a server about as much as this many HEAD requests.
+# A listing of a thousand keys costs a server about as much as so many HEAD requests.
 readonly PAGE_IN_HEADS=30
+# A wave of fewer narinfos is written faster one by one than by starting curl for it.
+readonly NARROW_WAVE=7
+# No narinfo and no page of a listing is larger. A larger object in its place would fill memory.
+readonly LARGEST_ANSWER=16777216
 
 usage() {
   cat <<'USAGE'
 Usage: push.sh [--config FILE|-] [--dry-run] [STORE_PATH_OR_LINK...]
 
-Pushes the closures of store paths, or of what links point to, to a Nix binary cache on S3:
-what the cache lacks is compressed, signed and uploaded; what it has is reused, and its lease
-renewed; what an upstream cache signs is skipped. Ends with one line that sums it up.
+Pushes the closures of store paths, or of what links point to now, to a Nix binary cache on S3.
+What the cache lacks is compressed, signed and uploaded; what it has is reused, and its lease
+renewed; what an upstream cache signs is skipped. The last line sums it up.
 
   --config FILE  settings; - reads them from standard input
   --dry-run      only say what would be pushed
@@ -58,10 +63,10 @@ Settings, one name=value a line; a line that starts with # is a comment:
   compression              zstd, xz or none (zstd)
   compression-level        its level (Nix's own default)
   parallelism              how many paths are compressed at once (one per core)
-  staging-limit            bytes that may lie in TMPDIR, or /var/tmp (2147483648); a larger
-                           path is staged alone
-  part-size                larger NARs are uploaded in parts of this many bytes (1073741824)
-  retention-days           days after which the bucket forgets an entry; 0 is never (0)
+  staging-limit            bytes that may lie in TMPDIR, or else /var/tmp (2147483648); a path
+                           that needs more is staged alone
+  part-size                larger NARs go up in parts of so many bytes (1073741824)
+  retention-days           days after which the bucket forgets an entry, 0 for never (0)
   path                     a store path or link to push; may repeat
 
 The file holds secrets: make it readable by its owner alone.
@@ -76,8 +81,8 @@ fail() {
   exit 1
 }
 
-# first_error FILE: what a failed nix wrote, on one line of bounded length.
-first_error() {
+# error_in FILE: what a failed nix wrote, on one line of bounded length.
+error_in() {
   awk '
     { gsub(/\033\[[0-9;]*m/, ""); sub(/^ +/, "") }
     /^error:/ { found = 1 }
@@ -86,11 +91,37 @@ first_error() {
     END { sub(/^error: */, "", text); print substr(text == "" ? last : text, 1, 600) }' "$1"
 }
 
+# human BYTES: such as 12.3 MB.
+human() {
+  local value=$1 tenths=0 unit
+  for unit in B kB MB GB TB; do
+    ((value < 1000)) && break
+    ((tenths = value % 1000 / 100, value /= 1000))
+  done
+  if [[ $unit == B ]]; then
+    printf '%d B' "$value"
+  else
+    printf '%d.%d %s' "$value" "$tenths" "$unit"
+  fi
+}
+
+nix_command() { nix --extra-experimental-features nix-command "$@" </dev/null; }
+
 # ---------------------------------------------------------------------------------- settings
 
 declare -A setting=(
+  [endpoint]=''
   [region]=us-east-1
+  [bucket]=''
+  [access-key-id]=''
+  [secret-access-key]=''
+  [secret-access-key-file]=''
+  [signing-key-file]=''
+  [ca-certificate]=''
+  [ca-certificate-file]=''
   [compression]=zstd
+  [compression-level]=''
+  [parallelism]=''
   [staging-limit]=2147483648
   [part-size]=1073741824
   [retention-days]=0
@@ -99,334 +130,373 @@ signing_keys=()
 upstream_keys=()
 paths=()
 
-# read_settings: take settings from standard input, which bash may still be reading this script
-# from: the settings then follow its last line.
+# read_settings: from standard input, where bash may have read this script from too: then the
+# settings follow its last line.
 read_settings() {
   local line name value
   while IFS= read -r line || [[ -n $line ]]; do
     line=${line%$'\r'}
     [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
+    # What is not shown may be a secret.
+    [[ $line == *=* ]] || fail settings 'a line is not of the form name=value; see --help'
     name=${line%%=*} value=${line#*=}
     case $name in
-      endpoint | region | bucket | access-key-id | secret-access-key | secret-access-key-file | \
-        signing-key-file | ca-certificate | ca-certificate-file | compression | \
-        compression-level | parallelism | staging-limit | part-size | retention-days)
-        [[ $line == *=* ]] || fail settings "$name has no value; write $name=VALUE"
-        setting[$name]=$value
-        ;;
       signing-key) signing_keys+=("$value") ;;
       upstream-key) upstream_keys+=("${value%%:*}") ;;
       path) paths+=("$value") ;;
-      # The line is not shown: it may be a secret whose name was mistyped.
-      *) fail settings "unknown setting '${name:0:40}'; see --help" ;;
+      *)
+        [[ $name =~ ^[a-z-]+$ && -v setting[$name] ]] ||
+          fail settings "unknown setting '${name:0:40}'; see --help"
+        setting[$name]=$value
+        ;;
     esac
   done
 }
 
-# require NAME REGEX WHAT: a setting must be there and look right.
+# require NAME REGEX WHAT: the setting is there and looks right.
 require() {
-  [[ -n ${setting[$1]-} ]] || fail settings "$1 is missing; set it to $3"
+  [[ -n ${setting[$1]} ]] || fail settings "$1 is missing; set it to $3"
   [[ ${setting[$1]} =~ ^($2)$ ]] || fail settings "$1 '${setting[$1]}' is not valid; set it to $3"
 }
 
-# contents_of NAME: the file that a setting names, without its final line breaks.
-contents_of() {
-  [[ -r ${setting[$1]} ]] ||
-    fail settings "$1 '${setting[$1]}' cannot be read; name a readable file"
-  printf '%s' "$(<"${setting[$1]}")"
+# require_file NAME: the setting, where there is one, names a readable file.
+require_file() {
+  local file=${setting[$1]}
+  [[ -z $file || -r $file && ! -d $file ]] ||
+    fail settings "$1 '$file' cannot be read; name a readable file"
 }
 
 check_settings() {
-  local key
-  if [[ -n ${setting[secret-access-key-file]-} ]]; then
-    setting[secret-access-key]=$(contents_of secret-access-key-file) || exit 1
-  fi
-  if [[ -n ${setting[signing-key-file]-} ]]; then
-    key=$(contents_of signing-key-file) || exit 1
-    mapfile -t signing_keys <<<"$key"
-  fi
-  setting[endpoint]=${setting[endpoint]-}
+  local file key
+  for file in secret-access-key-file signing-key-file ca-certificate-file; do
+    require_file "$file"
+  done
+  file=${setting[secret-access-key-file]}
+  [[ -z $file ]] || setting[secret-access-key]=$(<"$file")
+  file=${setting[signing-key-file]}
+  [[ -z $file ]] || mapfile -t signing_keys <"$file"
   setting[endpoint]=${setting[endpoint]%/}
+  setting[parallelism]=${setting[parallelism]:-$(nproc)}
+
   require endpoint 'https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?' 'https://host[:port]'
-  require bucket '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]' "the bucket's name"
   require region '[A-Za-z0-9-]+' "the server's region, such as us-east-1"
+  require bucket '[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]' "the bucket's name"
+  require access-key-id '[^:[:cntrl:]]+' "the builder's user"
   require compression 'zstd|xz|none' 'zstd, xz or none'
+  [[ -z ${setting[compression-level]} ]] ||
+    require compression-level '-?[0-9]{1,2}' 'a whole number'
+  require parallelism '[1-9][0-9]{0,2}' 'a whole number from 1'
   require staging-limit '[1-9][0-9]{0,17}' 'a number of bytes'
   require part-size '[1-9][0-9]{6,9}' 'a number of bytes from 5242880 to 5368709120'
-  ((setting[part-size] >= 5242880 && setting[part-size] <= LARGEST_COPY)) ||
-    fail settings "part-size ${setting[part-size]} is not from 5242880 to 5368709120"
+  ((setting[part-size] >= 5242880 && setting[part-size] <= 5368709120)) ||
+    fail settings "part-size '${setting[part-size]}' is not from 5242880 to 5368709120 bytes"
   require retention-days '[0-9]{1,5}' 'a whole number of days, 0 for ever'
-  setting[parallelism]=${setting[parallelism]:-$(nproc)}
-  require parallelism '[1-9][0-9]{0,2}' 'a whole number from 1'
-  [[ ${setting[compression-level]-} =~ ^-?[0-9]{0,2}$ ]] ||
-    fail settings "compression-level '${setting[compression-level]}' is not valid; set a number"
-  [[ ${setting[access-key-id]-} =~ ^[^:[:cntrl:]]+$ ]] ||
-    fail settings "access-key-id is missing or malformed; set the builder's user name"
-  [[ ${setting[secret-access-key]-} =~ ^[^[:cntrl:]]+$ ]] ||
-    fail settings "secret-access-key is missing or malformed; set the user's secret"
-  ((${#signing_keys[@]})) || fail settings "signing-key is missing; set it to name:base64"
+  [[ ${setting[secret-access-key]} =~ ^[^[:cntrl:]]+$ ]] ||
+    fail settings "secret-access-key is missing or malformed; set it to the user's secret"
+  ((${#signing_keys[@]})) || fail settings 'signing-key is missing; set it to name:base64'
   for key in "${signing_keys[@]}"; do
     [[ $key =~ ^[A-Za-z0-9._-]+:[A-Za-z0-9+/]{86}==$ ]] ||
-      fail settings "a signing key is not a secret key of the form name:base64; see nix key"
+      fail settings 'a signing key is not a secret key; set it to name:base64 as nix key makes it'
   done
-  ((${#paths[@]})) || fail settings "nothing to push; give a store path, or a link to one"
+  ((${#paths[@]})) || fail settings 'nothing to push; give a store path, or a link to one'
+}
+
+check_tools() {
+  local tool
+  for tool in nix nix-store curl awk grep xargs base64 cut mktemp nproc readlink sort stat tail; do
+    [[ -n $(type -P "$tool") ]] ||
+      fail prepare "$tool is missing on this machine; install it, or add it to PATH"
+  done
 }
 
 # -------------------------------------------------------------------------------- directories
 
-stage=''       # NARs on their way: on disk
-export run=''   # tables, fetched narinfos and secrets: in memory where there is a place for it
-export today='' # the day by the server's clock, 2026-11-23
+stage=''        # NARs on their way: on disk
+export run=''   # tables, narinfos and secrets: in memory where there is a place for it
+export today='' # the day by the server's clock, such as 2026-11-23
 readonly DIRECTORY_NAME='nixcache-push'
 
-# process_start PID: print when a process started, in ticks; fail where there is none.
-process_start() {
-  local stat
+# started PID: print when a process started, in ticks; fail where there is no such process.
+started() {
+  local stat fields
   read -r stat 2>/dev/null <"/proc/$1/stat" || return 1
   # The second field, a command's name in parentheses, may hold blanks.
-  stat=${stat##*) }
-  # shellcheck disable=SC2086 # split on purpose
-  set -- $stat
-  printf '%s' "${20}"
+  read -r -a fields <<<"${stat##*) }"
+  printf '%s' "${fields[19]}"
 }
 
-# remove_leftovers BASE NAMESPACE: remove directories of pushes of ours that were killed. A
-# directory's name says which process made it, in which PID namespace: only there can one tell
-# whether it is alive.
+# remove_leftovers BASE NAMESPACE: remove the directories of pushes that were killed. A name says
+# which process made it, in which PID namespace: only there can one tell whether it still runs.
 remove_leftovers() {
-  local directory name namespace pid start
+  local directory namespace pid start
   for directory in "$1/$DIRECTORY_NAME".*; do
     [[ -d $directory && ! -L $directory && -O $directory ]] || continue
-    name=${directory##*/}
-    IFS=. read -r _ namespace pid start _ <<<"$name"
+    IFS=. read -r _ namespace pid start _ <<<"${directory##*/}"
     [[ $namespace == "$2" && $pid =~ ^[0-9]+$ ]] || continue
-    [[ $(process_start "$pid") == "$start" ]] || rm -rf "$directory"
+    [[ $(started "$pid") == "$start" ]] || rm -rf "$directory"
   done
-}
-
-# Called on every way out. Each background job is a process group of its own (set -m), and none
-# of them leaves anything outside the two directories.
-cleanup() {
-  local group
-  for group in $(jobs -p); do
-    kill -KILL -- "-$group" 2>/dev/null
-  done
-  wait
-  rm -rf ${stage:+"$stage"} ${run:+"$run"}
 }
 
 make_directories() {
-  local base namespace template
+  local base=${TMPDIR:-/var/tmp} namespace template
   namespace=$(readlink /proc/self/ns/pid)
   namespace=${namespace//[^0-9]/}
-  template=$DIRECTORY_NAME.$namespace.$$.$(process_start $$).XXXXXX
-  base=${TMPDIR:-/var/tmp}
+  template=$DIRECTORY_NAME.$namespace.$$.$(started $$).XXXXXX
+  umask 077
   remove_leftovers "$base" "$namespace"
   stage=$(mktemp -d "$base/$template") ||
-    fail prepare "$base takes no temporary files; set TMPDIR to a writable directory with space"
+    fail prepare "$base takes no files; set TMPDIR to a directory with space for staging-limit"
   run=$stage
   for base in "${XDG_RUNTIME_DIR:-}" /run /dev/shm; do
-    [[ -n $base && -d $base && -w $base && $(stat -f -c %T "$base") == tmpfs ]] || continue
+    [[ -n $base && -w $base && $(stat -f -c %T "$base") == tmpfs ]] || continue
     remove_leftovers "$base" "$namespace"
     run=$(mktemp -d "$base/$template") || run=$stage
     break
   done
-  mkdir "$run/fetched" "$run/batches"
+  mkdir "$run/narinfos" "$run/batches"
 }
 
-# Files that hold secrets, so that no secret is ever an argument or in the environment.
+# The way out of every end but SIGKILL. A background job is a process group of its own (set -m),
+# and none leaves anything outside the two directories.
+cleanup() {
+  local group
+  for group in $(jobs -p); do
+    kill -KILL -- "-$group"
+  done 2>/dev/null
+  wait 2>/dev/null
+  rm -rf ${stage:+"$stage"} ${run:+"$run"}
+}
+
+# Secrets reach Nix and curl in files, never as arguments or in the environment.
 write_secrets() {
-  local secret=${setting[secret-access-key]} ca=''
-  umask 077
+  local ca=''
   printf '%s' "${signing_keys[-1]}" >"$run/signing-key"
-  if [[ -n ${setting[ca-certificate]-} ]]; then
+  if [[ -n ${setting[ca-certificate]} ]]; then
     ca=$run/ca.pem
     base64 -d >"$ca" 2>/dev/null <<<"${setting[ca-certificate]}"
     grep -q CERTIFICATE "$ca" ||
-      fail settings 'ca-certificate is not a PEM certificate in base64; encode the whole file'
-  elif [[ -n ${setting[ca-certificate-file]-} ]]; then
-    ca=$(realpath "${setting[ca-certificate-file]}") && [[ -r $ca ]] ||
-      fail settings "ca-certificate-file '${setting[ca-certificate-file]}' cannot be read"
+      fail settings 'ca-certificate is not PEM in base64; encode the whole file on one line'
+  elif [[ -n ${setting[ca-certificate-file]} ]]; then
+    ca=$(readlink -f "${setting[ca-certificate-file]}")
   fi
-  secret=${secret//\\/\\\\}
   {
-    printf 'user = "%s:%s"\n' "${setting[access-key-id]//[\"\\]/\\&}" "${secret//\"/\\\"}"
+    printf 'user = "%s"\n' \
+      "$(curl_quoted "${setting[access-key-id]}:${setting[secret-access-key]}")"
     printf 'aws-sigv4 = "aws:amz:%s:s3"\n' "${setting[region]}"
-    # TLS guards the body; hashing it as well would double the work on both sides.
+    # TLS guards the body. Hashing it too would double the work on both sides.
     printf 'header = "x-amz-content-sha256: UNSIGNED-PAYLOAD"\n'
-    [[ -z $ca ]] || printf 'cacert = "%s"\n' "${ca//[\"\\]/\\&}"
-    printf '%s\n' globoff 'connect-timeout = 15' 'speed-limit = 1' 'speed-time = 120'
-    printf 'write-out = "%s"\n' '%{stderr}%{http_code}\t%{exitcode}\t%{url}\t%header{date}\t%header{last-modified}\t%header{content-length}\t%header{etag}\t%header{retry-after}\t%{errormsg}\n'
+    [[ -z $ca ]] || printf 'cacert = "%s"\n' "$(curl_quoted "$ca")"
+    printf '%s\n' globoff fail-with-body 'connect-timeout = 15' 'speed-limit = 1' \
+      'speed-time = 120' "max-filesize = $LARGEST_ANSWER"
+    printf 'write-out = "%%{stderr}%%{http_code}\\t%%{exitcode}\\t%%{url}'
+    printf '\\t%%header{%s}' date last-modified content-length etag retry-after
+    printf '\\t%%{errormsg}\\n"\n'
   } >"$run/curl"
+}
+
+# curl_quoted TEXT: as it stands between quotes in curl's configuration.
+curl_quoted() {
+  local text=${1//\\/\\\\}
+  printf '%s' "${text//\"/\\\"}"
 }
 
 # ----------------------------------------------------------------------------------- requests
 
-# curl_config: turn requests, METHOD KEY FILE HEADER|HEADER a line, into curl's configuration.
-curl_config() {
-  base_url=${setting[endpoint]}/${setting[bucket]}/ options=$run/curl awk -F '\t' '
-    function quoted(text) { gsub(/["\\]/, "\\\\&", text); return "\"" text "\"" }
-    BEGIN { while ((getline line < ENVIRON["options"]) > 0) options = options line "\n" }
-    {
-      if (NR > 1) print "next"
-      printf "%s", options
-      print "url = " quoted(ENVIRON["base_url"] $2)
-      if ($1 == "GET") print "output = " quoted($3)
-      if ($1 == "HEAD") print "head\noutput = /dev/null"
-      if ($1 == "PUT") print "upload-file = " quoted($3)
-      if ($1 == "COPY") print "request = PUT\ndata = \"\""
-      if ($1 == "POST") print "request = POST\ndata-binary = " quoted($3 == "" ? "" : "@" $3)
-      if ($1 == "DELETE") print "request = DELETE"
-      headers = split($4, header, "|")
-      for (i = 1; i <= headers; i++) print "header = " quoted(header[i])
-    }'
-}
-
-# judge PENDING ROUND ANSWERS: sort what curl reported. Final answers are appended to ANSWERS as
-# STATUS KEY DATE LAST-MODIFIED LENGTH ETAG; requests worth another attempt go to PENDING.next.
-# Prints, between unit separators: how many were answered; how many are left; the longest Retry-After; and of one request
-# that is hopeless or, failing that, failed: its status, exit code, method, key, file, the
-# server's date, curl's message.
-judge() {
-  prefix=${setting[endpoint]}/${setting[bucket]}/ next=$1.next answers=$3 awk -F '\t' '
-    function transient(status, code) {
-      if (code != 0) return code ~ /^(5|6|7|16|18|28|35|52|55|56|65|92)$/
-      return status ~ /^(408|429|500|502|503|504)$/
-    }
-    function final(method, status, code) {
-      if (code != 0) return 0
-      return status ~ /^2/ || (status == 404 && method != "PUT")
-    }
-    BEGIN { OFS = FS; US = "\037"; prefix = ENVIRON["prefix"] }
-    FILENAME == ARGV[1] && NF < 9 { if (message == "") message = $0; next }
-    FILENAME == ARGV[1] {
-      key = substr($3, length(prefix) + 1)
-      status[key] = $1; code[key] = $2; date[key] = $4; error[key] = $9
-      rest[key] = $5 OFS $6 OFS $7; wait[key] = $8
-      next
-    }
-    {
-      if (!($2 in status)) { status[$2] = 0; code[$2] = 2; error[$2] = message }
-      if (final($1, status[$2], code[$2])) {
-        answered++
-        print status[$2], $2, date[$2], rest[$2] >> ENVIRON["answers"]
-        next
-      }
-      left++
-      print > (ENVIRON["next"])
-      if (wait[$2] + 0 > longest) longest = wait[$2] + 0
-      hopeless = !transient(status[$2], code[$2])
-      if (example == "" || hopeless && !ended) {
-        example = status[$2] US code[$2] US $1 US $2 US $3 US date[$2] US error[$2]
-        ended = hopeless
-      }
-    }
-    END { print answered + 0 US left + 0 US longest + 0 US ended + 0 US example }' "$2" "$1"
-}
-
-request_round() {
-  curl_config <"$1" | curl -q --silent --no-progress-meter --config - --parallel --parallel-max "$TRANSFERS" \
-    >"$2.bodies" 2>"$2.round"
-}
-
-# transfer NAME STEP: make the requests in $run/NAME.requests until each is answered for good;
-# $run/NAME.answers then says how. What is refused ends the push.
-transfer() {
-  local name=$1 step=$2 pending=$run/$1.requests attempt=0 verdict answered left pause hopeless
-  : >"$run/$name.answers"
-  while [[ -s $pending ]]; do
-    request_round "$pending" "$run/$name" &
-    wait $!
-    verdict=$(judge "$pending" "$run/$name.round" "$run/$name.answers")
-    IFS=$'\037' read -r answered left pause hopeless _ <<<"$verdict"
-    ((left)) || break
-    ((hopeless)) && refused "$step" "$run/$name.bodies" "$verdict"
-    ((attempt = answered ? 1 : attempt + 1))
-    ((attempt < ATTEMPTS)) || refused "$step" "$run/$name.bodies" "$verdict"
-    mv "$pending.next" "$run/$name.pending"
-    pending=$run/$name.pending
-    # 0.1 s, doubled each time up to 10 s, or what the server asks for, up to a minute.
-    ((attempt > 7)) && ((pause < 10)) && pause=10
-    ((pause)) && ((pause > 60)) && pause=60
-    ((pause)) || printf -v pause '%d.%d' $(((1 << attempt - 1) / 10)) $(((1 << attempt - 1) % 10))
-    ((attempt < 3)) || say "$step: $left requests failed, trying again in $pause s"
-    sleep "$pause" &
-    wait $!
-  done
-}
-
-# refused STEP BODIES VERDICT: end the push, saying what the server or curl said.
-refused() {
-  local status code method key file date error text s3_code s3_message what
-  IFS=$'\037' read -r _ _ _ _ status code method key file date error <<<"$3"
-  if ((code)); then
-    what="${error:-curl failed with exit code $code}"
-    case $code in
-      6 | 7) what+="; see that the server runs and that endpoint ${setting[endpoint]} is right" ;;
-      60 | 77) what+="; set ca-certificate to the authority that signed the server's certificate" ;;
-      2) what+='; curl 7.88 or newer is needed' ;;
-      23) what+="; see that ${stage%/*} and ${run%/*} have space" ;;
-    esac
-    fail "$1" "$what"
-  fi
-  [[ $method == GET ]] || file=$2
-  text=''
-  [[ -r $file ]] && read -r -N 4000 text <"$file"
-  s3_code=${text#*<Code>} s3_code=${s3_code%%</Code>*}
-  s3_message=${text#*<Message>} s3_message=${s3_message%%</Message>*}
-  [[ $s3_code =~ ^[A-Za-z0-9]+$ ]] || s3_code='' s3_message=''
-  s3_message=${s3_message//[^[:print:]]/ }
-  what="$method ${key%%\?*} in bucket ${setting[bucket]}: HTTP $status"
-  what+="${s3_code:+ $s3_code}${s3_message:+ (${s3_message:0:200})}"
-  case $s3_code in
-    InvalidAccessKeyId)
-      what+="; the server has no enabled user ${setting[access-key-id]}: set access-key-id" ;;
-    SignatureDoesNotMatch) what+="; set secret-access-key to the user's secret" ;;
-    AccessDenied | AllAccessDisabled)
-      what+="; give user ${setting[access-key-id]} the bucket's write policy, or enable it" ;;
-    RequestTimeTooSkewed) what+="; $(clock_skew "$date")" ;;
-    NoSuchBucket) what+='; create the bucket, or set bucket to the right one' ;;
-    XMinioAdminBucketQuotaExceeded | QuotaExceeded)
-      what+="; raise the bucket's quota or let entries expire" ;;
-    XMinioStorageFull) what+='; the server needs more disk space' ;;
-    *) what+='; see the server'\''s log' ;;
-  esac
-  fail "$1" "$what"
-}
-
-clock_skew() {
-  local server
-  server=$(date -d "$1" +%s 2>/dev/null) || server=$EPOCHSECONDS
-  printf "this machine's clock is %d seconds from the server's: set it, by NTP" \
-    $((EPOCHSECONDS - server))
-}
-
-# -------------------------------------------------------------- what is there, what is missing
-#
-# Tables in $run, fields separated by tabs:
-#   closure   what nix said: PATH SIZE [ultimate] SIGNATURE...
-#   own       HASH PATH SIZE, of paths that no upstream key signs
-#   found     HASH PATH SIZE NAR NAR_SIZE DAY SIGNED, of own paths with a sound narinfo
-#   nars      NAR SIZE DAY, of NARs in the bucket
-#   whole     HASH PATH SIZE NAR NAR_DAY DAY SIGNED, of own paths whose NAR is in the bucket, and
-#             whose narinfo is $run/fetched/HASH.narinfo
-#   missing   HASH PATH SIZE REASON, of the other own paths: absent or broken
-#
-# DAY and NAR_DAY are the UTC days on which narinfo and NAR were last written, 0 where the bucket
-# still lacks the narinfo as it is in $run/fetched.
-
-# An HTTP date as a day that sorts as text, 2026-11-23.
-# shellcheck disable=SC2016 # awk's variables, not ours
+# An HTTP date as a day that sorts as text.
+# shellcheck disable=SC2016 # awk's variables, not the shell's
 readonly AWK_DAY='
   function day(date,  part) {
-    split(date, part, " ")
+    if (split(date, part, " ") < 4) return ""
     return sprintf("%d-%02d-%02d", part[4],
       (index("JanFebMarAprMayJunJulAugSepOctNovDec", part[3]) + 2) / 3, part[2])
   }'
 
-nix_command() { nix --extra-experimental-features nix-command "$@"; }
+# The text of an XML element that has no children, from the present record.
+# shellcheck disable=SC2016 # awk's variables, not the shell's
+readonly AWK_ELEMENT='
+  function element(name,  start, text) {
+    start = index($0, "<" name ">")
+    if (!start) return ""
+    text = substr($0, start + length(name) + 2)
+    return substr(text, 1, index(text, "</" name ">") - 1)
+  }'
 
-# store_paths: resolve links, now, and cut what lies deeper down to its store path.
+# curl_configuration: for requests on standard input, METHOD KEY FILE HEADER|HEADER a line.
+curl_configuration() {
+  base=${setting[endpoint]}/${setting[bucket]}/ awk -F '\t' '
+    function quoted(text) { gsub(/["\\]/, "\\\\&", text); return "\"" text "\"" }
+    BEGIN { while ((getline line < (ENVIRON["run"] "/curl")) > 0) options = options line "\n" }
+    {
+      if (NR > 1) print "next"
+      printf "%surl = %s\n", options, quoted(ENVIRON["base"] $2)
+      if ($1 == "GET") print "output = " quoted($3)
+      if ($1 == "HEAD") print "head\noutput = /dev/null"
+      if ($1 == "PUT") print "upload-file = " quoted($3)
+      if ($1 == "COPY") print "request = PUT\ndata = \"\""
+      if ($1 == "POST") print "data-binary = " quoted($3 == "" ? "" : "@" $3)
+      if ($1 == "DELETE") print "request = DELETE"
+      count = split($4, header, "|")
+      for (i = 1; i <= count; i++) print "header = " quoted(header[i])
+    }'
+}
+
+# judge PENDING REPORT ANSWERS: sort requests by what curl reported. Final answers are appended to
+# ANSWERS, as STATUS KEY LAST-MODIFIED LENGTH ETAG; the others go to PENDING.next. Prints, between
+# unit separators: how many are final, how many are not, the longest pause the server asks for,
+# the day by the server's clock; and of a request that no repetition helps or, if there is none,
+# one that failed: whether none helps, status, exit code, method, key, file, date, curl's message.
+judge() {
+  base=${setting[endpoint]}/${setting[bucket]}/ next=$1.next answers=$3 awk -F '\t' "$AWK_DAY"'
+    # Answers that the caller deals with: an object that is not there, a copy that is too large.
+    # One too large to be what was asked for (63) is as good as none.
+    function final(method) {
+      if (code == 63) status = 404
+      return code == 0 || code == 63 || status == 404 && method != "PUT" ||
+        status == 400 && method == "COPY"
+    }
+    function transient() {
+      if (code == 22) return status ~ /^(408|429|500|502|503|504)$/
+      return code ~ /^(5|6|7|16|18|28|35|52|55|56|65|92)$/
+    }
+    BEGIN { OFS = FS; US = "\037"; base = length(ENVIRON["base"]) }
+    FILENAME == ARGV[1] && NF < 9 { complaint = complaint $0; next }
+    FILENAME == ARGV[1] { report[substr($3, base + 1)] = $0; latest = $4; next }
+    {
+      key = $2
+      known = split(report[key], reported, FS)
+      status = reported[1]; code = reported[2]
+      if (known && final($1)) {
+        answered++
+        print status, key, reported[5], reported[6], reported[7] >> ENVIRON["answers"]
+        next
+      }
+      left++
+      print > (ENVIRON["next"])
+      # In a sequence, curl does not reach what follows a failure.
+      if (!known) next
+      if (reported[8] + 0 > pause) pause = reported[8] + 0
+      hopeless = !transient()
+      if (example == "" || hopeless && !ended) {
+        ended = hopeless
+        example = status US code US $1 US key US $3 US reported[4] US reported[9]
+      }
+    }
+    END {
+      if (example == "") { ended = 1; example = 0 US 2 US US US US US complaint }
+      print answered + 0 US left + 0 US pause + 0 US day(latest) US ended + 0 US example
+    }' "$2" "$1"
+}
+
+# attempt PENDING NAME [sequence]: make requests at the same time or, as a sequence, one after
+# the other up to the first that fails. Connections are kept alive.
+attempt() {
+  local way=(--parallel --parallel-max "$TRANSFERS")
+  [[ -z ${3-} ]] || way=(--fail-early)
+  curl_configuration <"$1" |
+    curl -q --silent --no-progress-meter "${way[@]}" --config - >"$2.bodies" 2>"$2.report"
+}
+
+# transfer NAME STEP [sequence]: repeat the requests in $run/NAME.requests until each has a final
+# answer, in $run/NAME.answers. What the server refuses ends the push.
+transfer() {
+  local file=$run/$1 pending=$run/$1.requests tries=0 verdict answered left pause day hopeless
+  : >"$file.answers"
+  while [[ -s $pending ]]; do
+    attempt "$pending" "$file" "${3-}" &
+    wait $!
+    verdict=$(judge "$pending" "$file.report" "$file.answers")
+    IFS=$'\037' read -r answered left pause day hopeless _ <<<"$verdict"
+    server_day=${day:-$server_day}
+    ((left)) || break
+    ((tries = answered ? 1 : tries + 1))
+    ((!hopeless && tries < ATTEMPTS)) || refused "$2" "$file.bodies" "$verdict"
+    mv "$pending.next" "$file.pending"
+    pending=$file.pending
+    await_recovery "$tries" "$pause" "$2: $left requests failed"
+  done
+}
+
+# await_recovery TRIES PAUSE WHAT: pause 0.1 s, twice as long after each try, up to 10 s; or for
+# as long as the server asks for, up to a minute.
+await_recovery() {
+  local tenths=$((1 << ($1 < 8 ? $1 - 1 : 7)))
+  ((tenths <= 100)) || tenths=100
+  (($2 == 0)) || tenths=$(($2 < 60 ? 10 * $2 : 600))
+  ((tenths < 10)) || say "$3, trying again in $((tenths / 10)) s"
+  sleep "$((tenths / 10)).$((tenths % 10))" &
+  wait $!
+}
+
+# refused STEP BODIES VERDICT: end the push with what curl or the server said.
+refused() {
+  local status code method key file date message what text='' s3_code s3_message
+  IFS=$'\037' read -r _ _ _ _ _ status code method key file date message <<<"$3"
+  if ((code != 22)); then
+    what=${message:-"curl failed with exit code $code"}
+    case $code in
+      2) what+='; curl 7.88 or newer is needed' ;;
+      23 | 26) what+="; see that ${stage%/*} and ${run%/*} have space" ;;
+      35 | 60 | 77) what+='; set ca-certificate to what signed the certificate of the server' ;;
+      *) what+="; see that the server runs and that endpoint ${setting[endpoint]} is right" ;;
+    esac
+    fail "$1" "$what"
+  fi
+  [[ $method == GET ]] || file=$2
+  [[ ! -r $file ]] || read -r -N 4000 text <"$file"
+  s3_code=${text#*<Code>} s3_code=${s3_code%%</Code>*}
+  s3_message=${text#*<Message>} s3_message=${s3_message%%</Message>*}
+  [[ $s3_code =~ ^[A-Za-z0-9]+$ ]] || s3_code='' s3_message=''
+  s3_message=${s3_message//[^[:print:]]/ }
+  what="$method ${setting[bucket]}/${key%%\?*}: HTTP $status"
+  what+="${s3_code:+ $s3_code}${s3_message:+ (${s3_message:0:200})}"
+  case $s3_code in
+    InvalidAccessKeyId)
+      what+="; the server has no enabled user ${setting[access-key-id]}: create or enable it" ;;
+    SignatureDoesNotMatch)
+      what+="; set secret-access-key to the secret of user ${setting[access-key-id]}" ;;
+    AccessDenied)
+      what+="; give user ${setting[access-key-id]} the write policy of the bucket" ;;
+    NoSuchBucket) what+='; create the bucket, or set bucket to the right one' ;;
+    RequestTimeTooSkewed) what+="; $(clock_skew "$date")" ;;
+    XMinioAdminBucketQuotaExceeded | QuotaExceeded)
+      what+="; raise the bucket's quota, or wait until entries expire" ;;
+    XMinioStorageFull) what+='; the server needs more disk space' ;;
+    *) what+="; see the server's log" ;;
+  esac
+  fail "$1" "$what"
+}
+
+# clock_skew DATE: how far this machine's clock is from the server's.
+clock_skew() {
+  local server
+  server=$(date -d "$1" +%s 2>/dev/null) || server=$EPOCHSECONDS
+  printf "this machine's clock differs from the server's by %d seconds: set it" \
+    $((EPOCHSECONDS - server))
+}
+
+# request NAME STEP METHOD KEY FILE HEADERS: make one request; $run/NAME.bodies has its body.
+# Prints its answer, as in $run/NAME.answers.
+request() {
+  printf '%s\t%s\t%s\t%s\n' "${@:3}" >"$run/$1.requests"
+  transfer "$1" "$2"
+  cat "$run/$1.answers"
+}
+
+# -------------------------------------------------------------- what is there, what is missing
+#
+# Tables in $run, fields between tabs:
+#   closure  what nix said, between blanks: PATH SIZE [ultimate] SIGNATURE...
+#   own      HASH PATH SIZE: paths of the closure that no upstream key signs
+#   found    HASH PATH SIZE NAR NAR_SIZE DAY SIGNED: own paths with a sound narinfo
+#   nars     NAR NAR_SIZE DAY: NARs in the bucket, those of table found among them
+#   whole    HASH PATH SIZE NAR NAR_DAY DAY SIGNED: own paths whose NAR is in the bucket and
+#            whose narinfo is in $run/narinfos
+#   missing  HASH PATH SIZE REASON: the other own paths, absent or broken
+# A DAY is when the narinfo or NAR was last written; 0 says that the narinfo in $run/narinfos is
+# not in the bucket.
+
+# store_paths: print the store paths to push. Links are followed now, and what lies inside a
+# store path stands for it.
 store_paths() {
   local path target
   for path in "${paths[@]}"; do
@@ -437,22 +507,21 @@ store_paths() {
   done
 }
 
-# list_closure: tables closure and own, and requests for the narinfos of our own paths.
+# list_closure: tables closure and own, and the requests for all that look reads first.
 list_closure() {
   local targets
   targets=$(store_paths) || exit 1
   mapfile -t targets <<<"$targets"
-  # Without its option, nix would ask substituters for a path that this machine does not have.
+  # Without the option, nix would ask substituters for a path that this machine does not have.
   nix_command path-info --recursive --size --sigs --option substitute false "${targets[@]}" \
-    >"$run/closure" 2>"$run/errors" </dev/null &
+    >"$run/closure" 2>"$run/errors" &
   wait $! ||
-    fail list "$(first_error "$run/errors"); build or copy the path to this machine first"
+    fail list "$(error_in "$run/errors"); build it, or copy it to this machine, and push again"
   keys="${upstream_keys[*]-}" awk '
     BEGIN {
       OFS = "\t"
-      names = split(ENVIRON["keys"], name, " ")
-      for (i = 1; i <= names; i++) upstream[name[i]] = 1
-      fetched = ENVIRON["run"] "/fetched/"
+      count = split(ENVIRON["keys"], key, " ")
+      for (i = 1; i <= count; i++) upstream[key[i]] = 1
       requests = ENVIRON["run"] "/look.requests"
       print "GET", "?list-type=2&max-keys=1000&prefix=nar%2F", ENVIRON["run"] "/page.0" > requests
     }
@@ -463,22 +532,34 @@ list_closure() {
       }
       hash = substr($1, 12, 32)
       print hash, $1, $2 > (ENVIRON["run"] "/own")
-      print "GET", hash ".narinfo", fetched hash ".narinfo" > requests
+      print "GET", hash ".narinfo", ENVIRON["run"] "/narinfos/" hash ".narinfo" > requests
     }
-    END { print skipped + 0, bytes + 0 }' "$run/closure" >"$run/skipped"
-  [[ -e $run/own ]] || : >"$run/own"
-  read -r skipped_paths skipped_bytes <"$run/skipped"
+    END { printf "%d %d\n", skipped, bytes }' "$run/closure" >"$run/skipped"
+  touch "$run/own"
+  read -r skipped skipped_bytes <"$run/skipped"
 }
 
-# read_narinfos: tables found and missing. A narinfo that is not for its path, points to a NAR
-# outside nar/, or refers to what is not in our closure is as good as none: the last would
-# outlive what it refers to, which no push of ours renews.
+# look: tables whole and missing, of what the bucket holds.
+look() {
+  touch "$run/found" "$run/missing"
+  transfer look list
+  [[ $(awk -F '\t' '$2 ~ /^[?]/ { print $1 }' "$run/look.answers") == 200 ]] ||
+    fail list "${setting[endpoint]} has no bucket ${setting[bucket]}; create it, or set bucket"
+  today=${server_day:-$(TZ=UTC printf '%(%F)T')}
+  read_narinfos
+  locate_nars
+  compare_nars
+}
+
+# read_narinfos: tables found and missing. A narinfo that is not for its path, whose NAR is not in
+# nar/, or that refers to what is not in the closure is broken: the last would outlive what it
+# refers to, whose lease this push does not renew.
 read_narinfos() {
-  : >"$run/found"
-  : >"$run/missing"
   key=${signing_keys[-1]%%:*} awk "$AWK_DAY"'
-    function sound(file, path,  line, name, value, gap, count, i, reference, fits) {
-      nar = nar_size = signed = nar_hash = ""
+    function sound(path,  file, line, name, value, gap, count, i, reference, fits) {
+      file = ENVIRON["run"] "/narinfos/" substr(path, 12, 32) ".narinfo"
+      nar = nar_size = hash = ""
+      signed = 0
       fits = 1
       while ((getline line < file) > 0) {
         gap = index(line, ": ")
@@ -487,7 +568,7 @@ read_narinfos() {
         if (name == "StorePath" && value != path) fits = 0
         if (name == "URL") nar = value
         if (name == "FileSize") nar_size = value
-        if (name == "NarHash") nar_hash = value
+        if (name == "NarHash") hash = value
         if (name == "Sig" && index(value, ENVIRON["key"] ":") == 1) signed = 1
         if (name == "References") {
           count = split(value, reference, " ")
@@ -495,58 +576,48 @@ read_narinfos() {
         }
       }
       close(file)
-      return fits && nar_hash != "" && nar ~ /^nar\/[0-9A-Za-z._-]+$/ && nar_size ~ /^[0-9]*$/
+      return fits && hash != "" && nar ~ /^nar\/[0-9A-Za-z._-]+$/ && nar_size ~ /^[0-9]*$/
     }
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] { split($0, field, " "); closure[substr(field[1], 12)] = 1; next }
-    FILENAME == ARGV[2] {
-      if ($1 ~ /^2/) modified[$2] = day($4)
-      if (day($3) > today) today = day($3)
+    FILENAME == ARGV[2] { if ($1 ~ /^2/) written[$2] = day($3); next }
+    $1 ".narinfo" in written && sound($2) {
+      print $1, $2, $3, nar, nar_size, written[$1 ".narinfo"], signed > (ENVIRON["run"] "/found")
       next
     }
-    !($1 ".narinfo" in modified) { print $1, $2, $3, "absent" > (ENVIRON["run"] "/missing"); next }
     {
-      if (sound(ENVIRON["run"] "/fetched/" $1 ".narinfo", $2))
-        print $1, $2, $3, nar, nar_size, modified[$1 ".narinfo"], signed + 0 > (ENVIRON["run"] "/found")
-      else print $1, $2, $3, "broken" > (ENVIRON["run"] "/missing")
+      reason = $1 ".narinfo" in written ? "broken" : "absent"
+      print $1, $2, $3, reason > (ENVIRON["run"] "/missing")
     }
-    END { print today }' "$run/closure" "$run/look.answers" "$run/own" >"$run/today"
-  read -r today <"$run/today"
+  ' "$run/closure" "$run/look.answers" "$run/own"
 }
 
-# read_page FILE: print the keys of a listing as NAR SIZE DAY.
+# read_page FILE: print what a page of a listing holds, as lines of table nars.
 read_page() {
-  awk '
-    function field(name,  start, text) {
-      start = index($0, "<" name ">")
-      if (!start) return ""
-      text = substr($0, start + length(name) + 2)
-      return substr(text, 1, index(text, "</" name ">") - 1)
-    }
+  awk "$AWK_ELEMENT"'
     BEGIN { RS = "<Contents>"; OFS = "\t" }
-    field("Key") != "" { print field("Key"), field("Size"), substr(field("LastModified"), 1, 10) }
+    element("Key") != "" {
+      print element("Key"), element("Size"), substr(element("LastModified"), 1, 10)
+    }
   ' "$1"
 }
 
-# plan_listing: print requests for the rest of the listing of nar/, in even parts of the key
-# space, where that is cheaper than a HEAD for each NAR wanted. The first page, whose keys are
-# hashes and so spread evenly, tells how many there are.
+# plan_listing: print requests for the rest of the listing of nar/, in even parts of the space of
+# keys, if that is cheaper than a HEAD for each NAR of table found. Keys are hashes, spread
+# evenly, so the first page tells how many there are.
 plan_listing() {
-  wanted=$(wc -l <"$run/found") cost=$PAGE_IN_HEADS nix32=$NIX32 awk -F '\t' '
+  limit=$(($(wc -l <"$run/found") / PAGE_IN_HEADS)) alphabet=$NIX32 awk -F '\t' -v OFS='\t' '
     function position(key,  i, value, weight) {
       weight = 1
-      for (i = 5; i < 9; i++) {
-        weight /= 32
-        value += weight * (index(ENVIRON["nix32"], substr(key, i, 1)) - 1)
-      }
+      for (i = 5; i < 9; i++)
+        value += (weight /= 32) * (index(ENVIRON["alphabet"], substr(key, i, 1)) - 1)
       return value
     }
-    function key(position,  i, digit, text) {
+    function key(position,  i, text) {
       for (i = 0; i < 4; i++) {
         position *= 32
-        digit = int(position)
-        position -= digit
-        text = text substr(ENVIRON["nix32"], digit + 1, 1)
+        text = text substr(ENVIRON["alphabet"], int(position) + 1, 1)
+        position -= int(position)
       }
       return text
     }
@@ -554,184 +625,162 @@ plan_listing() {
     END {
       seen = position(last)
       if (seen <= 0 || seen >= 1) exit
-      # 800 a page leaves room for chance; what falls off a page gets a HEAD.
+      # 800 keys a page leave room for chance.
       pages = int(NR * (1 - seen) / seen / 800) + 1
-      if (pages * ENVIRON["cost"] > ENVIRON["wanted"]) exit
-      OFS = "\t"
+      if (pages > ENVIRON["limit"]) exit
       for (i = 0; i < pages; i++)
         print "GET", "?list-type=2&max-keys=1000&prefix=nar%2F&start-after=nar%2F" \
           key(seen + (1 - seen) * i / pages), ENVIRON["run"] "/page." i + 1
     }' "$run/nars"
 }
 
-# locate_nars: table nars, with every NAR of table found that the bucket holds.
+# locate_nars: table nars.
 locate_nars() {
   local page
   read_page "$run/page.0" >"$run/nars"
-  [[ -s $run/found ]] || return 0
-  if [[ $(head -c 2000 "$run/page.0") == *'<IsTruncated>true<'* ]]; then
-    plan_listing >"$run/pages.requests"
-    transfer pages list
-    for page in "$run"/page.*; do
-      [[ $page == */page.0 ]] || read_page "$page" >>"$run/nars"
-    done
-    awk -F '\t' -v OFS='\t' '
-      NR == FNR { there[$1] = 1; next }
-      !($4 in there) { there[$4] = 1; print "HEAD", $4 }
-    ' "$run/nars" "$run/found" >"$run/heads.requests"
-    transfer heads list
-    awk "$AWK_DAY"'
-      BEGIN { FS = OFS = "\t" }
-      $1 ~ /^2/ { print $2, $5, day($4) }
-    ' "$run/heads.answers" >>"$run/nars"
-  fi
+  [[ -s $run/found && $(head -c 2000 "$run/page.0") == *'<IsTruncated>true<'* ]] || return 0
+  plan_listing >"$run/pages.requests"
+  transfer pages list
+  for page in "$run"/page.[1-9]*; do
+    [[ ! -e $page ]] || read_page "$page"
+  done >>"$run/nars"
+  awk -F '\t' -v OFS='\t' '
+    NR == FNR { listed[$1] = 1; next }
+    !($4 in listed) { listed[$4] = 1; print "HEAD", $4 }' "$run/nars" "$run/found" \
+    >"$run/heads.requests"
+  transfer heads list
+  awk "$AWK_DAY"' BEGIN { FS = OFS = "\t" } $1 ~ /^2/ { print $2, $4, day($3) }' \
+    "$run/heads.answers" >>"$run/nars"
 }
 
-# compare_nars: table whole, and those paths in table missing whose NAR is gone or cut short.
+# compare_nars: table whole; paths whose NAR has gone or has another size join table missing.
 compare_nars() {
   awk '
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] { size[$1] = $2; day[$1] = $3; next }
     $4 in size && ($5 == "" || $5 == size[$4]) { print $1, $2, $3, $4, day[$4], $6, $7; next }
-    { print $1, $2, $3, "broken" > (ENVIRON["run"] "/broken") }
+    { print $1, $2, $3, "broken" >> (ENVIRON["run"] "/missing") }
   ' "$run/nars" "$run/found" >"$run/whole"
-  [[ ! -e $run/broken ]] || cat "$run/broken" >>"$run/missing"
 }
 
-# look: tables of what the bucket holds of the closure.
-look() {
-  transfer look list
-  [[ $(awk -F '\t' '$2 ~ /^\?/ { print $1 }' "$run/look.answers") == 200 ]] ||
-    fail list "bucket ${setting[bucket]} does not exist at ${setting[endpoint]}; create it, or set bucket"
-  read_narinfos
-  locate_nars
-  compare_nars
-}
-
-# --------------------------------------------------------------------------------- signatures
-
-# sign_found: add our signature to narinfos in the cache that lack it. A signature vouches for a
-# path's content, so it is given only where the narinfo says what this machine's own store says;
-# where it does not, the path counts as broken, and ours takes its place.
-sign_found() {
-  awk -F '\t' '!$7' "$run/whole" >"$run/unsigned"
-  [[ -s $run/unsigned ]] || return 0
-  {
-    cut -f 2 "$run/unsigned" | xargs nix-store --query --hash >"$run/hashes" &&
-      cut -f 2 "$run/unsigned" | xargs nix-store --dump-db >"$run/facts"
-  } 2>"$run/errors" || fail sign "$(first_error "$run/errors"); push again"
-  awk '
-    # nix-store --dump-db: path, hash, size, deriver, number of references, references.
-    function sorted(list, count,  i, j, swap, text) {
-      for (i = 2; i <= count; i++)
-        for (j = i; j > 1 && list[j - 1] > list[j]; j--) {
-          swap = list[j]; list[j] = list[j - 1]; list[j - 1] = swap
-        }
-      for (i = 1; i <= count; i++) text = text " " list[i]
-      return text
-    }
-    BEGIN { FS = "\t" }
-    FILENAME == ARGV[1] {
-      path = $0; getline; getline; size = $0; getline; getline; count = $0
-      for (i = 1; i <= count; i++) { getline; reference[i] = substr($0, 12) }
-      references[path] = sorted(reference, count)
-      sizes[path] = size
-      next
-    }
-    FILENAME == ARGV[2] { hash[++hashes] = $0; next }
-    {
-      file = ENVIRON["run"] "/fetched/" $1 ".narinfo"
-      nar_hash = nar_size = its = ""
-      while ((getline line < file) > 0) {
-        if (line ~ /^NarHash: /) nar_hash = substr(line, 10)
-        if (line ~ /^NarSize: /) nar_size = substr(line, 10)
-        if (line ~ /^References: /) { count = split(substr(line, 13), reference, " "); its = sorted(reference, count) }
-      }
-      close(file)
-      same = nar_hash == hash[FNR] && nar_size == sizes[$2] && its == references[$2]
-      print $2 > (ENVIRON["run"] (same ? "/ours" : "/others"))
-    }' "$run/facts" "$run/hashes" "$run/unsigned"
-  if [[ -e $run/ours ]]; then
-    xargs nix --extra-experimental-features nix-command store sign \
-      --store "file://$run/fetched" --key-file "$run/signing-key" <"$run/ours" 2>"$run/errors" ||
-      fail sign "$(first_error "$run/errors")"
-    awk -F '\t' -v OFS='\t' 'NR == FNR { ours[$1] = 1; next } $2 in ours { $6 = 0 } { print }' \
-      "$run/ours" "$run/whole" >"$run/signed"
-    mv "$run/signed" "$run/whole"
-    say "sign: added ${signing_keys[-1]%%:*} to $(wc -l <"$run/ours") paths"
-  fi
-  [[ ! -e $run/others ]] || give_up 2 "$run/others"
-}
-
-# give_up FIELD VALUES: paths in table whole with one of the values in a field are missing.
+# give_up FIELD VALUES: paths of table whole with one of the values in the field are broken.
 give_up() {
   field=$1 awk '
     BEGIN { FS = OFS = "\t"; field = ENVIRON["field"] + 0 }
     NR == FNR { given_up[$1] = 1; next }
     $field in given_up { print $1, $2, $3, "broken" >> (ENVIRON["run"] "/missing"); next }
-    { print }
-  ' "$2" "$run/whole" >"$run/kept"
+    { print }' "$2" "$run/whole" >"$run/kept"
   mv "$run/kept" "$run/whole"
 }
 
-# ------------------------------------------------------------------------------------ staging
+# --------------------------------------------------------------------------------- signatures
 
-# plan_batches: split table missing into batches, $run/batches/N, of PATH SIZE REFERENCE... a
-# line. Each takes a fixed share of what is left, so that the first are large (few processes)
-# and the last small (little to wait for at the end); large paths go first, for the same reason.
-plan_batches() {
-  cut -f 2 "$run/missing" | xargs nix-store --dump-db >"$run/facts" 2>"$run/errors" ||
-    fail stage "$(first_error "$run/errors"); keep the closure alive by a link, and push again"
-  rm -f "$run/batches"/*
-  awk '{
-    path = $0
-    getline; getline size; getline; getline count
-    line = path " " size
-    for (i = 1; i <= count; i++) { getline reference; line = line " " reference }
-    print line
-  }' "$run/facts" | sort -k 2,2nr >"$run/plan"
-  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) workers=${setting[parallelism]} \
-    directory=$run/batches awk '
-    # Even a small path costs about as much as this many bytes.
-    function cost(size) { return size + 100000 }
-    NR == FNR { left += cost($2); next }
-    !number || spent >= share || paths == 500 || bytes && bytes + $2 > ENVIRON["limit"] + 0 {
-      if (number) close(file)
-      file = ENVIRON["directory"] "/" ++number
-      share = left / (3 * ENVIRON["workers"])
-      if (share < 4000000) share = 4000000
-      bytes = spent = paths = 0
-    }
-    { print > file; bytes += $2; spent += cost($2); left -= cost($2); paths++ }
-    END { print number + 0 }' "$run/plan" "$run/plan" >"$run/batch_count"
-  read -r batch_count <"$run/batch_count"
+# sign_whole: add our signature to narinfos of table whole that lack it. A signature vouches for
+# content, so it goes only to a narinfo that says what this machine's own store says. A path of
+# which another builder made something else is broken: what we vouch for takes its place.
+sign_whole() {
+  awk -F '\t' '!$7 { print $2 }' "$run/whole" >"$run/unsigned"
+  [[ -s $run/unsigned ]] || return 0
+  {
+    xargs nix-store --query --hash <"$run/unsigned" >"$run/hashes" &&
+      xargs nix-store --dump-db <"$run/unsigned" >"$run/facts"
+  } 2>"$run/errors" || fail sign "$(error_in "$run/errors"); push again"
+  touch "$run/ours" "$run/others"
+  awk "$AWK_FACTS"'
+    FILENAME == ARGV[1] { hash[FNR] = $0; next }
+    {
+      read_facts()
+      facts = "NarHash: " hash[++paths] "\nNarSize: " size "\nReferences:" references
+      file = ENVIRON["run"] "/narinfos/" substr(path, 12, 32) ".narinfo"
+      text = ""
+      while ((getline line < file) > 0) if (line ~ /^(NarHash|NarSize|References): /) {
+        sub(/ +$/, "", line)
+        text = text (text == "" ? "" : "\n") line
+      }
+      close(file)
+      print path > (ENVIRON["run"] (text == facts ? "/ours" : "/others"))
+    }' "$run/hashes" "$run/facts"
+  if [[ -s $run/ours ]]; then
+    xargs nix --extra-experimental-features nix-command store sign --store "file://$run/narinfos" \
+      --key-file "$run/signing-key" <"$run/ours" 2>"$run/errors" ||
+      fail sign "$(error_in "$run/errors"); check the signing key"
+    awk -F '\t' -v OFS='\t' 'NR == FNR { signed[$1] = 1; next } $2 in signed { $6 = 0 } { print }' \
+      "$run/ours" "$run/whole" >"$run/kept"
+    mv "$run/kept" "$run/whole"
+    say "sign: added ${signing_keys[-1]%%:*} to $(wc -l <"$run/ours") paths"
+  fi
+  give_up 2 "$run/others"
 }
 
-# compress_batch N: have Nix compress and sign a batch; print the bytes of its NARs. Leaves the
-# uploads that it needs in $run/batches/N.uploads, and its lines of table whole in N.whole.
+# What nix-store --dump-db says of one path, a line each: path, hash, size, deriver, number of
+# references, references. Nix sorts them, here and in narinfos.
+# shellcheck disable=SC2016 # awk's variables, not the shell's
+readonly AWK_FACTS='
+  function read_facts(  count) {
+    path = $0
+    getline; getline size; getline; getline count
+    for (references = ""; count > 0; count--) {
+      getline
+      references = references " " substr($0, 12)
+    }
+  }'
+
+# ------------------------------------------------------------------------------------ staging
+
+# plan_batches: deal table missing into batches, $run/batches/N, lines of PATH SIZE REFERENCE....
+# Each takes a share of what is left: the first are large, as every nix copy costs its start, the
+# last small, as nothing runs beside them. Large paths go first for the same reason.
+plan_batches() {
+  cut -f 2 "$run/missing" | xargs nix-store --dump-db >"$run/facts" 2>"$run/errors" ||
+    fail stage "$(error_in "$run/errors"); keep the closure alive by a link, and push again"
+  rm -f "$run/batches"/*
+  awk "$AWK_FACTS"' { read_facts(); print path " " size references }' "$run/facts" |
+    sort -k 2,2nr >"$run/plan"
+  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) \
+    share=$((3 * setting[parallelism])) awk '
+    # Even a small path costs as much as so many bytes.
+    function cost(size) { return size + 100000 }
+    NR == FNR { left += cost($2); next }
+    !batches || spent >= share || paths == 500 || paths && bytes + $2 > ENVIRON["limit"] + 0 {
+      close(file)
+      file = ENVIRON["run"] "/batches/" ++batches
+      share = left / ENVIRON["share"]
+      if (share < 4000000) share = 4000000
+      paths = bytes = spent = 0
+    }
+    { print > file; paths++; bytes += $2; spent += cost($2); left -= cost($2) }
+    END { print batches + 0 }' "$run/plan" "$run/plan" >"$run/batch_count"
+  read -r batches <"$run/batch_count"
+}
+
+# compress_batch N: have Nix compress and sign a batch. Its narinfos go to $run/narinfos, its
+# lines of table whole to $run/batches/N.whole, and the uploads it needs, as requests with the
+# NAR's size for a fifth field, to N.uploads.
 compress_batch() {
-  local batch=$1 directory=$stage/$1 target targets path narinfos=()
+  local plan=$run/batches/$1 directory=$stage/$1 target targets path narinfos=()
   mkdir -p "$directory/tmp"
-  # What the batch refers to stands there as a stub: then Nix neither misses nor copies it.
+  mapfile -t targets < <(cut -d ' ' -f 1 "$plan")
+  # Stubs for what the batch refers to: Nix insists that it be there, and copies what is not.
   directory=$directory awk '
-    NR == FNR { batch[$1] = 1; next }
+    NR == FNR { known[$1] = 1; next }
     {
-      for (i = 3; i <= NF; i++) if (!($i in batch)) {
-        batch[$i] = 1
-        file = ENVIRON["directory"] "/" substr($i, 12, 32) ".narinfo"
-        printf "StorePath: %s\nURL: nar/stub\nCompression: none\nNarHash: sha256:%052d\nNarSize: 1\nReferences: \n", $i, 0 > file
+      for (i = 3; i <= NF; i++) {
+        if ($i in known) continue
+        known[$i] = 1
+        file = ENVIRON["directory"] "/" substr($i, 1, 32) ".narinfo"
+        printf "StorePath: /nix/store/%s\nURL: nar/stub\nCompression: none\n", $i > file
+        printf "NarHash: sha256:%052d\nNarSize: 1\nReferences: \n", 0 > file
         close(file)
       }
-    }' "$run/batches/$batch" "$run/batches/$batch"
-  mapfile -t targets < <(cut -d ' ' -f 1 "$run/batches/$batch")
-  for path in "${targets[@]}"; do narinfos+=("$directory/${path:11:32}.narinfo"); done
+    }' <(cut -d ' ' -f 1 "$plan" | cut -c 12-) "$plan"
   target="file://$directory?compression=${setting[compression]}&secret-key=$run/signing-key"
   target+=${setting[compression-level]:+"&compression-level=${setting[compression-level]}"}
   TMPDIR=$directory/tmp XDG_CACHE_HOME=$directory/tmp NIX_CACHE_HOME=$directory/tmp \
-    nix_command copy --no-recursive --to "$target" "${targets[@]}" \
-    2>"$run/batches/$batch.errors" >&2 || compression_failed "$run/batches/$batch.errors"
-  key=${signing_keys[-1]%%:*} directory=$directory table=$run/batches/$batch awk '
-    BEGIN { OFS = "\t"; table = ENVIRON["table"] }
+    nix_command copy --no-recursive --to "$target" "${targets[@]}" >"$plan.errors" 2>&1 ||
+    compression_failed "$plan.errors"
+  touch "$plan.whole" "$plan.uploads"
+  key=${signing_keys[-1]%%:*} directory=$directory batch=$plan awk '
+    BEGIN { OFS = "\t"; batch = ENVIRON["batch"] }
     FILENAME == ARGV[1] { size[$1] = $2; day[$1] = $3; next }
     {
       hash = substr($1, 12, 32)
@@ -743,234 +792,305 @@ compress_batch() {
         if (index(line, "Sig: " ENVIRON["key"] ":") == 1) signed = 1
       }
       close(file)
-      if (nar == "" || !signed) { print $1 > (table ".unsigned"); next }
-      # An interrupted push may have brought the NAR already.
+      if (!signed) { print $1 > (batch ".unsigned"); exit }
+      # A push that was interrupted may have brought the NAR.
       there = size[nar] == nar_size
-      print hash, $1, $2, nar, there ? day[nar] : ENVIRON["today"], 0, 1 > (table ".whole")
+      print hash, $1, $2, nar, there ? day[nar] : ENVIRON["today"], 0, 1 > (batch ".whole")
       if (there) next
       size[nar] = nar_size
-      print "PUT", nar, ENVIRON["directory"] "/" nar, "Content-Type: application/x-nix-nar", nar_size > (table ".uploads")
-    }' "$run/nars" "$run/batches/$batch"
-  [[ ! -e $run/batches/$batch.unsigned ]] ||
-    fail stage "Nix did not sign $(head -n 1 "$run/batches/$batch.unsigned"); check the signing key"
-  mv -t "$run/fetched" "${narinfos[@]}"
+      day[nar] = ENVIRON["today"]
+      print "PUT", nar, ENVIRON["directory"] "/" nar, "Content-Type: application/x-nix-nar",
+        nar_size > (batch ".uploads")
+    }' "$run/nars" "$plan"
+  [[ ! -e $plan.unsigned ]] ||
+    fail stage "Nix did not sign $(<"$plan.unsigned"); check the signing key"
+  for path in "${targets[@]}"; do narinfos+=("$directory/${path:11:32}.narinfo"); done
+  mv -t "$run/narinfos" "${narinfos[@]}"
 }
 
+# compression_failed ERRORS
 compression_failed() {
   local text
-  text=$(first_error "$1")
+  text=$(error_in "$1")
   case $text in
-    *'No space left'*)
-      text+="; free space in ${stage%/*}, set TMPDIR to a larger disk, or lower staging-limit" ;;
+    *'No space left'* | *'Disk quota'*)
+      text+="; free space in ${stage%/*}, or set TMPDIR to a larger disk" ;;
     *'is not valid'* | *'No such file'*)
       text+='; the path went away during the push: keep it alive by a link, and push again' ;;
-    *) text+="; see that ${stage%/*} has space, and push again" ;;
+    *) text+='; see that the store is sound, and push again' ;;
   esac
   fail stage "$text"
 }
 
-# ------------------------------------------------------------------------------------ uploads
-
-# request NAME STEP METHOD KEY FILE HEADERS: one request; its status is printed, its body is left
-# in $run/NAME.bodies.
-request() {
-  printf '%s\t%s\t%s\t%s\n' "$3" "$4" "$5" "$6" >"$run/$1.requests"
-  transfer "$1" "$2"
-  cut -f 1 "$run/$1.answers"
-}
-
-# begin_parts NAME STEP KEY: begin an upload in parts; print its id as part of a URL.
-begin_parts() {
-  local body id
-  request "$1" "$2" POST "$3?uploads=" '' 'Content-Type: application/x-nix-nar' >/dev/null
-  body=$(<"$run/$1.bodies")
-  id=${body#*<UploadId>} id=${id%%</UploadId>*}
-  [[ $id =~ ^[A-Za-z0-9._~=+/-]+$ ]] || fail "$2" "the server began no upload of $3; push again"
-  id=${id//=/%3D} id=${id//+/%2B}
-  printf '%s' "${id//\//%2F}"
-}
-
-# end_parts NAME STEP KEY ID SIZE: make one object of the parts in $run/NAME.parts, NUMBER ETAG.
-end_parts() {
-  local status
-  awk -F '\t' '
-    BEGIN { printf "<CompleteMultipartUpload>" }
-    { printf "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>", $1, $2 }
-    END { printf "</CompleteMultipartUpload>" }' "$run/$1.parts" >"$run/$1.xml"
-  status=$(request "$1" "$2" POST "$3?uploadId=$4" "$run/$1.xml" 'Content-Type: text/xml') || exit 1
-  grep -q CompleteMultipartUploadResult "$run/$1.bodies" && return
-  # The answer to an attempt that succeeded may have been lost: then the object is there.
-  request "$1" "$2" HEAD "$3" '' '' >/dev/null
-  [[ $(cut -f 5 "$run/$1.answers") == "$5" ]] ||
-    fail "$2" "the server did not put the parts of $3 together (HTTP $status); push again"
-}
-
-# upload_in_parts KEY FILE SIZE: upload a NAR as parts that are cut off its end, so that the disk
-# holds no part twice.
-upload_in_parts() {
-  local key=$1 file=$2 bytes=$3 part=${setting[part-size]} number id
-  id=$(begin_parts parts upload "$key") || exit 1
-  for ((number = (bytes + part - 1) / part; number > 1; number--)); do
-    { tail -c "+$(((number - 1) * part + 1))" "$file" >"$file.$number" &&
-      truncate -s $(((number - 1) * part)) "$file"; } ||
-      fail upload "the disk of ${stage%/*} is full; free space, or set TMPDIR to a larger disk"
-  done
-  mv "$file" "$file.1"
-  awk -v key="$key" -v id="$id" -v file="$file" -v count=$(((bytes + part - 1) / part)) '
-    BEGIN { for (i = 1; i <= count; i++)
-      printf "PUT\t%s?partNumber=%d&uploadId=%s\t%s.%d\n", key, i, id, file, i }' \
-    >"$run/parts.requests"
-  transfer parts upload
-  sed 's/^[^?]*?partNumber=\([0-9]*\)&[^\t]*\(\t.*\)$/\1\2/' <(cut -f 2- "$run/parts.answers") |
-    cut -f 1,5 | sort -n >"$run/parts.parts"
-  end_parts parts upload "$key" "$id" "$bytes"
-}
-
-# upload_batches N...: upload the NARs of compressed batches, and free their space.
-upload_batches() {
-  local batch method key file size uploads=()
-  for batch; do
-    [[ ! -e $run/batches/$batch.uploads ]] || uploads+=("$run/batches/$batch.uploads")
-  done
-  if ((${#uploads[@]})); then
-    awk -F '\t' -v limit="${setting[part-size]}" '$5 <= limit' "${uploads[@]}" >"$run/upload.requests"
-    transfer upload upload
-    awk -F '\t' -v limit="${setting[part-size]}" '$5 > limit' "${uploads[@]}" >"$run/large"
-    while IFS=$'\t' read -r method key file _ size; do
-      upload_in_parts "$key" "$file" "$size"
-    done <"$run/large"
-  fi
-  for batch; do rm -rf "${stage:?}/$batch"; done
-}
-
 # push_missing: compress and upload the NARs of table missing, and move its paths to table whole.
-# Compression of batches runs beside the upload of those before. What is staged, counted at twice
-# its size while Nix works on it, stays within the limit, unless a batch runs alone.
+# Batches are compressed side by side, while those before are uploaded. What they may take on disk,
+# twice a batch's size while Nix works at it, stays within the limit unless one runs alone.
 push_missing() {
-  local next=1 held=0 compressing=0 uploading='' ready=() batch pid bytes
+  local next=1 held=0 bytes compressing=0 uploading='' ticking='' ready=() batch pid
   local total total_bytes landed=0 landed_bytes=0
-  local -A of size
+  local -A doing size
   plan_batches
-  total=$(wc -l <"$run/missing")
-  total_bytes=$(awk -F '\t' '{ bytes += $3 } END { print bytes + 0 }' "$run/missing")
-  while ((next <= batch_count || compressing || ${#ready[@]})) || [[ -n $uploading ]]; do
-    while ((next <= batch_count && compressing < setting[parallelism])); do
-      bytes=$(awk '{ bytes += $2 } END { print 2 * bytes }' "$run/batches/$next")
+  total=$(wc -l <"$run/plan")
+  total_bytes=$(sum_of 2 "$run/plan")
+  while ((next <= batches || compressing || ${#ready[@]})) || [[ -n $uploading ]]; do
+    while ((next <= batches && compressing < setting[parallelism])); do
+      bytes=$((2 * $(sum_of 2 "$run/batches/$next")))
       ((held == 0 || held + bytes <= setting[staging-limit])) || break
       compress_batch "$next" &
-      of[$!]=$next size[$next]=$bytes
+      doing[$!]=$next size[$next]=$bytes
       ((held += bytes, compressing++, next++))
     done
-    if [[ -z $uploading && ${#ready[@]} -gt 0 ]]; then
+    if [[ -z $uploading ]] && ((${#ready[@]})); then
       upload_batches "${ready[@]}" &
-      uploading=$! of[$!]="${ready[*]}" ready=()
+      uploading=$! doing[$!]=${ready[*]} ready=()
+    fi
+    if [[ -z $ticking ]]; then
+      sleep 30 &
+      ticking=$!
     fi
     wait -n -p pid || exit 1
-    if [[ $pid == "$uploading" ]]; then
-      uploading=''
-      for batch in ${of[$pid]}; do
-        ((held -= size[$batch], landed += $(wc -l <"$run/batches/$batch")))
-        landed_bytes=$(awk -v sum="$landed_bytes" '{ sum += $2 } END { print sum }' "$run/batches/$batch")
-      done
-      say "upload: $landed of $total paths, $(human "$landed_bytes") of $(human "$total_bytes")"
-    else
-      ((compressing--))
-      ready+=("${of[$pid]}")
-    fi
-    unset "of[$pid]"
+    case $pid in
+      "$ticking") ticking='' ;;
+      "$uploading")
+        for batch in ${doing[$pid]}; do
+          ((held -= size[$batch], landed += $(wc -l <"$run/batches/$batch")))
+          ((landed_bytes += $(sum_of 2 "$run/batches/$batch")))
+        done
+        uploading=''
+        ;;
+      *)
+        batch=${doing[$pid]}
+        bytes=$(sum_of 5 "$run/batches/$batch.uploads")
+        ((held += bytes - size[$batch], compressing--))
+        size[$batch]=$bytes
+        ready+=("$batch")
+        continue
+        ;;
+    esac
+    say "upload: $landed of $total paths, $(human "$landed_bytes") of $(human "$total_bytes")"
   done
+  [[ -z $ticking ]] || { kill -KILL "$ticking" && wait "$ticking"; } 2>/dev/null
   cat "$run"/batches/*.whole >>"$run/whole"
   : >"$run/missing"
 }
 
-# human BYTES: 12.3 MB.
-human() {
-  local unit=B value=$1 tenth=0
-  for unit in B kB MB GB TB; do
-    ((value < 1000)) && break
-    tenth=$((value % 1000 / 100)) value=$((value / 1000))
+# sum_of FIELD FILE
+sum_of() { awk -v field="$1" '{ sum += $field } END { printf "%d", sum }' "$2"; }
+
+# ------------------------------------------------------------------------------------ uploads
+
+# upload_batches N...: upload the NARs of batches, and delete them.
+upload_batches() {
+  local batch key file bytes uploads=()
+  for batch; do uploads+=("$run/batches/$batch.uploads"); done
+  awk -F '\t' -v limit="${setting[part-size]}" '$5 <= limit' "${uploads[@]}" >"$run/upload.requests"
+  transfer upload upload
+  awk -F '\t' -v limit="${setting[part-size]}" '$5 > limit' "${uploads[@]}" >"$run/large"
+  while IFS=$'\t' read -r _ key file _ bytes; do
+    write_in_parts upload "$key" "$bytes" "$file"
+  done <"$run/large"
+  for batch; do rm -rf "${stage:?}/$batch"; done
+}
+
+# write_in_parts STEP KEY BYTES [FILE]: write an object in parts: of the file, which is used up;
+# or, without one, of the object itself, whose lease thereby begins anew. Runs in a subshell.
+write_in_parts() {
+  local step=$1 key=$2 bytes=$3 file=${4-} part=${setting[part-size]} parts id
+  parts=$(((bytes + part - 1) / part))
+  drop_old_parts
+  request parts "$step" POST "$key?uploads=" '' 'Content-Type: application/x-nix-nar' >"$run/begun"
+  id=$(upload_ids '' <"$run/parts.bodies")
+  [[ -n $id ]] || fail "$step" "the server began no upload of $key in parts; push again"
+  trap 'request parts "$step" DELETE "$key?uploadId=$id" "" "" >"$run/ended"' EXIT
+  if [[ -n $file ]]; then upload_parts; else copy_parts; fi
+  awk -F '\t' '
+    BEGIN { printf "<CompleteMultipartUpload>" }
+    { printf "<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>", $1, $2 }
+    END { printf "</CompleteMultipartUpload>" }' "$run/parts" >"$run/parts.xml"
+  request parts "$step" POST "$key?uploadId=$id" "$run/parts.xml" 'Content-Type: text/xml' \
+    >"$run/ended"
+  # The answer to an attempt that succeeded may have been lost: then the object is there.
+  grep -q CompleteMultipartUploadResult "$run/parts.bodies" ||
+    [[ $(request parts "$step" HEAD "$key" '' '' | cut -f 4) == "$bytes" ]] ||
+    fail "$step" "the server did not join the parts of $key; push again"
+  trap - EXIT
+}
+
+# drop_old_parts: end uploads of $key that pushes which were killed began before today. Readers
+# never see them, but they take space.
+drop_old_parts() {
+  request parts "$step" GET "?prefix=${key//\//%2F}&uploads=" "$run/uploads.xml" '' >"$run/begun"
+  upload_ids "$today" <"$run/uploads.xml" | while read -r id; do
+    request parts "$step" DELETE "$key?uploadId=$id" '' '' >"$run/ended"
   done
-  [[ $unit == B ]] && printf '%d B' "$value" || printf '%d.%d %s' "$value" "$tenth" "$unit"
+}
+
+# upload_ids DAY: print the ids of uploads in XML, for use in a URL; those begun before the day.
+upload_ids() {
+  day=$1 awk "$AWK_ELEMENT"'
+    BEGIN { RS = "<Upload>|<InitiateMultipartUploadResult" }
+    {
+      id = element("UploadId")
+      if (id !~ /^[A-Za-z0-9._~=+\/-]+$/) next
+      if (ENVIRON["day"] != "" && substr(element("Initiated"), 1, 10) >= ENVIRON["day"]) next
+      gsub("=", "%3D", id); gsub(/\+/, "%2B", id); gsub("/", "%2F", id)
+      print id
+    }'
+}
+
+# upload_parts: cut parts off the end of $file, so that the disk holds nothing twice, and upload
+# them. Table parts: NUMBER ETAG.
+upload_parts() {
+  local number start
+  for ((number = parts; number > 0; number--)); do
+    start=$(((number - 1) * part))
+    { tail -c "+$((start + 1))" "$file" >"$file.$number" && truncate -s "$start" "$file"; } ||
+      fail "$step" "${stage%/*} is full; free space there, or set TMPDIR to a larger disk"
+    printf 'PUT\t%s?partNumber=%d&uploadId=%s\t%s\n' "$key" "$number" "$id" "$file.$number"
+  done >"$run/parts.requests"
+  transfer parts "$step"
+  awk -F '[=&\t]' -v OFS='\t' '{ print $3, $NF }' "$run/parts.answers" | sort -n >"$run/parts"
+}
+
+# copy_parts: have the server copy the parts of $key from itself. Table parts: NUMBER ETAG.
+copy_parts() {
+  local number start end from="x-amz-copy-source: /${setting[bucket]}/$key"
+  for ((number = 1; number <= parts; number++)); do
+    ((start = (number - 1) * part, end = start + part, end = end < bytes ? end : bytes))
+    request parts "$step" COPY "$key?partNumber=$number&uploadId=$id" '' \
+      "$from|x-amz-copy-source-range: bytes=$start-$((end - 1))" >"$run/ended"
+    awk -v number="$number" "$AWK_ELEMENT"' { print number "\t" element("ETag") }' \
+      "$run/parts.bodies"
+  done >"$run/parts"
 }
 
 # ------------------------------------------------------------------------- leases and narinfos
 
-# renew_nars: new leases for NARs of table whole that were not written today. A NAR that has gone
-# makes its paths missing.
+# renew_nars: have the server write NARs of table whole again that were not written today. Where
+# one has gone, its paths are broken.
 renew_nars() {
+  local key bytes
   ((setting[retention-days])) || return 0
-  source="x-amz-copy-source: /${setting[bucket]}/" awk -F '\t' -v OFS='\t' '
+  from="x-amz-copy-source: /${setting[bucket]}/" awk -F '\t' -v OFS='\t' '
     $5 < ENVIRON["today"] && !($4 in seen) {
       seen[$4] = 1
-      print "COPY", $4, "", ENVIRON["source"] $4 "|x-amz-metadata-directive: REPLACE|Content-Type: application/x-nix-nar"
+      print "COPY", $4, "", ENVIRON["from"] $4 \
+        "|x-amz-metadata-directive: REPLACE|Content-Type: application/x-nix-nar"
     }' "$run/whole" >"$run/renew.requests"
   transfer renew renew
+  # S3 copies no more than 5 GiB in one request.
+  awk -F '\t' '
+    NR == FNR { if ($1 == 400) large[$2] = 1; next }
+    $1 in large { print $1 "\t" $2 }' "$run/renew.answers" "$run/nars" >"$run/large"
+  while IFS=$'\t' read -r key bytes; do
+    write_in_parts renew "$key" "$bytes" &
+    wait $! || exit 1
+  done <"$run/large"
   awk -F '\t' '$1 == 404 { print $2 }' "$run/renew.answers" >"$run/gone"
-  if [[ -s $run/gone ]]; then
-    give_up 4 "$run/gone"
-    awk -F '\t' 'NR == FNR { gone[$1] = 1; next } !($1 in gone)' "$run/gone" "$run/nars" >"$run/kept"
-    mv "$run/kept" "$run/nars"
-  fi
+  [[ -s $run/gone ]] || return 0
+  give_up 4 "$run/gone"
+  awk -F '\t' 'NR == FNR { gone[$1] = 1; next } !($1 in gone)' "$run/gone" "$run/nars" >"$run/kept"
+  mv "$run/kept" "$run/nars"
 }
 
 # publish: write the narinfos of table whole that the bucket lacks or, with a retention, that were
-# not written today, in waves: none before those it refers to.
+# not written today, in waves, so that none comes before one that it refers to.
 publish() {
-  local wave
-  rm -f "$run"/wave.*
-  retention=${setting[retention-days]} awk '
+  local wave way
+  retention=${setting[retention-days]} narrow=$NARROW_WAVE awk '
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] {
-      known[$1] = 1
-      if ($6 == 0 || ENVIRON["retention"] && $6 < ENVIRON["today"]) { due[$1] = 1; count++ }
+      whole[$1] = 1
+      if ($6 == 0 || ENVIRON["retention"] > 0 && $6 < ENVIRON["today"]) { due[$1] = 1; writes++ }
       next
     }
-    !count { exit }
-    {
-      order[++paths] = $1
-      file = ENVIRON["run"] "/fetched/" $1 ".narinfo"
-      while ((getline line < file) > 0) if (line ~ /^References: /) references[$1] = substr(line, 13)
+    !writes { exit }
+    $1 in whole {
+      hash[++paths] = $1
+      file = ENVIRON["run"] "/narinfos/" $1 ".narinfo"
+      while ((getline line < file) > 0)
+        if (line ~ /^References: /) references[$1] = substr(line, 13)
       close(file)
     }
     END {
-      # Nix lists references first, so that one pass is enough; more would do no harm.
+      # Nix lists references first: then one pass places every path.
       for (placed = 0; placed < paths; placed += progress) {
         progress = 0
         for (i = 1; i <= paths; i++) {
-          hash = order[i]
-          if (hash in level) continue
+          if ((it = hash[i]) in level) continue
           deepest = 0
-          n = split(references[hash], reference, " ")
-          for (j = 1; j <= n; j++) {
-            it = substr(reference[j], 1, 32)
-            if (it == hash || !(it in known)) continue
-            if (!(it in level)) { deepest = -1; break }
-            if (level[it] > deepest) deepest = level[it]
+          count = split(references[it], reference, " ")
+          for (j = 1; j <= count && deepest >= 0; j++) {
+            other = substr(reference[j], 1, 32)
+            if (other == it || !(other in whole)) continue
+            if (!(other in level)) deepest = -1
+            else if (level[other] > deepest) deepest = level[other]
           }
           if (deepest < 0) continue
-          level[hash] = deepest + (hash in due)
           progress++
-          if (hash in due)
-            print "PUT", hash ".narinfo", ENVIRON["run"] "/fetched/" hash ".narinfo", "Content-Type: text/x-nix-narinfo" > (ENVIRON["run"] "/wave." level[hash] ".requests")
+          level[it] = deepest
+          if (it in due) {
+            if (++level[it] > levels) levels = level[it]
+            width[level[it]]++
+            rows[level[it]] = rows[level[it]] "PUT" OFS it ".narinfo" OFS \
+              ENVIRON["run"] "/narinfos/" it ".narinfo" OFS "Content-Type: text/x-nix-narinfo\n"
+          }
         }
         if (!progress) exit 1
       }
-    }' "$run/whole" "$run/own" || fail publish 'narinfos refer to one another in a circle'
-  for ((wave = 1; ; wave++)); do
-    [[ -e $run/wave.$wave.requests ]] || break
-    transfer "wave.$wave" publish
-  done
+      # Narrow waves that follow one another become one sequence.
+      for (i = 1; i <= levels; i++) {
+        before = way
+        way = width[i] < ENVIRON["narrow"] ? "sequence" : ""
+        if (i == 1 || way == "" || before == "") {
+          if (i > 1) { print wave, before; close(file) }
+          file = ENVIRON["run"] "/wave" ++wave ".requests"
+        }
+        printf "%s", rows[i] > file
+      }
+      if (levels) print wave, way
+    }' "$run/whole" "$run/own" >"$run/waves" ||
+    fail publish 'narinfos in the cache refer to one another in a circle; delete them'
+  while IFS=$'\t' read -r wave way; do
+    transfer "wave$wave" publish "$way"
+  done <"$run/waves"
 }
 
 # --------------------------------------------------------------------------------------- main
 
+# count_missing: add table missing to what the summary says.
+count_missing() {
+  ((pushed += $(wc -l <"$run/missing"), pushed_bytes += $(sum_of 3 "$run/missing")))
+  ((repaired += $(grep -c 'broken$' "$run/missing")))
+}
+
+# count_renewals: paths of table whole whose lease begins anew.
+count_renewals() {
+  ((setting[retention-days])) || return 0
+  renewed=$(awk -F '\t' '
+    $5 < ENVIRON["today"] || $6 != 0 && $6 < ENVIRON["today"] { count++ }
+    END { print count + 0 }' "$run/whole")
+}
+
+# summary VERB: the one line on standard output.
+summary() {
+  local tenths=$(((${EPOCHREALTIME/./} - began) / 100000))
+  printf '%s %d paths (%s), reused %d, skipped %d upstream (%s), ' \
+    "$1" "$pushed" "$(human "$pushed_bytes")" $(($(wc -l <"$run/own") - pushed)) \
+    "$skipped" "$(human "$skipped_bytes")"
+  printf 'renewed %d, repaired %d, in %d.%d s\n' \
+    "$renewed" "$repaired" $((tenths / 10)) $((tenths % 10))
+}
+
 main() {
-  local config='' dry_run='' started=${EPOCHREALTIME/./}
-  local skipped_paths=0 skipped_bytes=0 batch_count=0
-  local own=0 pushed=0 pushed_bytes=0 repaired=0 renewed=0
+  local config='' dry_run='' began=${EPOCHREALTIME/./} server_day='' batches
+  local skipped skipped_bytes pushed=0 pushed_bytes=0 repaired=0 renewed=0
   while (($#)); do
     case $1 in
-      --help) usage; exit 0 ;;
+      --help)
+        usage
+        exit 0
+        ;;
       --dry-run) dry_run=1 ;;
       --config)
         (($# > 1)) || fail settings '--config needs a file, or -'
@@ -986,57 +1106,41 @@ main() {
     '') fail settings 'no settings; give --config FILE' ;;
     -) read_settings ;;
     *)
-      [[ -r $config && ! -d $config ]] || fail settings "file '$config' cannot be read"
+      [[ -r $config && ! -d $config ]] ||
+        fail settings "--config '$config' cannot be read; name a readable file"
       read_settings <"$config"
       ;;
   esac
+  check_tools
   check_settings
-  set -m
   make_directories
   write_secrets
   list_closure
   look
-  own=$(wc -l <"$run/own")
   if [[ -n $dry_run ]]; then
     count_missing
-    count_expiring
-    awk -F '\t' '{ print "would push " $2 " (" $3 " bytes)" }' "$run/missing" >&2
+    count_renewals
+    awk -F '\t' '{ print "would push " $2 ", " $3 " bytes, " $4 }' "$run/missing" >&2
     summary 'would push'
     return
   fi
-  sign_found
-  count_expiring
-  until [[ ! -s $run/missing ]] && renew_nars && [[ ! -s $run/missing ]]; do
-    count_missing
-    push_missing
+  sign_whole
+  count_renewals
+  while :; do
+    until [[ ! -s $run/missing ]] && renew_nars && [[ ! -s $run/missing ]]; do
+      count_missing
+      push_missing
+    done
+    publish
+    # A push that sees midnight go by leaves some of what it wrote a day older than the rest.
+    ((setting[retention-days])) && [[ $server_day > $today ]] || break
+    today=$server_day
   done
-  publish
   summary pushed
 }
 
-count_missing() {
-  local paths bytes broken
-  read -r paths bytes broken < <(awk -F '\t' '
-    { bytes += $3; broken += $4 == "broken" }
-    END { print NR, bytes + 0, broken + 0 }' "$run/missing")
-  ((pushed += paths, pushed_bytes += bytes, repaired += broken))
-}
-
-count_expiring() {
-  ((setting[retention-days])) || return 0
-  renewed=$(awk -F '\t' '$5 < ENVIRON["today"] || $6 != 0 && $6 < ENVIRON["today"]' "$run/whole" | wc -l)
-}
-
-# summary PUSHED: the one line on standard output.
-summary() {
-  local tenths=$(((${EPOCHREALTIME/./} - started) / 100000))
-  printf '%s %d paths (%s), reused %d, skipped %d upstream (%s), renewed %d, repaired %d, in %d.%d s\n' \
-    "$1" "$pushed" "$(human "$pushed_bytes")" $((own - pushed)) \
-    "$skipped_paths" "$(human "$skipped_bytes")" "$renewed" "$repaired" \
-    $((tenths / 10)) $((tenths % 10))
-}
-
-# Commands that take long run in the background, so that a signal is acted on at once.
+# What takes long runs in the background, and is waited for, so that signals act at once.
+set -m
 trap cleanup EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
