@@ -1,0 +1,76 @@
+"""The program as a whole, on an engine that only records."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from typing import Any
+
+import pulumi
+import pytest
+
+from components import deployment_checks
+from components.server import Server
+
+from .configuration import PROJECT_ROOT, configuration, stack_file
+from .recording_mocks import RecordingMocks, use_recording_mocks
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the program for a configuration, with a server that has no bucket yet."""
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: None)
+    monkeypatch.setattr(pulumi, "get_organization", lambda: "organization")
+    # Nothing is applied where nothing is real.
+    monkeypatch.setattr(deployment_checks, "check_lifecycle", lambda *_: "not read back")
+
+    def run(**changes: object) -> RecordingMocks:
+        values = {f"nixcache:{name}": value for name, value in configuration(**changes).items()}
+        monkeypatch.setenv("PULUMI_CONFIG", json.dumps(values))
+        mocks = use_recording_mocks()
+
+        @pulumi.runtime.test  # type: ignore[untyped-decorator]
+        def program() -> None:
+            runpy.run_path(str(PROJECT_ROOT / "__main__.py"), run_name="__main__")
+
+        program()
+        return mocks
+
+    return run
+
+
+def names(mocks: RecordingMocks, type_: str) -> list[str]:
+    """Return the names of the recorded resources of a type."""
+    return [name for typ, name, _ in mocks.resources if typ == type_]
+
+
+def test_the_homelab_example_declares_what_the_recipe_typed(run: Any) -> None:
+    example: dict[str, Any] = dict(stack_file("homelab"))
+    store_path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-nixos-system"
+    (builder,) = example["builders"]
+    mocks = run(**{**example, "builders": [{**builder, "closures": [store_path]}]})
+    assert mocks.inputs("minio:index/s3Bucket:S3Bucket")["bucket"] == "nix-cache"
+    assert mocks.inputs("minio:index/iamUser:IamUser")["name"] == "nixbuilder"
+    assert mocks.inputs("minio:index/iamPolicy:IamPolicy")["name"] == "nix-cache-write"
+    assert names(mocks, "pulumi-python:dynamic/nixcache:SigningKey") == ["s3.homelab.local-1"]
+    assert mocks.inputs("command:remote:Command")["create"].endswith(store_path)
+    assert mocks.inputs("pulumi:providers:minio")["minioServer"] == "s3.homelab.local"
+
+
+def test_without_builders_there_is_a_cache_and_a_key(run: Any) -> None:
+    mocks = run()
+    assert names(mocks, "nixcache:index:BinaryCache") == ["cache"]
+    assert names(mocks, "nixcache:index:Safeguard") == ["safeguard"]
+    assert not names(mocks, "minio:index/iamUser:IamUser")
+
+
+def test_the_last_key_signs_and_no_other_reaches_a_builder(run: Any) -> None:
+    keys = ["s3.homelab.local-1", "s3.homelab.local-2"]
+    path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-x"
+    mocks = run(signingKeys=keys, builders=[{"name": "a", "local": True, "closures": [path]}])
+    assert names(mocks, "pulumi-python:dynamic/nixcache:SigningKey") == keys
+    stdin = mocks.inputs("command:local:Command")["stdin"]["value"]
+    lines = stdin.partition("\0")[2].splitlines()
+    assert [line for line in lines if line.startswith("signing-key=")] == [
+        "signing-key=s3.homelab.local-2:secret"
+    ]
