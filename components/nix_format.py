@@ -194,12 +194,16 @@ class SecretKey:
         return f"{self.name}:{base64.b64encode(signature).decode()}"
 
 
-def _sha256_to_nix32(text: str) -> str:
-    """Return `sha256:…` in nix32, as the fingerprint has it, from base 16, nix32 or base 64."""
+def sha256_to_nix32(text: str) -> str:
+    """Return `sha256:…` in nix32, as the fingerprint has it, from base 16, nix32 or base 64.
+
+    Raises:
+        FormatError: it is no SHA-256, or not in one of these encodings.
+    """
     algorithm, separator, encoded = text.partition("-" if text.startswith("sha256-") else ":")
     encoding = _SHA256_LENGTHS.get(len(encoded))
     if algorithm != "sha256" or not separator or encoding is None:
-        raise FormatError("a narinfo's NarHash is sha256 in base 16, nix32 or base 64")
+        raise FormatError("a narinfo's hash is sha256 in base 16, nix32 or base 64")
     try:
         if encoding == "base16":
             data = bytes.fromhex(encoded)
@@ -208,9 +212,9 @@ def _sha256_to_nix32(text: str) -> str:
         else:
             data = base64.b64decode(encoded, validate=True)
     except ValueError:
-        raise FormatError("a narinfo's NarHash has characters outside its encoding") from None
+        raise FormatError("a narinfo's hash has characters outside its encoding") from None
     if len(data) != 32:
-        raise FormatError("a narinfo's NarHash does not hold 32 bytes")
+        raise FormatError("a narinfo's hash does not hold 32 bytes")
     return f"sha256:{nix32_encode(data)}"
 
 
@@ -230,7 +234,7 @@ def fingerprint(
         FormatError: the hash is no SHA-256.
     """
     full_references = ",".join(f"{store_dir}/{reference}" for reference in sorted(set(references)))
-    return f"1;{store_path};{_sha256_to_nix32(nar_hash)};{nar_size};{full_references}"
+    return f"1;{store_path};{sha256_to_nix32(nar_hash)};{nar_size};{full_references}"
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,7 @@ class NarInfo:
                 raise FormatError("a narinfo names something that is no store path")
         if not store_dir.startswith("/"):
             raise FormatError("a narinfo's StorePath is not absolute")
-        _sha256_to_nix32(fields["NarHash"])
+        sha256_to_nix32(fields["NarHash"])
         return cls(
             store_path=fields["StorePath"],
             url=fields["URL"],

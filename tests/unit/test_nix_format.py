@@ -197,7 +197,7 @@ def test_a_secret_key_that_is_none_is_refused_with_the_reason(text: str, reason:
     ("change", "reason"),
     [
         (("NarSize: ", "NarSize: -"), "NarSize is no number"),
-        (("NarHash: sha256:", "NarHash: md5:"), "NarHash is sha256"),
+        (("NarHash: sha256:", "NarHash: md5:"), "hash is sha256"),
         (("URL: ", "URI: "), "no URL"),
         (("StorePath: /nix/store/", "StorePath: "), "not absolute"),
         (("References: ", "References: ../x "), "no store path"),

@@ -1,0 +1,141 @@
+"""Audits a stack's cache: what is signed, what is missing, what is damaged.
+
+Usage: ``python -m operations.audit --stack NAME [--hash all|N] [--json FILE]``, in the project's
+directory. Exit code 0: all is well; 1: there are findings; 2: the audit could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import quote
+
+from urllib3.exceptions import HTTPError
+
+from components.server import ServerError, explain
+
+from .bucket import Bucket, Credential
+from .cache_audit import CONNECTIONS, Cache, Report, audit
+from .cache_client import CacheClient
+from .deployed_stack import DeployedStack, OperationError, read_stack
+
+ALL_WELL, FINDINGS, CANNOT_RUN = range(3)
+"""Exit codes."""
+
+_SHOWN = 20
+_SECONDS_BETWEEN_PROGRESS = 2.0
+
+
+def cache_of(stack: DeployedStack) -> Cache:
+    """Return the cache of a stack, read as its clients do."""
+    settings = stack.settings
+    deployer = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
+    if stack.reader is None:
+        url = _public_url(stack.substituter)
+    else:
+        url = Bucket(settings, stack.reader).url
+    return Cache(
+        CacheClient(url, settings.ca_certificate_file, CONNECTIONS),
+        deployer.objects,
+        settings.store_dir,
+        stack.public_keys,
+    )
+
+
+def _public_url(substituter: str) -> Callable[[str, str], str]:
+    # A narinfo's URL may have a query; whatever else stands in it must not break the request.
+    return lambda _method, name: f"{substituter}/{quote(name, safe='/?=&%')}"
+
+
+def summary(report: Report) -> str:
+    """Return the report for people: a few lines, and the first findings of each kind."""
+    lines = [
+        f"{report.stack}: {report.substituter}",
+        f"{report.narinfos:,} narinfos, {report.nars:,} NARs with {report.nar_bytes:,} bytes, "
+        f"{report.unused_nars:,} of them unused, {report.hashed:,} hashed",
+    ]
+    if report.gone:
+        lines.append(f"{report.gone:,} narinfos went while the audit ran")
+    for name, key in report.keys.items():
+        trust = "trusted" if key.trusted else "not this stack's"
+        unknown = f", {key.unknown:,} not verified" if key.unknown else ""
+        lines.append(
+            f"{name} ({trust}): {key.verified:,} narinfos verified{unknown}, "
+            f"{key.failed:,} bad; the only trusted key of {key.alone:,}"
+        )
+    shown: Counter[str] = Counter()
+    for finding in report.findings:
+        shown[finding.kind] += 1
+        if shown[finding.kind] <= _SHOWN:
+            lines.append(f"{finding.kind} {finding.object}: {finding.detail}")
+    lines += [f"{kind}: {count:,} in all" for kind, count in shown.items() if count > _SHOWN]
+    lines.append(f"{len(report.findings):,} findings in {report.seconds:.1f} s")
+    # What stands in a narinfo is anybody's text: it must not steer a terminal.
+    return "\n".join(
+        "".join(letter if letter.isprintable() else "?" for letter in line) for line in lines
+    )
+
+
+class _Progress:
+    """Says on standard error how far the audit is, every now and then."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS_BETWEEN_PROGRESS
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            print(f"audit: {text}", file=sys.stderr, flush=True)
+            self._next = now + _SECONDS_BETWEEN_PROGRESS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the audit that the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m operations.audit", description=__doc__)
+    parser.add_argument("--stack", required=True, metavar="NAME")
+    parser.add_argument(
+        "--hash", type=_sample, default=0, metavar="all|N", help="read NARs whole, all or N of them"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    chosen = parser.parse_args(arguments)
+    try:
+        stack = read_stack(chosen.stack)
+        report = Report(stack.name, stack.substituter)
+        audit(cache_of(stack), report, chosen.hash, _Progress())
+        if chosen.json is not None:
+            chosen.json.write_text(f"{json.dumps(asdict(report), indent=2)}\n", encoding="utf-8")
+    except OperationError as error:
+        return _refuse(str(error))
+    except ServerError as error:
+        return _refuse(f"{error.subject}: {error}")
+    except HTTPError as error:
+        return _refuse(f"{stack.substituter}: {explain(error)}")
+    except OSError as error:
+        return _refuse(f"{chosen.json} cannot be written: {error.strerror}")
+    except KeyboardInterrupt:
+        return _refuse("interrupted")
+    print(summary(report))
+    return FINDINGS if report.findings else ALL_WELL
+
+
+def _sample(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither all nor a number")
+    return int(text)
+
+
+def _refuse(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return CANNOT_RUN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

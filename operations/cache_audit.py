@@ -1,0 +1,269 @@
+"""Reads a whole cache back as its clients do, and proves what is signed.
+
+The bucket is listed with the deploying user's credential, because clients cannot list it; every
+file is then asked for as a client does. A client's rules are Nix's own (`src/libstore/nar-info.cc`,
+`src/libstore/binary-cache-store.cc`).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from components.nix_format import FormatError, NarInfo, PublicKey, sha256_to_nix32
+
+from .cache_client import CacheClient
+from .nar_measure import NarError, measure_nar
+
+NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
+"""The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""
+
+CACHE_INFO = "nix-cache-info"
+CONNECTIONS = 8
+OK, GONE = 200, 404
+_BATCH = 1_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a client would stumble over, or that nobody signed."""
+
+    kind: str
+    """`cache-info`, `unreadable`, `malformed`, `misplaced`, `unsigned`, `bad-signature`,
+    `nar-missing`, `nar-size` or `nar-content`."""
+    object: str
+    """The object's name in the bucket."""
+    detail: str
+    """What is wrong, in words."""
+
+
+@dataclass
+class KeyCount:
+    """What one key has signed. Counts are of narinfos."""
+
+    trusted: bool
+    """Whether the stack's clients are told to trust it."""
+    verified: int = 0
+    """Its signature is good."""
+    alone: int = 0
+    """Its signature is good, and the only one by a trusted key."""
+    failed: int = 0
+    """Its signature is not over this narinfo."""
+    unknown: int = 0
+    """Its signature cannot be verified, because its public key is not known here."""
+
+
+@dataclass
+class Report:
+    """What an audit saw."""
+
+    stack: str
+    substituter: str
+    narinfos: int = 0
+    """Narinfos that the listing has."""
+    nars: int = 0
+    """NARs that the listing has."""
+    nar_bytes: int = 0
+    """Their size together, compressed."""
+    unused_nars: int = 0
+    """NARs that no narinfo names: they outlive their narinfos, or a push is under way."""
+    gone: int = 0
+    """Narinfos that expired or were deleted while the audit ran."""
+    hashed: int = 0
+    """NARs that were read whole."""
+    keys: dict[str, KeyCount] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache as the audit reaches it."""
+
+    client: CacheClient
+    """Reads as clients do."""
+    objects: Callable[[str], Iterable[tuple[str, int]]]
+    """Lists name and size in bytes of the objects whose names begin with a prefix."""
+    store_dir: str
+    """The store directory that its paths belong to."""
+    public_keys: Sequence[PublicKey]
+    """The keys that clients are told to trust."""
+
+
+def audit(
+    cache: Cache, report: Report, sample: int | None, progress: Callable[[str], None]
+) -> None:
+    """Fill `report` with what there is to say about `cache`.
+
+    Args:
+        cache: what is audited.
+        report: filled in.
+        sample: how many NARs to read whole and hash, chosen at random; None hashes all.
+        progress: told now and then how far the audit is.
+
+    Raises:
+        HTTPError: the cache does not answer.
+        ServerError: the bucket cannot be listed.
+    """
+    started = time.monotonic()
+    report.keys = {key.name: KeyCount(trusted=True) for key in cache.public_keys}
+    report.findings += _examine_cache_info(cache)
+    sizes: dict[str, int] = {}
+    for name, size in cache.objects(""):
+        sizes[name] = size
+        progress(f"{len(sizes):,} objects listed")
+    narinfos = [name for name in sizes if name.endswith(".narinfo") and "/" not in name]
+    unused = {name for name in sizes if name.startswith("nar/")}
+    report.narinfos, report.nars = len(narinfos), len(unused)
+    report.nar_bytes = sum(sizes[name] for name in unused)
+    hashed = set(narinfos)
+    if sample is not None:
+        hashed = set(random.sample(narinfos, min(sample, len(narinfos))))
+    examine = _Examiner(cache, sizes, hashed)
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        for done, examined in enumerate(_in_batches(threads, examine, narinfos), 1):
+            unused.discard(examined.nar)
+            _count(report, examined)
+            progress(f"{done:,} of {len(narinfos):,} narinfos, {len(report.findings):,} findings")
+    report.unused_nars = len(unused)
+    report.seconds = round(time.monotonic() - started, 3)
+
+
+@dataclass
+class _Examined:
+    """What one narinfo and its NAR came to."""
+
+    findings: list[Finding] = field(default_factory=list)
+    nar: str = ""
+    signatures: dict[str, bool | None] = field(default_factory=dict)
+    """Whether a key's signature is good, by the key's name; None where that is unknown."""
+    hashed: bool = False
+    gone: bool = False
+
+
+class _Examiner:
+    """Examines one narinfo at a time; threads share it."""
+
+    def __init__(self, cache: Cache, sizes: Mapping[str, int], hashed: Collection[str]) -> None:
+        self._cache = cache
+        self._sizes = sizes
+        self._hashed = hashed
+        self._known = {key.name: key for key in (NIXOS_KEY, *cache.public_keys)}
+
+    def __call__(self, name: str) -> _Examined:
+        examined = _Examined()
+        narinfo = self._read(name, examined)
+        if narinfo is not None:
+            examined.nar = narinfo.url
+            findings = [
+                *self._place(name, narinfo),
+                *self._signatures(narinfo, examined),
+                *self._nar(narinfo, name in self._hashed, examined),
+            ]
+            examined.findings = [Finding(kind, name, detail) for kind, detail in findings]
+        return examined
+
+    def _read(self, name: str, examined: _Examined) -> NarInfo | None:
+        answer = self._cache.client.read(name)
+        if answer.status != OK:
+            # Between the listing and now it may have expired, or somebody deleted it.
+            examined.gone = answer.status == GONE and name not in dict(self._cache.objects(name))
+            if not examined.gone:
+                detail = f"a client gets HTTP status {answer.status}"
+                examined.findings.append(Finding("unreadable", name, detail))
+            return None
+        try:
+            return NarInfo.parse(answer.body.decode())
+        except ValueError as error:
+            detail = str(error) if isinstance(error, FormatError) else "it is no UTF-8 text"
+            examined.findings.append(Finding("malformed", name, detail))
+            return None
+
+    def _place(self, name: str, narinfo: NarInfo) -> Iterator[tuple[str, str]]:
+        store_path = f"{self._cache.store_dir}/{name.removesuffix('.narinfo')}-"
+        if not narinfo.store_path.startswith(store_path):
+            yield "misplaced", f"it is about {narinfo.store_path}"
+
+    def _signatures(self, narinfo: NarInfo, examined: _Examined) -> Iterator[tuple[str, str]]:
+        fingerprint = narinfo.fingerprint
+        for signature in narinfo.signatures:
+            name = signature.partition(":")[0]
+            key = self._known.get(name)
+            good = None if key is None else key.verifies(fingerprint, signature)
+            examined.signatures[name] = good or examined.signatures.get(name, good)
+            if good is False:
+                yield "bad-signature", f"the signature by {name} is over something else"
+        trusted = [key.name for key in self._cache.public_keys]
+        if not any(examined.signatures.get(name) for name in trusted):
+            yield "unsigned", f"it has no good signature by {' or '.join(trusted)}"
+
+    def _nar(
+        self, narinfo: NarInfo, hashed: bool, examined: _Examined
+    ) -> Iterator[tuple[str, str]]:
+        answer = self._cache.client.look_at(narinfo.url)
+        if answer.status != OK:
+            listed = ", although the bucket has it" if narinfo.url in self._sizes else ""
+            yield (
+                "nar-missing",
+                f"a client gets HTTP status {answer.status} for {narinfo.url}{listed}",
+            )
+            return
+        size = self._sizes.get(narinfo.url) if answer.size is None else answer.size
+        if narinfo.file_size not in (None, size):
+            yield "nar-size", f"{narinfo.url} has {size} bytes, not {narinfo.file_size}"
+        elif hashed:
+            examined.hashed = True
+            for reason in self._content(narinfo):
+                yield "nar-content", f"{narinfo.url}: {reason}"
+
+    def _content(self, narinfo: NarInfo) -> Iterator[str]:
+        try:
+            with self._cache.client.open(narinfo.url) as stream:
+                nar = measure_nar(stream, narinfo.compression, narinfo.nar_size)
+            expected = {
+                "FileHash": (nar.file_hash, narinfo.file_hash),
+                "NarHash": (nar.nar_hash, narinfo.nar_hash),
+            }
+            for field_, (measured, written) in expected.items():
+                if written is not None and sha256_to_nix32(written) != measured:
+                    yield f"its {field_} is {measured}"
+            if nar.nar_size != narinfo.nar_size:
+                yield f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
+        except (NarError, FormatError) as error:
+            yield str(error)
+
+
+def _examine_cache_info(cache: Cache) -> Iterator[Finding]:
+    """Read what every client reads first (Nix, `src/libstore/binary-cache-store.cc`)."""
+    answer = cache.client.read(CACHE_INFO)
+    if answer.status != OK:
+        yield Finding("cache-info", CACHE_INFO, f"a client gets HTTP status {answer.status}")
+    elif f"StoreDir: {cache.store_dir}".encode() not in answer.body.splitlines():
+        yield Finding("cache-info", CACHE_INFO, f"its StoreDir is not {cache.store_dir}")
+
+
+def _in_batches(
+    threads: ThreadPoolExecutor, examine: _Examiner, names: Sequence[str]
+) -> Iterator[_Examined]:
+    # Batches bound what waits in memory; a million narinfos are too many for one map.
+    for start in range(0, len(names), _BATCH):
+        yield from threads.map(examine, names[start : start + _BATCH])
+
+
+def _count(report: Report, examined: _Examined) -> None:
+    report.findings += examined.findings
+    report.gone += examined.gone
+    report.hashed += examined.hashed
+    good_and_trusted = []
+    for name, good in examined.signatures.items():
+        key = report.keys.setdefault(name, KeyCount(trusted=False))
+        key.verified += good is True
+        key.failed += good is False
+        key.unknown += good is None
+        if good and key.trusted:
+            good_and_trusted.append(key)
+    if len(good_and_trusted) == 1:
+        good_and_trusted[0].alone += 1

@@ -1,0 +1,86 @@
+"""Reads a binary cache over HTTP as a Nix client does: by name, without listing."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import urllib3
+
+_HEADERS = {"Accept-Encoding": "identity"}
+"""A cache's files are read as they are stored, so that their sizes can be compared."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the cache answered to one request."""
+
+    status: int
+    """The HTTP status; 200 is good."""
+    size: int | None
+    """The file's size in bytes (`Content-Length`), where the answer says it."""
+    body: bytes = b""
+
+
+class CacheClient:
+    """A client of one cache; many threads may share it.
+
+    Every method raises `urllib3.exceptions.HTTPError` when the cache does not answer.
+    """
+
+    def __init__(
+        self, url: Callable[[str, str], str], ca_certificate_file: str | None, connections: int
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: gives the URL for an HTTP method and a file's name; it holds a private cache's
+                credential.
+            ca_certificate_file: a private CA that is trusted besides the system's.
+            connections: how many are kept open.
+        """
+        context = ssl.create_default_context()
+        if ca_certificate_file is not None:
+            context.load_verify_locations(ca_certificate_file)
+        self._url = url
+        self._pool = urllib3.PoolManager(
+            maxsize=connections,
+            ssl_context=context,
+            timeout=urllib3.Timeout(connect=5.0, read=60.0),
+            retries=urllib3.Retry(
+                total=3, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False
+            ),
+        )
+
+    def read(self, name: str) -> Answer:
+        """Return the file `name` whole."""
+        response = self._request("GET", name)
+        return Answer(response.status, _size(response), response.data)
+
+    def look_at(self, name: str) -> Answer:
+        """Return what the cache says of the file `name`, without its body."""
+        response = self._request("HEAD", name)
+        return Answer(response.status, _size(response))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Open the file `name` to be read piece by piece."""
+        response = self._request("GET", name, preload_content=False)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _request(
+        self, method: str, name: str, *, preload_content: bool = True
+    ) -> urllib3.BaseHTTPResponse:
+        return self._pool.request(
+            method, self._url(method, name), headers=_HEADERS, preload_content=preload_content
+        )
+
+
+def _size(response: urllib3.BaseHTTPResponse) -> int | None:
+    value = response.headers.get("Content-Length", "")
+    return int(value) if value.isdecimal() else None

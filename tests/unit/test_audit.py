@@ -1,0 +1,340 @@
+"""The audit, against a small cache on loopback that holds whatever a test puts there."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import zstandard
+from urllib3.exceptions import HTTPError
+
+from components.nix_format import NarInfo, SecretKey, nix32_encode
+from operations.audit import summary
+from operations.cache_audit import Cache, Finding, KeyCount, Report, audit
+from operations.cache_client import CacheClient
+
+OLD, NEW = SecretKey.generate("cache.test-1"), SecretKey.generate("cache.test-2")
+STRANGER = SecretKey.generate("example.org-1")
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "zstd": zstandard.ZstdCompressor().compress,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+    "gzip": gzip.compress,
+}
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of `data` as a narinfo has it."""
+    return f"sha256:{nix32_encode(hashlib.sha256(data).digest())}"
+
+
+@dataclass
+class SmallCache:
+    """A cache in memory, and where it is served."""
+
+    url: str = ""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """What the deployer's listing has."""
+    hidden: set[str] = field(default_factory=set)
+    """Objects that clients are refused."""
+    expired: set[str] = field(default_factory=set)
+    """Objects that go once they have been listed."""
+
+    def add(
+        self,
+        *keys: SecretKey,
+        compression: str = "zstd",
+        nar: bytes | None = None,
+        **changes: Any,
+    ) -> tuple[str, NarInfo]:
+        """Store a path signed by `keys`; return its narinfo and the name it is stored under."""
+        nar = random.randbytes(3_000) if nar is None else nar
+        stored = COMPRESSIONS[compression](nar)
+        narinfo = NarInfo(
+            store_path=f"/nix/store/{nix32_encode(random.randbytes(20))}-greeting",
+            url=f"nar/{digest(stored).removeprefix('sha256:')}.nar.{compression}",
+            compression=compression,
+            nar_hash=digest(nar),
+            nar_size=len(nar),
+            file_hash=digest(stored),
+            file_size=len(stored),
+        )
+        self.objects[narinfo.url] = stored
+        signed = replace(narinfo, signatures=tuple(key.sign(narinfo.fingerprint) for key in keys))
+        changed = replace(signed, **changes)
+        name = f"{narinfo.store_path[11:43]}.narinfo"
+        self.objects[name] = changed.format().encode()
+        return name, narinfo
+
+    def listing(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """List what the deployer sees; what has been listed once may expire."""
+        for name, data in sorted(self.objects.items()):
+            if name.startswith(prefix):
+                yield name, len(data)
+        for name in self.expired:
+            self.objects.pop(name, None)
+
+    def audit(self, *keys: SecretKey, sample: int | None = 0) -> Report:
+        """Audit it with the keys that clients trust."""
+        client = CacheClient(lambda _, name: f"{self.url}/{name}", None, 2)
+        public_keys = [key.public_key for key in keys or (OLD,)]
+        report = Report("test", self.url)
+        audit(Cache(client, self.listing, "/nix/store", public_keys), report, sample, print)
+        return report
+
+    def findings(self, *keys: SecretKey, sample: int | None = 0) -> list[Finding]:
+        """Return what an audit finds."""
+        return self.audit(*keys, sample=sample).findings
+
+
+@pytest.fixture
+def cache() -> Iterator[SmallCache]:
+    """A cache with nothing in it but `nix-cache-info`."""
+    small = SmallCache()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            name = self.path[1:]
+            data = small.objects.get(name)
+            status = 404 if data is None else 403 if name in small.hidden else 200
+            body = data if data is not None and status == 200 else b"no"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    small.url = f"http://127.0.0.1:{server.server_port}"
+    small.objects["nix-cache-info"] = b"StoreDir: /nix/store\nWantMassQuery: 1\n"
+    try:
+        yield small
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_sound_cache_has_no_findings(cache: SmallCache, compression: str) -> None:
+    _, narinfo = cache.add(OLD, compression=compression)
+    report = cache.audit(sample=None)
+    assert report.findings == []
+    assert (report.narinfos, report.nars, report.hashed) == (1, 1, 1)
+    assert report.nar_bytes == narinfo.file_size
+    assert report.unused_nars == 0
+
+
+def test_an_empty_cache_has_no_findings(cache: SmallCache) -> None:
+    assert cache.audit(sample=5).findings == []
+
+
+def test_narinfos_are_counted_by_the_keys_that_sign_them(cache: SmallCache) -> None:
+    cache.add(OLD)
+    cache.add(OLD, NEW)
+    cache.add(NEW, STRANGER)
+    assert cache.audit(OLD, NEW).keys == {
+        OLD.name: KeyCount(trusted=True, verified=2, alone=1),
+        NEW.name: KeyCount(trusted=True, verified=2, alone=1),
+        STRANGER.name: KeyCount(trusted=False, unknown=1),
+    }
+
+
+def test_every_signature_is_verified_also_beside_a_good_one(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD)
+    forged = SecretKey.generate(NEW.name).sign(narinfo.fingerprint)
+    signed = replace(narinfo, signatures=(OLD.sign(narinfo.fingerprint), forged))
+    cache.objects[name] = signed.format().encode()
+    report = cache.audit(OLD, NEW)
+    assert [(found.kind, found.object) for found in report.findings] == [("bad-signature", name)]
+    assert report.keys[NEW.name] == KeyCount(trusted=True, failed=1)
+
+
+def test_the_signature_of_the_public_cache_is_verified_too(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD)
+    forged = SecretKey.generate("cache.nixos.org-1").sign(narinfo.fingerprint)
+    signed = replace(narinfo, signatures=(OLD.sign(narinfo.fingerprint), forged))
+    cache.objects[name] = signed.format().encode()
+    assert [found.kind for found in cache.findings()] == ["bad-signature"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nar_size": 1},
+        {"nar_hash": f"sha256:{nix32_encode(bytes(32))}"},
+        {"references": (f"{nix32_encode(bytes(20))}-x",)},
+    ],
+    ids=lambda changes: str(next(iter(changes))),
+)
+def test_a_narinfo_that_was_changed_after_signing_is_found(
+    cache: SmallCache, changes: dict[str, Any]
+) -> None:
+    cache.add(OLD, **changes)
+    assert [found.kind for found in cache.findings()] == ["bad-signature", "unsigned"]
+
+
+def test_a_path_that_only_a_retired_key_signs_is_found(cache: SmallCache) -> None:
+    name, _ = cache.add(OLD)
+    (found,) = cache.findings(NEW)
+    assert (found.kind, found.object) == ("unsigned", name)
+    assert NEW.name in found.detail
+
+
+def test_a_nar_that_is_gone_is_found(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD)
+    del cache.objects[narinfo.url]
+    (found,) = cache.findings()
+    assert (found.kind, found.object) == ("nar-missing", name)
+    assert narinfo.url in found.detail
+
+
+def test_a_nar_that_clients_may_not_read_is_found(cache: SmallCache) -> None:
+    _, narinfo = cache.add(OLD)
+    cache.hidden.add(narinfo.url)
+    (found,) = cache.findings()
+    assert found.kind == "nar-missing"
+    assert "403" in found.detail
+    assert "although the bucket has it" in found.detail
+
+
+def test_a_nar_of_another_size_is_found(cache: SmallCache) -> None:
+    _, narinfo = cache.add(OLD)
+    cache.objects[narinfo.url] += b"x"
+    assert [found.kind for found in cache.findings()] == ["nar-size"]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_damaged_nar_of_the_right_size_is_found_when_it_is_hashed(
+    cache: SmallCache, compression: str
+) -> None:
+    _, narinfo = cache.add(OLD, compression=compression)
+    stored = bytearray(cache.objects[narinfo.url])
+    stored[len(stored) // 2] ^= 1
+    cache.objects[narinfo.url] = bytes(stored)
+    assert cache.findings() == []
+    found = cache.findings(sample=None)
+    assert found
+    assert {finding.kind for finding in found} == {"nar-content"}
+
+
+def test_another_nar_under_a_right_file_hash_is_found_when_it_is_hashed(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD)
+    lie = replace(narinfo, nar_hash=digest(b"another"))
+    signed = replace(lie, signatures=(OLD.sign(lie.fingerprint),))
+    cache.objects[name] = signed.format().encode()
+    (found,) = cache.findings(sample=1)
+    assert (found.kind, narinfo.nar_hash in found.detail) == ("nar-content", True)
+
+
+def test_a_nar_that_unpacks_to_more_than_it_says_is_not_read_on(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD, nar=bytes(50_000_000))
+    small = replace(narinfo, nar_size=10)
+    cache.objects[name] = (
+        replace(small, signatures=(OLD.sign(small.fingerprint),)).format().encode()
+    )
+    (found,) = cache.findings(sample=None)
+    assert "more than the 10 bytes" in found.detail
+
+
+def test_a_compression_that_is_not_known_is_found_when_it_is_hashed(cache: SmallCache) -> None:
+    cache.add(OLD, compression="none")
+    name, _ = cache.add(OLD)
+    cache.objects[name] = cache.objects[name].replace(b"Compression: zstd", b"Compression: lz4")
+    (found,) = cache.findings(sample=None)
+    assert "its compression is none of none, zstd, xz" in found.detail
+
+
+def test_a_sample_is_as_large_as_asked_for(cache: SmallCache) -> None:
+    for _ in range(4):
+        cache.add(OLD)
+    assert cache.audit(sample=3).hashed == 3
+    assert cache.audit(sample=9).hashed == 4
+
+
+def test_a_narinfo_that_clients_may_not_read_is_found(cache: SmallCache) -> None:
+    name, _ = cache.add(OLD)
+    cache.hidden.add(name)
+    (found,) = cache.findings()
+    assert (found.kind, found.object) == ("unreadable", name)
+
+
+def test_a_narinfo_that_expires_meanwhile_is_no_finding(cache: SmallCache) -> None:
+    name, _ = cache.add(OLD)
+    cache.expired.add(name)
+    report = cache.audit()
+    assert (report.findings, report.gone) == ([], 1)
+
+
+@pytest.mark.parametrize("text", [b"", b"hello", b"\xff\xfe", b"StorePath: x\nStorePath: x"])
+def test_a_malformed_narinfo_is_found(cache: SmallCache, text: bytes) -> None:
+    name, _ = cache.add(OLD)
+    cache.objects[name] = text
+    assert [(found.kind, found.object) for found in cache.findings()] == [("malformed", name)]
+
+
+def test_a_narinfo_under_another_paths_name_is_found(cache: SmallCache) -> None:
+    name, _ = cache.add(OLD)
+    other, _ = cache.add(OLD)
+    cache.objects[other] = cache.objects[name]
+    assert [(found.kind, found.object) for found in cache.findings()] == [("misplaced", other)]
+
+
+def test_an_unused_nar_is_counted_and_no_finding(cache: SmallCache) -> None:
+    name, _ = cache.add(OLD)
+    cache.add(OLD)
+    del cache.objects[name]
+    report = cache.audit()
+    assert (report.findings, report.unused_nars) == ([], 1)
+
+
+@pytest.mark.parametrize("content", [None, b"StoreDir: /gnu/store\n"])
+def test_a_cache_that_clients_would_drop_is_found(cache: SmallCache, content: bytes | None) -> None:
+    del cache.objects["nix-cache-info"]
+    if content is not None:
+        cache.objects["nix-cache-info"] = content
+    assert [found.kind for found in cache.findings()] == ["cache-info"]
+
+
+def test_a_cache_that_does_not_answer_cannot_be_audited(cache: SmallCache) -> None:
+    cache.url = "http://127.0.0.1:1"
+    with pytest.raises(HTTPError):
+        cache.audit()
+
+
+def test_a_summary_shows_the_first_findings_and_the_number_of_the_rest() -> None:
+    report = Report("test", "https://cache.test")
+    report.keys["cache.test-1"] = KeyCount(trusted=True, verified=1_234)
+    report.findings = [Finding("unsigned", f"{n}.narinfo", "why") for n in range(30)]
+    text = summary(report)
+    assert "cache.test-1 (trusted): 1,234 narinfos verified" in text
+    assert "unsigned 19.narinfo: why" in text
+    assert "unsigned 20.narinfo" not in text
+    assert "unsigned: 30 in all" in text
+    assert "30 findings" in text
+
+
+def test_a_summary_lets_no_narinfo_steer_the_terminal() -> None:
+    report = Report("test", "https://cache.test")
+    report.findings = [Finding("misplaced", "x.narinfo", "it is about \x1b]0;owned\x07")]
+    assert "\x1b" not in summary(report)
