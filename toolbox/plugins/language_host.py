@@ -79,12 +79,12 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         """The provider plugins that the installed packages speak to."""
         return language_pb2.GetRequiredPackagesResponse(
             packages=[
-                {
-                    "name": about.get("name") or name.replace("_", "-").removeprefix("pulumi-"),
-                    "kind": "resource",
-                    "version": "v" + (about.get("version") or version).removeprefix("v"),
-                    "server": about.get("server", ""),
-                }
+                plugin_pb2.PackageDependency(
+                    name=about.get("name") or name.replace("_", "-").removeprefix("pulumi-"),
+                    kind="resource",
+                    version="v" + (about.get("version") or version).removeprefix("v"),
+                    server=about.get("server", ""),
+                )
                 for name, version, about in installed(request.info)
                 if about and about.get("resource")
             ]
@@ -94,7 +94,8 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         """What is installed for the program; direct and indirect are not told apart."""
         return language_pb2.GetProgramDependenciesResponse(
             dependencies=[
-                {"name": name, "version": version} for name, version, _ in installed(request.info)
+                language_pb2.DependencyInfo(name=name, version=version)
+                for name, version, _ in installed(request.info)
             ]
         )
 
@@ -169,7 +170,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         }
         program = subprocess.Popen(command, cwd=request.pwd or None, env=environment)
         self._programs.add(program)
-        context.add_callback(lambda: program.poll() is None and program.send_signal(signal.SIGINT))
+        context.add_callback(lambda: program.send_signal(signal.SIGINT))
         code = program.wait()
         self._programs.discard(program)
         if code == 0:

@@ -4,6 +4,7 @@ Source of fact: the engine's `sdk/go/common/resource/plugin` (the first line on 
 the port; the last argument is the engine's own address) and `sdk/proto/engine.proto`.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -32,7 +33,9 @@ class Engine:
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = engine_pb2_grpc.EngineStub(self._channel)
 
-    def log(self, message: str, *, urn: str = "", level: str = "INFO", passing: bool = False) -> None:
+    def log(
+        self, message: str, *, urn: str = "", level: str = "INFO", passing: bool = False
+    ) -> None:
         """Show `message` beside the resource `urn`; a `passing` one is seen only while it runs.
 
         `level` is DEBUG, INFO, WARNING or ERROR. An engine that is gone is not an error here.
@@ -41,10 +44,8 @@ class Engine:
         request = engine_pb2.LogRequest(
             severity=severity, message=message, urn=urn, ephemeral=passing
         )
-        try:
+        with contextlib.suppress(grpc.RpcError):
             self._stub.Log(request)
-        except grpc.RpcError:
-            pass
 
     def leave_with_it(self) -> None:
         """End this process as soon as the engine has gone, however it went."""

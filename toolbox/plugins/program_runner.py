@@ -10,11 +10,11 @@ Source of fact: `sdk/python/cmd/pulumi-language-python-exec` at v3.259.0.
 import argparse
 import asyncio
 import logging
-import os
 import runpy
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 try:
     import pulumi
@@ -48,20 +48,22 @@ def run(program: str, parallel: int) -> int:
     loop.set_default_executor(executor)
     # A failed program leaves futures that nobody awaits; asyncio's complaints would bury the error.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    path = os.path.abspath(program)
-    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "__main__.py")):
+    path = Path(program).resolve()
+    if path.is_dir() and not (path / "__main__.py").exists():
         pulumi.log.error(f"unable to find main python program `__main__.py` in `{path}`")
         return SHOWN_TO_USER
+
+    def run_program() -> None:
+        runpy.run_path(program, run_name="__main__")
+
     try:
-        loop.run_until_complete(
-            pulumi.runtime.run_in_stack(lambda: runpy.run_path(program, run_name="__main__"))
-        )
+        loop.run_until_complete(pulumi.runtime.run_in_stack(run_program))
     except pulumi.RunError as error:
         pulumi.log.error(str(error))
         return 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- whatever a program raises is shown
         pulumi.log.error(
-            "Program failed with an unhandled exception:\n" + own_traceback(error, path)
+            "Program failed with an unhandled exception:\n" + own_traceback(error, str(path))
         )
         return SHOWN_TO_USER
     finally:

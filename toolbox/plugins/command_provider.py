@@ -1,0 +1,573 @@
+"""Drop-in for the provider plugin `command` 1.2.1: `local.Command` and `remote.Command`.
+
+Everything of these two but `assetPaths` and `archivePaths`. Source of fact: pulumi-command v1.2.1,
+`provider/pkg/provider`, and its answers as recorded in `tests/plugins/data`.
+"""
+
+import asyncio
+import concurrent.futures
+import json
+import os
+import secrets
+import signal
+import threading
+from abc import abstractmethod
+from collections.abc import Awaitable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Literal, Protocol, TypeVar
+
+import asyncssh
+
+from toolbox.plugins.plugin_server import Engine
+from toolbox.plugins.property_diff import differences
+from toolbox.plugins.property_values import UNKNOWN, Properties, Secret, has_unknown, plain
+from toolbox.plugins.resource_provider import (
+    Difference,
+    Failure,
+    ResourceError,
+    ResourceProvider,
+    ResourceType,
+    Subject,
+    serve_provider,
+)
+
+Result = TypeVar("Result")
+Kind = Literal[
+    "string",
+    "bool",
+    "float64",
+    "int",
+    "[]string",
+    "[]interface {}",
+    "map[string]string",
+    "map[string]interface {}",
+]
+"""An argument's type, in the words of the official plugin's messages."""
+
+COMMON: dict[str, Kind] = {
+    "create": "string",
+    "update": "string",
+    "delete": "string",
+    "triggers": "[]interface {}",
+    "stdin": "string",
+    "logging": "string",
+    "environment": "map[string]string",
+    "addPreviousOutputInEnv": "bool",
+}
+LOCAL: dict[str, Kind] = {**COMMON, "dir": "string", "interpreter": "[]string"}
+REMOTE: dict[str, Kind] = {**COMMON, "connection": "map[string]interface {}"}
+CONNECTION: dict[str, Kind] = {
+    "host": "string",
+    "user": "string",
+    "port": "float64",
+    "password": "string",
+    "privateKey": "string",
+    "privateKeyPassword": "string",
+    "agentSocketPath": "string",
+    "dialErrorLimit": "int",
+    "perDialTimeout": "int",
+    "hostKey": "string",
+}
+CONNECTION_DEFAULTS = {"user": "root", "port": 22, "dialErrorLimit": 10, "perDialTimeout": 15}
+CONNECTION_SECRETS = ("password", "privateKey", "privateKeyPassword")
+
+LOGGED = {
+    None: ("stdout", "stderr"),
+    "stdoutAndStderr": ("stdout", "stderr"),
+    "stdout": ("stdout",),
+    "stderr": ("stderr",),
+    "none": (),
+}
+"""`logging` → which of a command's streams the user sees while it runs."""
+
+PREVIOUS = {"stdout": "PULUMI_COMMAND_STDOUT", "stderr": "PULUMI_COMMAND_STDERR"}
+"""Output → environment variable that hands it to the next run."""
+
+FIRST_PAUSE, PAUSE_FACTOR, LONGEST_PAUSE = 0.1, 1.5, 5.0
+"""Seconds between two attempts to connect, and how they grow."""
+
+
+class Reader(Protocol):
+    """One stream of a running command, local or remote."""
+
+    async def read(self, n: int) -> bytes:
+        """At most `n` bytes, none at its end."""
+
+
+class Writer(Protocol):
+    """The standard input of a running command, local or remote."""
+
+    def write(self, data: bytes) -> None:
+        """Queue `data`."""
+
+    def write_eof(self) -> None:
+        """Say that there is no more."""
+
+    async def drain(self) -> None:
+        """Wait until the command keeps up."""
+
+
+class Transcript:
+    """What a command printed, its lines shown to the user as they come."""
+
+    def __init__(self, subject: Subject, logging: str | None) -> None:
+        self._subject = subject
+        self._logged = LOGGED[logging]
+        self._both = bytearray()
+        self.outputs: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+    async def follow(self, name: str, stream: Reader) -> None:
+        """Take the stream `name` to its end."""
+        line = b""
+        while data := await stream.read(1 << 16):
+            self._both += data
+            self.outputs[name] += data
+            *whole, line = (line + data).split(b"\n")
+            for text in whole:
+                await self._show(name, text)
+        if line:
+            await self._show(name, line)
+
+    async def _show(self, name: str, line: bytes) -> None:
+        if name in self._logged:
+            await asyncio.to_thread(
+                self._subject.engine.log,
+                line.decode(errors="replace"),
+                urn=self._subject.urn,
+                passing=True,
+            )
+
+    def failed(self, reason: str, command: str) -> ResourceError:
+        """The error of a command that failed, with all it printed."""
+        printed = self._both.decode(errors="replace")
+        return ResourceError(
+            f"{reason}: running {json.dumps(command, ensure_ascii=False)}:\n{printed}"
+        )
+
+    def result(self) -> dict[str, str]:
+        """`stdout` and `stderr`, each without one final newline."""
+        return {
+            name: data.decode(errors="replace").removesuffix("\n")
+            for name, data in self.outputs.items()
+        }
+
+
+async def _feed(stream: Writer, data: bytes) -> None:
+    try:
+        stream.write(data)
+        await stream.drain()
+        stream.write_eof()
+    except (BrokenPipeError, ConnectionResetError):
+        # A command may end without having read all of its input.
+        return
+
+
+class Tasks:
+    """Runs coroutines for the plugin's threads, until the engine wants everything to end."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._running: set[concurrent.futures.Future[Any]] = set()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Its result. Raises ResourceError when `cancel` came first."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        self._running.add(future)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise ResourceError("the command was cancelled") from None
+        finally:
+            self._running.discard(future)
+
+    def cancel(self) -> None:
+        """Cancel what runs."""
+        for future in list(self._running):
+            future.cancel()
+
+
+class Command(ResourceType):
+    """What local and remote commands have in common: when which of their scripts runs."""
+
+    arguments: Mapping[str, Kind]
+    owner: str
+    """The arguments' name in messages."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+
+    @abstractmethod
+    async def run(
+        self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Run `command` as `inputs` say; returns stdout and stderr.
+
+        `previous` is an earlier run's output, as environment variables.
+        """
+
+    def check(self, subject: Subject, news: Properties) -> tuple[Properties, list[Failure]]:
+        """Types and names of arguments."""
+        inputs = {name: value for name, value in news.items() if value is not None}
+        failures = type_failures(plain(inputs), self.arguments, self.owner)
+        if inputs.get("logging") is not UNKNOWN and plain(inputs.get("logging")) not in LOGGED:
+            failures.append(("logging", f"must be one of {', '.join(filter(None, LOGGED))}"))
+        return inputs, failures
+
+    def diff(self, state: Properties, old_inputs: Properties, news: Properties) -> Difference:
+        """Compare inputs with inputs; a list of triggers that comes or goes replaces."""
+        details = differences(old_inputs, news)
+        if "triggers" in details:
+            details["triggers"] += "_REPLACE"
+        return Difference(details)
+
+    def create(self, subject: Subject, inputs: Properties, preview: bool) -> tuple[str, Properties]:
+        """Run `create` if there is one."""
+        id = subject.name + secrets.token_hex(4)
+        if preview:
+            return id, {**inputs, "stdout": UNKNOWN, "stderr": UNKNOWN}
+        return id, {**inputs, **self._run(subject, ("create",), inputs, {})}
+
+    def read(
+        self, subject: Subject, id: str, state: Properties, inputs: Properties
+    ) -> tuple[str, Properties, Properties] | None:
+        """As it was: a command that has run cannot be looked at."""
+        return id, state, inputs
+
+    def update(
+        self, subject: Subject, id: str, state: Properties, news: Properties, preview: bool
+    ) -> Properties:
+        """Run `update`, or `create` where there is none."""
+        stored = {name: state.get(name, "") for name in PREVIOUS}
+        if preview:
+            unsure = has_unknown(news) or any(
+                name in state and state[name] != news.get(name) for name in self.arguments
+            )
+            return {**news, **(dict.fromkeys(PREVIOUS, UNKNOWN) if unsure else stored)}
+        return {**news, **self._run(subject, ("update", "create"), news, stored)}
+
+    def delete(self, subject: Subject, id: str, state: Properties) -> None:
+        """Run the stored `delete`, with the stored connection and environment."""
+        self._run(subject, ("delete",), state, {name: state.get(name, "") for name in PREVIOUS})
+
+    def _run(
+        self, subject: Subject, which: tuple[str, ...], given: Properties, stored: Properties
+    ) -> Properties:
+        inputs = plain({name: given[name] for name in self.arguments if name in given})
+        outputs = {"stdout": "", "stderr": "", **stored}
+        command = next((inputs[name] for name in which if name in inputs), None)
+        if command is None:
+            return outputs
+        previous = {}
+        if inputs.get("addPreviousOutputInEnv", True):
+            texts = plain(outputs)
+            previous = {PREVIOUS[name]: texts[name] for name in PREVIOUS if texts[name]}
+        return self._tasks.run(self.run(subject, command, inputs, previous))
+
+
+class LocalCommand(Command):
+    """`command:local:Command`: a process on this machine."""
+
+    arguments = LOCAL
+    owner = "local.CommandInputs"
+
+    async def run(
+        self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
+    ) -> dict[str, str]:
+        """With `interpreter`, else /bin/sh -c."""
+        transcript = Transcript(subject, inputs.get("logging"))
+        data = inputs.get("stdin", "").encode()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(inputs.get("interpreter") or ("/bin/sh", "-c")),
+                command,
+                cwd=inputs.get("dir"),
+                env={**os.environ, **inputs.get("environment", {}), **previous},
+                stdin=asyncio.subprocess.PIPE if data else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise transcript.failed(f"{error.filename}: {error.strerror}", command) from None
+        assert process.stdout
+        assert process.stderr
+        streams: list[Awaitable[None]] = [
+            transcript.follow("stdout", process.stdout),
+            transcript.follow("stderr", process.stderr),
+        ]
+        if process.stdin:
+            streams.append(_feed(process.stdin, data))
+        try:
+            await asyncio.gather(*streams)
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        if code:
+            how = f"signal: {_signal_words(-code)}" if code < 0 else f"exit status {code}"
+            raise transcript.failed(how, command)
+        return transcript.result()
+
+
+def _signal_words(number: int) -> str:
+    return (signal.strsignal(number) or f"signal {number}").lower()
+
+
+class RemoteCommand(Command):
+    """`command:remote:Command`: a process on another machine, over SSH."""
+
+    arguments = REMOTE
+    owner = "remote.CommandInputs"
+
+    def check(self, subject: Subject, news: Properties) -> tuple[Properties, list[Failure]]:
+        """The common arguments, and a connection, which is secret."""
+        connection = news.get("connection")
+        inputs, failures = super().check(
+            subject, {name: value for name, value in news.items() if name != "connection"}
+        )
+        if connection is None:
+            missing = f"Missing required field 'connection' on '{self.owner}'"
+            return inputs, [*failures, ("connection", missing)]
+        revealed = connection.value if isinstance(connection, Secret) else connection
+        wrong = connection_failures(plain(revealed), CONNECTION_NAMES)
+        if not wrong:
+            revealed = with_defaults(revealed)
+        return {**inputs, "connection": Secret(revealed)}, failures + wrong
+
+    async def run(
+        self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
+    ) -> dict[str, str]:
+        """On a connection of its own."""
+        transcript = Transcript(subject, inputs.get("logging"))
+        async with AsyncExitStack() as open_until_done:
+            connection = await connect(subject, inputs["connection"], open_until_done)
+            environment = await accepted(
+                subject, connection, inputs.get("environment", {}), previous
+            )
+            process = await connection.create_process(command, env=environment, encoding=None)
+            await asyncio.gather(
+                transcript.follow("stdout", process.stdout),
+                transcript.follow("stderr", process.stderr),
+                _feed(process.stdin, inputs.get("stdin", "").encode()),
+            )
+            await process.wait()
+        if process.exit_signal:
+            name, *_ = process.exit_signal
+            number = getattr(signal, f"SIG{name}", 0)
+            raise transcript.failed(
+                f"Process exited with status {128 + number} from signal {name}", command
+            )
+        if process.exit_status is None:
+            missing = "wait: remote command exited without exit status or exit signal"
+            raise transcript.failed(missing, command)
+        if process.exit_status:
+            raise transcript.failed(f"Process exited with status {process.exit_status}", command)
+        return transcript.result()
+
+
+CONNECTION_NAMES = ("Connection", "ProxyConnection")
+"""The types of a connection and of the proxy in it, in messages."""
+
+
+def type_failures(given: Properties, kinds: Mapping[str, Kind], owner: str) -> list[Failure]:
+    """Arguments of `owner` that do not exist or have another type than `kinds` says."""
+    failures = []
+    for name, value in sorted(given.items()):
+        if name not in kinds:
+            failures.append((name, f"Unrecognized field '{name}' on '{owner}'"))
+            continue
+        members: list[tuple[str, Any, str]] = [(name, value, kinds[name])]
+        if kinds[name] == "[]string" and isinstance(value, list):
+            members = [(f"{name}[{index}]", item, "string") for index, item in enumerate(value)]
+        elif kinds[name] == "map[string]string" and isinstance(value, Mapping):
+            members = [(f"{name}[{key}] value", item, "string") for key, item in value.items()]
+        for path, member, kind in members:
+            got = _kind(member)
+            if got not in (kind, None) and (kind, got) != ("float64", "int"):
+                reason = f"Field '{path}' on '{owner}' must be a '{kind}'; got '{got}' instead"
+                failures.append((path, reason))
+    return failures
+
+
+def _kind(value: Any) -> str | None:
+    if value is UNKNOWN:
+        return None
+    if isinstance(value, Mapping):
+        return "map[string]interface {}"
+    names = {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}
+    return names.get(type(value), "nil")
+
+
+def connection_failures(connection: Any, names: tuple[str, ...]) -> list[Failure]:
+    """What is wrong with a plain `connection` of the type `names[0]`; the rest is its proxy's."""
+    if connection is UNKNOWN:
+        return []
+    if not isinstance(connection, Mapping):
+        return [("connection", f"must be a 'remote.{names[0]}'; got '{_kind(connection)}' instead")]
+    owner = f"remote.{names[0]}"
+    fields = dict(connection)
+    proxy = fields.pop("proxy", None) if len(names) > 1 else None
+    failures = type_failures(fields, CONNECTION, owner)
+    if "host" not in fields:
+        failures.append(("host", f"Missing required field 'host' on '{owner}'"))
+    if proxy is not None:
+        failures += [("proxy", reason) for _, reason in connection_failures(proxy, names[1:])]
+    if not failures:
+        return []
+    lines = "".join(f"\n\t{name}: {reason}" for name, reason in failures)
+    decoding = f"An error occurred decoding 'CommandInputs.connection': {len(failures)} failures"
+    return [("connection", f"{decoding} decoding:{lines}")]
+
+
+def with_defaults(connection: Any) -> Any:
+    """`connection` and its proxy with their defaults, and with their secrets marked secret."""
+    if connection is UNKNOWN:
+        return connection
+    whole = {**CONNECTION_DEFAULTS, **connection}
+    for name in CONNECTION_SECRETS:
+        if name in whole and not isinstance(whole[name], Secret):
+            whole[name] = Secret(whole[name])
+    if whole.get("proxy") is not None:
+        whole["proxy"] = with_defaults(whole["proxy"])
+    return whole
+
+
+async def connect(
+    subject: Subject, settings: Properties, open_until_done: AsyncExitStack
+) -> asyncssh.SSHClientConnection:
+    """A connection as `settings` say, through their proxy if they name one."""
+    tunnel = None
+    if settings.get("proxy"):
+        try:
+            tunnel = await _dial(subject, "Dial proxy", settings["proxy"], None, open_until_done)
+        except ResourceError as error:
+            raise ResourceError(f"proxy: {error}") from None
+    return await _dial(
+        subject, "Dial from proxy" if tunnel else "Dial", settings, tunnel, open_until_done
+    )
+
+
+async def _dial(
+    subject: Subject,
+    what: str,
+    settings: Properties,
+    tunnel: asyncssh.SSHClientConnection | None,
+    open_until_done: AsyncExitStack,
+) -> asyncssh.SSHClientConnection:
+    host_key = settings.get("hostKey")
+    trusted: Any = None
+    try:
+        if host_key is not None:
+            trusted = ([asyncssh.import_public_key(host_key)], [], [])
+    except asyncssh.KeyImportError as error:
+        raise ResourceError(f"failed to parse host key: {error}") from None
+    keys = await _client_keys(settings, open_until_done)
+    limit = settings["dialErrorLimit"]
+    pause = FIRST_PAUSE
+    failed = 0
+    while True:
+        try:
+            return await open_until_done.enter_async_context(
+                asyncssh.connect(
+                    settings["host"],
+                    int(settings["port"]),
+                    tunnel=tunnel,
+                    username=settings["user"],
+                    password=settings.get("password"),
+                    client_keys=keys or None,
+                    known_hosts=trusted,
+                    connect_timeout=settings["perDialTimeout"] or None,
+                    config=None,
+                    agent_path=None,
+                    gss_host=None,
+                )
+            )
+        except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
+            if failed == limit:
+                raise ResourceError(f"after {failed} failed attempts: {error}") from None
+            failed += 1
+        attempt = f"{what} {failed}/{'inf' if limit < 0 else limit} failed: retrying"
+        await asyncio.to_thread(subject.engine.log, attempt, urn=subject.urn, passing=True)
+        await asyncio.sleep(pause)
+        pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
+
+
+async def _client_keys(settings: Properties, open_until_done: AsyncExitStack) -> list[Any]:
+    keys: list[Any] = []
+    if settings.get("privateKey") is not None:
+        try:
+            keys.append(
+                asyncssh.import_private_key(
+                    settings["privateKey"], settings.get("privateKeyPassword")
+                )
+            )
+        except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise ResourceError(f"the connection's privateKey cannot be used: {error}") from None
+    agent = settings.get("agentSocketPath") or os.environ.get("SSH_AUTH_SOCK")
+    if agent:
+        try:
+            client = await open_until_done.enter_async_context(asyncssh.connect_agent(agent))
+        except OSError as error:
+            raise ResourceError(f"dial unix {agent}: connect: {error.strerror}") from None
+        keys += await client.get_keys()
+    return keys
+
+
+async def accepted(
+    subject: Subject,
+    connection: asyncssh.SSHClientConnection,
+    required: Mapping[str, str],
+    previous: Mapping[str, str],
+) -> dict[str, str]:
+    """What of both the server lets a command see.
+
+    The protocol's answer to an environment request is not in asyncssh's interface, so a shell is
+    asked what it sees. Raises ResourceError when a `required` variable is not accepted; an
+    unaccepted one of `previous` is a warning.
+    """
+    wanted = {**previous, **required}
+    for name in wanted:
+        if not name.isidentifier():
+            raise ResourceError(f"could not set environment variable {name!r}: not a shell's name")
+    if not wanted:
+        return {}
+    question = "printf '%s\\0' " + " ".join(f'"${{{name}}}"' for name in wanted)
+    answer = await connection.run(question, env=wanted, stdin=asyncssh.DEVNULL, encoding=None)
+    assert isinstance(answer.stdout, bytes)
+    values = dict(zip(wanted, answer.stdout.split(b"\0"), strict=False))
+    refused = [name for name in wanted if values.get(name) != wanted[name].encode()]
+    for name in refused:
+        advice = (
+            f"Unable to set '{name}'. This only works if your SSH server is configured to accept"
+            " these variables via AcceptEnv. Alternatively, if a Bash-like shell runs the command"
+            " on the remote host, you could prefix the command itself with the variables in the"
+            " form 'VAR=value command'"
+        )
+        level = "ERROR" if name in required else "WARNING"
+        await asyncio.to_thread(subject.engine.log, advice, urn=subject.urn, level=level)
+        if name in required:
+            raise ResourceError(f'could not set environment variable "{name}": refused')
+    return {name: wanted[name] for name in wanted if name not in refused}
+
+
+class CommandProvider(ResourceProvider):
+    """The plugin `command`."""
+
+    version = "1.2.1"
+    accept_secrets = True
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._tasks = Tasks()
+        self.types = {
+            "command:local:Command": LocalCommand(self._tasks),
+            "command:remote:Command": RemoteCommand(self._tasks),
+        }
+
+    def cancel(self) -> None:
+        """Kill the processes and close the connections."""
+        self._tasks.cancel()
+
+
+if __name__ == "__main__":
+    serve_provider(CommandProvider)
