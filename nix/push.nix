@@ -3,6 +3,7 @@
   writeShellApplication,
   coreutils,
   curl,
+  findutils,
   gawk,
   gnugrep,
   nix,
@@ -12,6 +13,7 @@ writeShellApplication {
   runtimeInputs = [
     coreutils
     curl
+    findutils
     gawk
     gnugrep
     nix

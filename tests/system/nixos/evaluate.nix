@@ -1,0 +1,160 @@
+# Evaluates one of the modules as NixOS does, without nixpkgs: just enough of its library, with
+# Debian's programs in the place of its packages. Types are checked, definitions merge, and what
+# conflicts or is unknown is an error.
+{
+  # client, builder, or flake
+  what,
+  # JSON: the values of the module's options
+  settings ? "{}",
+  source ? ./.,
+}:
+let
+  lib = rec {
+    concatMapStrings = f: list: concatStrings (map f list);
+    concatStrings = builtins.concatStringsSep "";
+    inherit (builtins) concatStringsSep;
+    genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
+    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    importJSON = file: builtins.fromJSON (builtins.readFile file);
+    literalExpression = text: text;
+    makeLibraryPath = concatMapStrings (package: "${package}/lib");
+    mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
+    mkEnableOption = description: mkOption { type = types.bool; default = false; inherit description; };
+    mkIf = condition: content: { _type = "if"; inherit condition content; };
+    mkMerge = contents: { _type = "merge"; inherit contents; };
+    mkOption = option: option // { _type = "option"; };
+    # What NixOS would make of the modules is not at hand: this is what it is given.
+    nixosSystem = { modules }: { config.environment.etc = genAttrs [ "nix/nix.conf" "systemd/system" ] (_: { source = toString (builtins.length modules); }); };
+    optional = condition: element: if condition then [ element ] else [ ];
+    optionalAttrs = condition: set: if condition then set else { };
+    optionalString = condition: text: if condition then text else "";
+    toList = value: if builtins.isList value then value else [ value ];
+    types = rec {
+      attrsOf = type: set: builtins.isAttrs set && builtins.all type (builtins.attrValues set);
+      bool = builtins.isBool;
+      int = builtins.isInt;
+      ints.unsigned = value: int value && value >= 0;
+      listOf = type: list: builtins.isList list && builtins.all type list;
+      nullOr = type: value: value == null || type value;
+      oneOf = types: value: builtins.any (type: type value) types;
+      path = value: builtins.isPath value || (str value && hasPrefix "/" value);
+      str = builtins.isString;
+    };
+  };
+
+  # A derivation that Debian's shell makes.
+  build =
+    name: script: attributes:
+    derivation (
+      attributes
+      // {
+        inherit name;
+        system = builtins.currentSystem;
+        builder = "/bin/sh";
+        args = [
+          "-euc"
+          script
+        ];
+        PATH = "/usr/bin:/bin";
+      }
+    );
+
+  executable =
+    text: name: to:
+    build name ''printf %s "$text" >"$out.text"; install -D -m 755 "$out.text" "$out${to}"; rm "$out.text"'' {
+      text = "#!/bin/bash\n${text}";
+    };
+
+  # The programs of a Debian package, and nothing else.
+  programs =
+    package:
+    build package ''
+      mkdir -p $out/bin
+      dpkg -L ${package} | grep -E '/s?bin/.' | xargs -I{} ln -sf {} $out/bin/
+      [ ! -e $out/bin/mawk ] || ln -s mawk $out/bin/awk
+    '' { };
+
+  pkgs = {
+    callPackage = file: overrides: let make = import file; in make (builtins.intersectAttrs (builtins.functionArgs make) (pkgs // overrides));
+    coreutils = programs "coreutils";
+    curl = programs "curl";
+    findutils = programs "findutils";
+    gawk = programs "mawk";
+    gnugrep = programs "grep";
+    nix = programs "nix-bin";
+    writeShellApplication =
+      { name, runtimeInputs, text, bashOptions }:
+      executable "export PATH=${lib.concatStringsSep ":" (map (input: "${input}/bin") runtimeInputs)}\n${text}" name "/bin/${name}";
+    writeShellScript = name: text: executable text name "";
+    writeText = builtins.toFile;
+
+    gnumake = "gnumake";
+    linkFarm = name: links: { inherit name links; };
+    minio-client = "minio-client";
+    mkShell = shell: shell;
+    pulumi.withPackages = choose: choose { pulumi-python = "pulumi-python"; };
+    python3 = "python3";
+    stdenv.cc.cc.lib = "libstdc++";
+  };
+
+  # Values of options: what is set, or the default; of the right type, and known.
+  values =
+    path: options: given:
+    let
+      unknown = builtins.attrNames (builtins.removeAttrs given (builtins.attrNames options));
+      value =
+        name: option:
+        let
+          chosen = given.${name} or (option.default or (throw "${path}.${name} is not set"));
+        in
+        if option.type chosen then chosen else throw "${path}.${name} is of another type";
+    in
+    if unknown != [ ] then throw "${path}.${builtins.head unknown} does not exist" else builtins.mapAttrs value options;
+
+  # What a definition comes to when its conditions are decided.
+  decided =
+    definition:
+    if (definition._type or "") == "if" then
+      if definition.condition then decided definition.content else [ ]
+    else if (definition._type or "") == "merge" then
+      builtins.concatMap decided definition.contents
+    else
+      [ definition ];
+
+  merged =
+    path: definitions:
+    let
+      all = builtins.concatMap decided definitions;
+      isSet = value: builtins.isAttrs value && !(value ? outPath);
+    in
+    if builtins.all isSet all then
+      builtins.zipAttrsWith (name: merged "${path}.${name}") all
+    else if builtins.all builtins.isList all then
+      builtins.concatLists all
+    else if builtins.length all == 1 then
+      builtins.head all
+    else
+      throw "${path} has conflicting definitions";
+
+  evaluated =
+    let
+      module = import (source + "/nix/${what}.nix") { inherit config lib pkgs; };
+      config = {
+        networking.hostName = "nixbuilder";
+        nix.package = pkgs.nix;
+        services.nix-binary-cache.${what} = values what module.options.services.nix-binary-cache.${what} (builtins.fromJSON settings);
+      };
+      result = merged "config" [ module.config ];
+      failed = builtins.filter (one: !one.assertion) (result.assertions or [ ]);
+    in
+    if failed != [ ] then throw (builtins.head failed).message else result;
+
+  flake = (import (source + "/flake.nix")).outputs {
+    self = flake;
+    nixpkgs = {
+      inherit lib;
+      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (_: pkgs);
+    };
+  };
+in
+if what == "flake" then flake else evaluated

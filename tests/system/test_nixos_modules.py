@@ -1,0 +1,405 @@
+"""The Nix files under a real Nix, and what their units run against a real server.
+
+No NixOS boots here. The modules are evaluated with `nixos/evaluate.nix` in the place of nixpkgs;
+the units' programs then run as the units say, as their user and without privileges, and
+systemd-analyze reads the units.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from minio import Minio
+
+from components.binary_cache import anonymous_download_policy, nix_cache_info
+from components.nix_format import SecretKey
+from toolbox.errors import ToolboxError
+from toolbox.minio_server import MinioServer
+from toolbox.processes import wait_until
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+from .stack import CHECKOUT
+
+pytestmark = pytest.mark.system
+
+BUCKET = "nix-cache"
+USER = "nix-binary-cache"
+QUEUE = f"/nix/var/nix/gcroots/{USER}"
+LINK = "/srv/top"
+SOURCE = "/srv/nixcache"
+EVALUATOR = CHECKOUT / "tests" / "system" / "nixos" / "evaluate.nix"
+
+
+class Machine:
+    """A machine with Nix and this project's Nix files."""
+
+    def __init__(self, builder: ThrowawayBuilder) -> None:
+        self.builder = builder
+        source = builder.root / SOURCE[1:]
+        shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
+        (source / "components").mkdir(exist_ok=True)
+        shutil.copy(CHECKOUT / "flake.nix", source)
+        shutil.copy(CHECKOUT / "components" / "push.sh", source / "components")
+        shutil.copy(EVALUATOR, source)
+
+    def instantiate(self, what: str, settings: Mapping[str, object], attribute: str = "") -> Any:
+        """Evaluate a module with options set, or the flake; raise ToolboxError with Nix's error."""
+        command = ["nix-instantiate", "--eval", "--strict", "--json"]
+        return json.loads(self._nix(command, what, settings, attribute))
+
+    def build(self, what: str, settings: Mapping[str, object], attribute: str) -> str:
+        """Build what an attribute of a module's configuration is made by; return its path."""
+        command = ["nix-build", "--no-out-link"]
+        return self._nix(command, what, settings, attribute).strip()
+
+    def _nix(
+        self, command: list[str], what: str, settings: Mapping[str, object], attribute: str
+    ) -> str:
+        command += [f"{SOURCE}/{EVALUATOR.name}", "--arg", "source", SOURCE]
+        command += ["--argstr", "what", what, "--argstr", "settings", json.dumps(settings)]
+        command += ["-A", attribute] if attribute else []
+        return self.builder.run(shlex.join(command)).stdout
+
+    def module(self, what: str, **settings: object) -> Any:
+        """Return the configuration that an enabled module adds."""
+        settings = {"configurationFile": f"{SOURCE}/nix/example-cache.json", **settings}
+        return self.instantiate(what, {"enable": True, **settings})
+
+    def write(self, path: str, text: str, owner: str = "") -> None:
+        """Write a file on the machine, for everyone or for its owner alone."""
+        mine = f"chown {owner} {path} && chmod 400 {path}" if owner else "true"
+        script = f"umask 022; mkdir -p $(dirname {path}) && cat >{path} && {mine}"
+        self.builder.run(script, input=text)
+
+
+@pytest.fixture(scope="module")
+def machine(builder: ThrowawayBuilder) -> Machine:
+    return Machine(builder)
+
+
+def test_every_nix_file_is_one(machine: Machine) -> None:
+    files = sorted(
+        str(path.relative_to(CHECKOUT))
+        for path in [CHECKOUT / "flake.nix", *(CHECKOUT / "nix").glob("*.nix")]
+    )
+    assert len(files) >= 5
+    for file in files:
+        machine.builder.run(f"nix-instantiate --parse {SOURCE}/{file}")
+
+
+def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) -> None:
+    modules = machine.instantiate("flake", {}, "nixosModules")
+    assert {name: path.rpartition("-")[2] for name, path in modules.items()} == {
+        "client": "client.nix",
+        "builder": "builder.nix",
+    }
+    for system in ("x86_64-linux", "aarch64-linux"):
+        shell = machine.instantiate("flake", {}, f"devShells.{system}.default.packages")
+        assert ["pulumi-python"] in shell
+        checks = machine.instantiate("flake", {}, f"checks.{system}")
+        assert sorted(checks) == ["modules", "push"]
+        push = machine.instantiate("flake", {}, f"packages.{system}.default")
+        assert push.endswith("-nix-binary-cache-push")
+
+
+def test_a_client_adds_substituter_and_keys_to_what_it_has(machine: Machine) -> None:
+    added = machine.module("client")
+    example = json.loads((CHECKOUT / "nix" / "example-cache.json").read_text())
+    assert added["nix"]["settings"] == {
+        "extra-substituters": [example["substituter"]],
+        "extra-trusted-public-keys": example["publicKeys"],
+    }
+    assert added["security"]["pki"]["certificates"] == []
+    assert added["systemd"] == {}
+
+
+def test_a_client_trusts_the_private_authority(machine: Machine) -> None:
+    machine.write("/srv/ca.json", cache_json(caCertificate="PEM"))
+    added = machine.module("client", configurationFile="/srv/ca.json")
+    assert added["security"]["pki"]["certificates"] == ["PEM"]
+
+
+def test_a_clients_priority_is_part_of_the_url_of_either_kind(machine: Machine) -> None:
+    machine.write("/srv/private.json", PRIVATE)
+    public = machine.module("client", priority=30)
+    private = machine.module(
+        "client", priority=30, configurationFile="/srv/private.json", credentialsFile="/run/c"
+    )
+    assert public["nix"]["settings"]["extra-substituters"] == [
+        "https://s3.homelab.local/nix-cache?priority=30"
+    ]
+    assert private["nix"]["settings"]["extra-substituters"] == [
+        "s3://nix-cache?endpoint=https://s3&profile=reader&priority=30"
+    ]
+
+
+def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_root(
+    machine: Machine,
+) -> None:
+    machine.write("/srv/private.json", PRIVATE)
+    systemd = machine.module(
+        "client", configurationFile="/srv/private.json", credentialsFile="/run/secrets/reader"
+    )["systemd"]
+    assert systemd["services"]["nix-daemon"]["environment"] == {
+        "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/reader"
+    }
+    assert "L /root/.aws/credentials - - - - /run/secrets/reader" in systemd["tmpfiles"]["rules"]
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "message"),
+    [
+        ("client", {"configurationFile": "/srv/private.json"}, "credentialsFile is missing"),
+        ("client", {"credentialsFile": "/nix/store/a"}, "credentialsFile is in the Nix store"),
+        ("client", {"priority": "first"}, "priority is of another type"),
+        ("builder", {"name": "laptop"}, 'name is "laptop": the stack has no builder of that name'),
+        ("builder", {"name": "laptop"}, "write one of nixbuilder."),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(
+    machine: Machine, what: str, settings: Mapping[str, object], message: str
+) -> None:
+    machine.write("/srv/private.json", PRIVATE)
+    with pytest.raises(ToolboxError, match="error:") as refused:
+        machine.module(what, **settings)
+    assert message in str(refused.value)
+
+
+def test_systemd_understands_the_units_and_finds_little_to_attack(
+    machine: Machine, tmp_path: Path
+) -> None:
+    systemd = machine.module("builder", postBuildHook=True)["systemd"]
+    units = []
+    for kind in ("service", "path", "timer"):
+        for name, unit in systemd[f"{kind}s"].items():
+            units.append(tmp_path / f"{name}.{kind}")
+            units[-1].write_text(unit_text(kind, unit))
+    assert len(units) == 5
+    verify = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
+    verified = subprocess.run(verify, capture_output=True, text=True, check=False)
+    # Two settings are of systemd 254; NixOS has had a later one since 24.05.
+    complaints = [
+        line
+        for line in verified.stderr.splitlines()
+        if "RestartSteps" not in line and "RestartMaxDelaySec" not in line
+    ]
+    assert (verified.returncode, complaints) == (0, [])
+    for unit in units:
+        if unit.suffix == ".service":
+            security = ["systemd-analyze", "security", "--offline=true", "--threshold=20"]
+            subprocess.run([*security, str(unit)], check=True, capture_output=True)
+
+
+def unit_text(kind: str, unit: Mapping[str, Any]) -> str:
+    """Return a unit as NixOS writes it, with a program that this machine has."""
+
+    def lines(values: Mapping[str, object]) -> Iterator[str]:
+        for name, value in values.items():
+            for element in value if isinstance(value, list) else [value]:
+                yield f"{name}={json.dumps(element) if isinstance(element, bool) else element}\n"
+
+    section = dict(unit[f"{kind}Config"])
+    if kind == "service":
+        section["ExecStart"] = "/bin/true"
+        section["Environment"] = [f'"{name}={v}"' for name, v in unit["environment"].items()]
+    header = {"Description": unit["description"], "After": unit.get("after", [])}
+    return "".join(["[Unit]\n", *lines(header), f"[{kind.title()}]\n", *lines(section)])
+
+
+def cache_json(**changes: object) -> str:
+    """Return the example of the stack's output with changes."""
+    example = json.loads((CHECKOUT / "nix" / "example-cache.json").read_text())
+    return json.dumps({**example, **changes})
+
+
+PRIVATE = cache_json(
+    access="private", substituter="s3://nix-cache?endpoint=https://s3&profile=reader"
+)
+
+
+class PushingMachine(Machine):
+    """A machine that the builder module sets up to push to a real server."""
+
+    def __init__(self, builder: ThrowawayBuilder, server: MinioServer, key: SecretKey) -> None:
+        super().__init__(builder)
+        self.write("/srv/cache.json", stack_output(server, key))
+        # What systemd's users, tmpfiles and credentials are on NixOS.
+        builder.run(
+            f"echo {USER}:x:900:900::/:/bin/sh >>/etc/passwd; echo {USER}:x:900: >>/etc/group\n"
+            f"install -d -o {USER} -g {USER} {QUEUE} /var/cache/{USER}"
+        )
+        self.set_secret(server.root_password)
+        self.write("/run/credentials/signing-key", key.to_nix(), owner=USER)
+        builder.run("setsid nix-daemon >/var/log/nix-daemon.log 2>&1 </dev/null &")
+        socket = "test -S /nix/var/nix/daemon-socket/socket"
+        assert wait_until(lambda: builder.run(socket, check=False).returncode == 0, 20)
+        self.settings = {
+            "enable": True,
+            "configurationFile": "/srv/cache.json",
+            "paths": [LINK],
+            "postBuildHook": True,
+        }
+        self.services = self.instantiate("builder", self.settings, "systemd.services")
+        self.hook = self.build("builder", self.settings, "nix.settings.post-build-hook")
+
+    def set_secret(self, secret: str) -> None:
+        """Change the S3 user's secret that the services are given."""
+        self.write("/run/credentials/secret-access-key", secret, owner=USER)
+
+    def start(self, unit: str) -> subprocess.CompletedProcess[str]:
+        """Run a service's program as its unit says: user, environment, and no privileges."""
+        service = self.services[unit]
+        user = service["serviceConfig"]["User"]
+        specifiers = {"%C": "/var/cache", "%t": "/run", "%N": unit}
+        environment = {"CREDENTIALS_DIRECTORY": "/run/credentials", "PATH": "/nowhere"}
+        for name, value in service["environment"].items():
+            environment[name] = re.sub("%.", lambda found: specifiers[found[0]], value)
+        attribute = f"systemd.services.{unit}.serviceConfig.ExecStart"
+        command = [
+            *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"),
+            *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
+            *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
+            self.build("builder", self.settings, attribute),
+        ]
+        self.builder.run(f"install -d -m 700 -o {user} {environment['XDG_RUNTIME_DIR']}")
+        return self.builder.run(shlex.join(command), check=False)
+
+    def build_with_hook(self, name: str) -> str:
+        """Build a path that is new, with the post-build hook, and return it."""
+        expression = (
+            f'derivation {{ name = "{name}"; system = builtins.currentSystem; '
+            f'builder = "/bin/sh"; args = [ "-c" "echo {name} > $out" ]; }}'
+        )
+        command = ["nix-build", "--no-out-link", "--option", "post-build-hook", self.hook]
+        return self.builder.run(shlex.join([*command, "--expr", expression])).stdout.strip()
+
+    def queue(self) -> list[str]:
+        """Return the store paths that wait to be pushed."""
+        names = self.builder.run(f"ls -A {QUEUE}").stdout.split()
+        return [f"/nix/store/{name}" for name in names]
+
+
+def stack_output(server: MinioServer, key: SecretKey) -> str:
+    """Return what a stack on a server would put out."""
+    push = json.loads(cache_json())["push"]
+    return cache_json(
+        substituter=f"{server.endpoint}/{BUCKET}",
+        publicKeys=[str(key.public_key)],
+        caCertificate=server.ca_file.read_text(),
+        push={**push, "endpoint": server.endpoint, "upstream-key": []},
+        builders={"nixbuilder": {"accessKeyId": server.root_user}},
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(minio: MinioServer) -> Minio:
+    """Make a bucket that is a cache on the server; return a client of the server."""
+    client = Minio(
+        minio.endpoint.removeprefix("https://"),
+        minio.root_user,
+        minio.root_password,
+        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file)),
+    )
+    client.make_bucket(BUCKET)
+    client.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
+    info = nix_cache_info("/nix/store", True, 40).encode()
+    client.put_object(BUCKET, "nix-cache-info", io.BytesIO(info), len(info))
+    return client
+
+
+@pytest.fixture(scope="module")
+def pushing(builder: ThrowawayBuilder, minio: MinioServer, cache: Minio) -> PushingMachine:
+    assert cache.bucket_exists(BUCKET)
+    return PushingMachine(builder, minio, SecretKey.generate("cache.test-1"))
+
+
+def narinfos(cache: Minio, store_path: str) -> list[str]:
+    """Return the names of the narinfos that the cache has of a store path: one or none."""
+    prefix = store_path.removeprefix("/nix/store/").partition("-")[0]
+    return [str(entry.object_name) for entry in cache.list_objects(BUCKET, prefix)]
+
+
+def test_what_the_builders_service_pushed_a_client_of_the_module_takes(
+    pushing: PushingMachine, second_builder: ThrowawayBuilder
+) -> None:
+    top = pushing.builder.make_closure(12, 200_000, seed=9, name="service")
+    pushing.builder.run(f"ln -sfn {top} {LINK}")
+    pushed = pushing.start("nix-binary-cache-push")
+    assert pushed.returncode == 0, pushed.stderr
+    assert re.fullmatch(r"pushed 12 paths .*\n", pushed.stdout)
+
+    client = Machine(second_builder)
+    client.write("/srv/cache.json", pushing.builder.run("cat /srv/cache.json").stdout)
+    added = client.module("client", configurationFile="/srv/cache.json")
+    settings = "".join(
+        f"{name} = {' '.join(values)}\n" for name, values in added["nix"]["settings"].items()
+    )
+    client.builder.run("cat >>/etc/nix/nix.conf", input=settings)
+    (authority,) = added["security"]["pki"]["certificates"]
+    client.write("/usr/local/share/ca-certificates/nixos.crt", authority)
+    client.builder.run(f"update-ca-certificates && nix-store --realise {top}")
+
+
+def test_the_services_second_run_has_nothing_to_do(pushing: PushingMachine) -> None:
+    pushing.builder.run(f"ln -sfn {pushing.build_with_hook('again')} {LINK}")
+    assert pushing.start("nix-binary-cache-push").stdout.startswith("pushed 1 paths")
+    assert pushing.start("nix-binary-cache-push").stdout.startswith("pushed 0 paths")
+
+
+def test_a_build_leaves_a_link_and_the_queues_service_pushes_it(
+    pushing: PushingMachine, cache: Minio
+) -> None:
+    built = pushing.build_with_hook("queued")
+    assert built in pushing.queue()
+    assert pushing.builder.run(f"nix-store --query --roots {built}").stdout
+    assert not narinfos(cache, built)
+    done = pushing.start("nix-binary-cache-push-queue")
+    assert done.returncode == 0, done.stderr
+    assert len(narinfos(cache, built)) == 1
+    assert pushing.queue() == []
+    assert pushing.start("nix-binary-cache-push-queue").stdout == ""
+
+
+def test_what_cannot_be_pushed_now_waits_in_the_queue(
+    pushing: PushingMachine, minio: MinioServer, cache: Minio
+) -> None:
+    built = pushing.build_with_hook("waiting")
+    pushing.set_secret("another")
+    assert pushing.start("nix-binary-cache-push-queue").returncode == 1
+    assert built in pushing.queue()
+    pushing.set_secret(minio.root_password)
+    assert pushing.start("nix-binary-cache-push-queue").returncode == 0
+    assert len(narinfos(cache, built)) == 1
+
+
+def test_a_path_that_is_gone_does_not_hold_up_the_queue(
+    pushing: PushingMachine, cache: Minio
+) -> None:
+    gone = f"/nix/store/{'0' * 32}-gone"
+    pushing.builder.run(f"ln -s {gone} {QUEUE}/ && chown -h {USER} {QUEUE}/*")
+    built = pushing.build_with_hook("beside")
+    done = pushing.start("nix-binary-cache-push-queue")
+    assert f"no longer in the store, not pushed: {'0' * 32}-gone" in done.stdout
+    assert pushing.queue() == []
+    assert len(narinfos(cache, built)) == 1
+
+
+def test_a_build_does_not_fail_where_there_is_no_queue(pushing: PushingMachine) -> None:
+    pushing.builder.run(f"mv {QUEUE} {QUEUE}.away")
+    try:
+        built = pushing.build_with_hook("unqueued")
+        hook = pushing.builder.run(f"OUT_PATHS='/nix/store/* /nix/store/?' {pushing.hook}")
+    finally:
+        pushing.builder.run(f"mv {QUEUE}.away {QUEUE}")
+    assert built.startswith("/nix/store/")
+    assert "/nix/store/* is not queued for the binary cache" in hook.stderr
