@@ -28,7 +28,7 @@ def prepare() -> None:
         say(f"no throwaway builder: {reason}")
         return
     debian_packages.install()
-    debian_packages.install(debian_packages.BROWSER)
+    debian_packages.install(debian_packages.FOR_TESTS)
     for suite in SUITES:
         base_tree(suite)
 

@@ -16,8 +16,8 @@ from toolbox.errors import ToolboxError
 NEEDED = ("ca-certificates", "mmdebstrap", "openssh-client")
 """Packages for the throwaway builder."""
 
-BROWSER = ("chromium", "fonts-droid-fallback")
-"""Packages for the tests that look at the landing page: a browser, and Chinese characters."""
+FOR_TESTS = ("chromium", "fonts-droid-fallback", "systemd")
+"""Packages for the tests: a browser with Chinese characters, and systemd-analyze."""
 
 APT_SOURCES = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
