@@ -25,8 +25,8 @@ NIX32_ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
 STORE_PATH_HASH_LENGTH = 32
 """Length in characters of a store path's hash part: 20 bytes in nix32."""
 
-_KEY_DOMAIN = r"[A-Za-z0-9][A-Za-z0-9.-]*"
-_KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]*)")
+_KEY_DOMAIN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+_KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]{{0,17}})")
 _STORE_PATH_NAME = rf"[{NIX32_ALPHABET}]{{{STORE_PATH_HASH_LENGTH}}}-[0-9A-Za-z+\-._?=]{{1,211}}"
 _STORE_PATH_BASE_NAME = re.compile(_STORE_PATH_NAME)
 _SHA256_LENGTHS = {64: "base16", 52: "nix32", 44: "base64"}
@@ -262,7 +262,7 @@ class NarInfo:
         """
         fields: dict[str, str] = {}
         signatures: list[str] = []
-        for line in text.splitlines():
+        for line in text.removesuffix("\n").split("\n"):
             name, separator, value = line.partition(":")
             value = value.strip(" ")
             if not separator:

@@ -19,6 +19,7 @@ from pulumi.dynamic import (
     ResourceProvider,
     UpdateResult,
 )
+from pulumi.runtime.rpc import UNKNOWN
 
 from .nix_format import FormatError, KeyName, SecretKey
 
@@ -51,13 +52,15 @@ class SigningKeyProvider(ResourceProvider):
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Refuse a name that Nix would not rotate, and an adopted key that is none."""
-        failures = []
-        name = news.get("key_name")
+        failures: list[CheckFailure] = []
+        name, adopted = news.get("key_name"), news.get("adopted_secret_key")
+        if UNKNOWN in (name, adopted):
+            # A preview that cannot know them yet; the deployment asks again.
+            return CheckResult(news, failures)
         try:
             KeyName.parse(name if isinstance(name, str) else "")
         except FormatError as error:
             failures.append(CheckFailure("key_name", f"{error}, such as s3.homelab.local-1"))
-        adopted = news.get("adopted_secret_key")
         if isinstance(adopted, str) and adopted and not failures:
             try:
                 _parse_adopted(str(name), adopted)
@@ -85,7 +88,7 @@ class SigningKeyProvider(ResourceProvider):
         if olds.get("key_name") != news.get("key_name"):
             replaces.append("key_name")
         adopted = news.get("adopted_secret_key")
-        if adopted and str(adopted).strip() != olds.get("secret_key"):
+        if adopted and adopted != UNKNOWN and str(adopted).strip() != olds.get("secret_key"):
             replaces.append("adopted_secret_key")
         return DiffResult(changes=bool(replaces), replaces=replaces, delete_before_replace=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,39 @@ def test_nix32_has_one_text_for_each_value(text: str) -> None:
 @given(narinfos)
 def test_a_narinfo_goes_round(narinfo: NarInfo) -> None:
     assert NarInfo.parse(narinfo.format()) == narinfo
+
+
+@given(narinfos, st.text(), st.integers(0, 9), st.data())
+def test_a_changed_narinfo_is_read_or_refused_and_never_verified_with_an_error(
+    narinfo: NarInfo, inserted: str, removed: int, data: st.DataObject
+) -> None:
+    text = narinfo.format()
+    start = data.draw(st.integers(0, len(text)))
+    try:
+        read = NarInfo.parse(text[:start] + inserted + text[start + removed :])
+    except FormatError:
+        return
+    key = PublicKey.parse(PUBLIC_KEY)
+    assert read.verified_by({key.name: key}) == ()
+
+
+@given(st.text(), st.text() | st.binary(max_size=70).map(lambda raw: b64encode(raw).decode()))
+def test_any_text_can_stand_for_a_signature_and_none_is_good(text: str, signature: str) -> None:
+    key = PublicKey.parse(PUBLIC_KEY)
+    assert not key.verifies(text, f"{key.name}:{signature}")
+
+
+def test_lines_end_where_they_end_for_nix() -> None:
+    text = NARINFO_FILES[0].read_text()
+    assert NarInfo.parse(text + "Deriver: x\u2028y\n").deriver == "x\u2028y"
+    with pytest.raises(FormatError, match="no URL"):
+        NarInfo.parse(text.replace("URL: ", "X: x\x0bURL: "))
+
+
+@pytest.mark.parametrize("number", ["", "01", "-1", "1.0", "9" * 5_000])
+def test_a_key_number_that_is_none_is_refused(number: str) -> None:
+    with pytest.raises(FormatError):
+        KeyName.parse(f"s3.homelab.local-{number}")
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9.]{0,20}-[1-9][0-9]{0,4}", fullmatch=True))

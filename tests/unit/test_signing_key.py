@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pulumi.dynamic.dynamic import serialize_provider
+from pulumi.runtime.rpc import UNKNOWN
 
 from components.nix_format import PublicKey, SecretKey
 from components.signing_key import SigningKeyProvider
@@ -78,6 +79,19 @@ def test_diff_lets_an_adopted_key_leave_the_settings_but_not_change() -> None:
     assert not provider.diff(NAME, outs, {"key_name": NAME}).changes
     changed = {**adopted, "adopted_secret_key": SecretKey.generate(NAME).to_nix()}
     assert provider.diff(NAME, outs, changed).replaces == ["adopted_secret_key"]
+
+
+def test_what_a_preview_cannot_know_yet_is_neither_refused_nor_a_change() -> None:
+    provider = SigningKeyProvider()
+    outs = minted(provider)
+    unknown = {"key_name": NAME, "adopted_secret_key": UNKNOWN}
+    assert provider.check({}, unknown).failures == []
+    assert provider.check({}, {"key_name": UNKNOWN}).failures == []
+    assert not provider.diff(NAME, outs, unknown).changes
+
+
+def test_deleting_is_forgetting() -> None:
+    SigningKeyProvider().delete(NAME, minted(SigningKeyProvider()))
 
 
 def test_update_and_read_carry_the_minted_key_forward() -> None:
