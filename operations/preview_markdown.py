@@ -1,0 +1,360 @@
+"""Turns what `pulumi preview --json` prints into a Markdown report for a pull request.
+
+Usage: ``pulumi preview --json | python -m operations.preview_markdown``. Exit code 0: the report
+is on standard output; 1: so it is, and the preview it is about failed; 2: that was no preview.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+REPORTED, FAILED, NO_PREVIEW = range(3)
+"""Exit codes."""
+
+SECRET = "[secret]"
+"""How the engine writes a value that is secret (Pulumi CLI, `preview --json`)."""
+
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+"""What stands for a value that is known only afterwards (pulumi, `plugin.UnknownStringValue`)."""
+
+_LONGEST_VALUE = 160
+_MOST_ROWS = 12
+_CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
+_SIGNING_KEY = "pulumi-python:dynamic/nixcache:SigningKey"
+_BUCKET = "minio:index/s3Bucket:S3Bucket"
+_LIFECYCLE = "minio:index/ilmPolicy:IlmPolicy"
+_COMMANDS = ("command:remote:Command", "command:local:Command")
+_NOUNS = {
+    _BUCKET: "bucket",
+    "minio:index/s3BucketPolicy:S3BucketPolicy": "bucket policy",
+    "minio:index/s3Object:S3Object": "object",
+    _LIFECYCLE: "lifecycle",
+    "minio:index/iamUser:IamUser": "user",
+    "minio:index/iamPolicy:IamPolicy": "policy",
+    "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment": "policy attachment",
+    _SIGNING_KEY: "signing key",
+    _CLOSURE: "closure",
+    "command:remote:Command": "command",
+    "command:local:Command": "command",
+}
+# Operations as `preview --json` names them (pulumi, sdk/go/common/apitype.OpType).
+_WORDS = {
+    "create": "created",
+    "update": "changed",
+    "replace": "**replaced**",
+    "create-replacement": "**replaced**",
+    "delete": "**deleted**",
+    "import": "adopted",
+    "import-replacement": "**replaced**",
+    "refresh": "differs",
+    "discard": "dropped from the state",
+}
+_PASSED_OVER = frozenset({"same", "read", "delete-replaced", "discard-replaced"})
+# An object's ETag follows from its content; a push's text names what the closures' words do.
+_DERIVED = frozenset({"create", "etag"})
+# The engine hides them by itself; a preview made with --show-secrets must not end in a comment.
+_SECRET_PROPERTIES = frozenset(
+    {
+        "adopted_secret_key",
+        "connection",
+        "minioPassword",
+        "password",
+        "privateKey",
+        "secret",
+        "secretKey",
+        "secret_key",
+        "stdin",
+    }
+)
+
+
+class NoPreviewError(Exception):
+    """What was given is no preview's JSON; the message is one sentence with the remedy."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one resource's step of a preview comes to."""
+
+    operation: str
+    type: str
+    name: str
+    before: Mapping[str, Any]
+    """Its inputs as the state has them; empty where it is new."""
+    after: Mapping[str, Any]
+    """Its inputs as the program declares them; empty where it goes."""
+    touched: tuple[str, ...]
+    """Property paths that the provider says differ, whether or not inputs show it."""
+
+    @property
+    def label(self) -> str:
+        """What a person calls it, as Markdown."""
+        noun = _NOUNS.get(self.type, self.type.rpartition(":")[2])
+        return f"{noun} {code(self.name)}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One property of a step: what it was and what it becomes, as Markdown."""
+
+    property: str
+    before: str
+    after: str
+
+
+def render(preview: Mapping[str, Any]) -> str:
+    """Return the Markdown report of a preview.
+
+    Args:
+        preview: the object that `pulumi preview --json` prints. Secrets are hidden in it, and
+            those that this program declares stay hidden if it was made with `--show-secrets`.
+
+    Raises:
+        NoPreviewError: it has no steps.
+    """
+    steps = _steps(preview)
+    moving = [step for step in steps if step.operation not in _PASSED_OVER]
+    sections = [f"### {_headline(preview, moving)}"]
+    losses = [f"- ⚠️ {loss}" for step in steps for loss in _losses(step, steps)]
+    if losses:
+        sections.append("\n".join(["**Data would be lost:**", *losses]))
+    closures = [f"- {line}" for line in _closures_in_words(steps)]
+    if closures:
+        sections.append("\n".join(["**Closures:**", *closures]))
+    messages = [f"- {line}" for line in _messages(preview)]
+    if messages:
+        sections.append("\n".join(["**Messages:**", *messages]))
+    rows = [row for step in moving for row in _rows(step)]
+    if rows:
+        head = ["| | resource | property | before | after |", "| --- | --- | --- | --- | --- |"]
+        sections.append("\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)]))
+    return "\n\n".join(sections) + "\n"
+
+
+def failed(preview: Mapping[str, Any]) -> bool:
+    """Return whether the preview ended in an error, so that its steps are not all there."""
+    return any(note.get("severity") == "error" for note in preview.get("diagnostics") or ())
+
+
+def code(text: str) -> str:
+    """Return `text` as a Markdown code span that no text can leave, in a table too.
+
+    Source: CommonMark 0.31, "Code spans"; GitHub Flavored Markdown, "Tables".
+    """
+    shown = " ".join("".join(c if c.isprintable() or c == "\n" else "�" for c in text).split("\n"))
+    fence = "`"
+    while fence in shown:
+        fence += "`"
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
+    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|")
+
+
+def _steps(preview: Mapping[str, Any]) -> list[Step]:
+    if not isinstance(preview.get("steps"), list):
+        raise NoPreviewError("this is no preview; give what pulumi preview --json prints")
+    return [_step(step) for step in preview["steps"]]
+
+
+def _step(step: Mapping[str, Any]) -> Step:
+    _, _, types, name = step["urn"].split("::", 3)
+    return Step(
+        step["op"],
+        types.rpartition("$")[2],
+        name,
+        (step.get("oldState") or {}).get("inputs") or {},
+        (step.get("newState") or {}).get("inputs") or {},
+        tuple(step.get("detailedDiff") or step.get("replaceReasons") or ()),
+    )
+
+
+def _headline(preview: Mapping[str, Any], moving: Sequence[Step]) -> str:
+    words = [_WORDS.get(step.operation, step.operation).strip("*") for step in moving]
+    counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
+    # Not every unchanged resource has a step: the summary alone counts them all.
+    unchanged = (preview.get("changeSummary") or {}).get("same", 0)
+    return f"{', '.join(counts) or 'Nothing changes'}; {unchanged} unchanged"
+
+
+def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:
+    gone = step.operation in ("delete", "replace", "create-replacement")
+    verb = "deleted" if step.operation == "delete" else "replaced by another"
+    if gone and step.type == _BUCKET:
+        bucket = code(str(step.before.get("bucket", step.name)))
+        yield f"bucket {bucket} is {verb}: every entry of the cache is in it"
+    if gone and step.type == _SIGNING_KEY:
+        key = code(str(step.before.get("key_name", step.name)))
+        yield (
+            f"signing key {key} is {verb}: only this state has it, and clients that trust no "
+            "other key refuse what it did not sign"
+        )
+    if step.type == _LIFECYCLE and not any(
+        other.type == _BUCKET and other.operation == "create" for other in steps
+    ):
+        yield from _shortenings(step)
+
+
+def _shortenings(step: Step) -> Iterator[str]:
+    before, after = _expirations(step.before), _expirations(step.after)
+    found: dict[str, None] = {}
+    for prefix, days in after.items():
+        what = "NARs" if prefix.endswith("/") else "entries"
+        if not before:
+            found[f"{what} that lived for ever now expire after {days} days"] = None
+        elif days < before.get(prefix, days):
+            found[f"{what} now expire after {days} days instead of {before[prefix]}"] = None
+    yield from (f"retention is shortened: {words}" for words in found)
+
+
+def _expirations(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Return days to expiry by prefix (pulumi-minio `IlmPolicy`: `rules[].expiration`, `7d`)."""
+    days = {}
+    for rule in inputs.get("rules") or ():
+        match = re.fullmatch(r"([0-9]+)d", str(rule.get("expiration")))
+        if match:
+            days[str(rule.get("filter"))] = int(match[1])
+    return days
+
+
+def _closures_in_words(steps: Sequence[Step]) -> Iterator[str]:
+    pushes = {step.name.removesuffix("-command") for step in steps if _runs(step)}
+    for step in steps:
+        if step.type == _CLOSURE and step.operation not in _PASSED_OVER:
+            pushes.discard(step.name)
+            yield from (f"builder {code(step.name)} {words}" for words in _pushed(step))
+    for name in sorted(pushes):
+        yield f"builder {code(name)} pushes the same closures again: the push's settings change"
+
+
+def _runs(step: Step) -> bool:
+    return step.type in _COMMANDS and step.operation in ("create", "update", "replace")
+
+
+def _pushed(closure: Step) -> Iterator[str]:
+    if not closure.after:
+        yield "pushes nothing any more; what it pushed stays until it expires"
+        return
+    last = list(closure.before.get("store_paths", ()))
+    for number, (link, target) in enumerate(
+        zip(closure.after["links"], closure.after["store_paths"], strict=True)
+    ):
+        path = code(target) if link == target else f"{code(target)} ({code(link)})"
+        if target in last:
+            yield f"keeps {path}"
+        elif number < len(last):
+            yield f"pushes {path}; before: {code(last[number])}"
+        else:
+            yield f"pushes {path} for the first time"
+
+
+def _messages(preview: Mapping[str, Any]) -> Iterator[str]:
+    for note in preview.get("diagnostics") or ():
+        text = " ".join(str(note.get("message", "")).split())
+        yield code(re.sub(r"^(warning|error): ", r"\1: ", text))
+
+
+def _rows(step: Step) -> Iterator[Sequence[str]]:
+    word = _WORDS.get(step.operation, step.operation)
+    changes = _changes(step) if step.before and step.after else []
+    first = changes[0] if changes else Change("", "", "")
+    yield (word, step.label, first.property, first.before, first.after)
+    for change in changes[1:_MOST_ROWS]:
+        yield ("", "", change.property, change.before, change.after)
+    if len(changes) > _MOST_ROWS:
+        yield ("", "", f"and {len(changes) - _MOST_ROWS} more", "", "")
+
+
+def _changes(step: Step) -> list[Change]:
+    """Return what differs, property by property; alike elements of a list only once."""
+    before, after = dict(_leaves(step.before)), dict(_leaves(step.after))
+    alike: Counter[Change] = Counter()
+    for path in dict.fromkeys([*before, *after]):
+        if before.get(path) != after.get(path) and _root(path) not in _DERIVED:
+            name = code(re.sub(r"\[\d+\]", "[]", path))
+            for old, new in _runs_that_differ(before.get(path, ()), after.get(path, ())):
+                alike[Change(name, _shown(old), _shown(new))] += 1
+    seen = {_root(path) for path in {*before, *after} if before.get(path) != after.get(path)}
+    # A secret looks the same before and after, and what only the server has is no input.
+    for root in dict.fromkeys(map(_root, step.touched)):
+        if (SECRET,) in (before.get(root), after.get(root)) and root not in seen:
+            alike[Change(code(root), SECRET, "another secret")] += 1
+        elif not seen and root not in _DERIVED:
+            alike[Change(code(root), "", "differs on the server")] += 1
+    return [
+        change
+        if count == 1
+        else Change(f"{change.property}, {count} times", change.before, change.after)
+        for change, count in alike.items()
+    ]
+
+
+def _root(path: str) -> str:
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the paths and the lines of what is no object; JSON in a text counts as such.
+
+    A list of texts is one leaf, and so is a text of many lines: both are compared by runs.
+    """
+    name = path.rpartition(".")[2]
+    if name in _SECRET_PROPERTIES:
+        yield path, (SECRET,)
+        return
+    if isinstance(value, str) and value.startswith("{"):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, Mapping):
+        for key, element in value.items():
+            if not str(key).startswith("__"):
+                yield from _leaves(element, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and not all(isinstance(element, str) for element in value):
+        for index, element in enumerate(value):
+            yield from _leaves(element, f"{path}[{index}]")
+    elif isinstance(value, list):
+        yield path, tuple(value)
+    elif isinstance(value, str):
+        yield path, tuple(value.splitlines())
+    elif value is not None:
+        yield path, (json.dumps(value),)
+
+
+def _runs_that_differ(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[str, str]]:
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    for tag, i, j, k, end in matcher.get_opcodes():
+        if tag != "equal":
+            yield "\n".join(old[i:j]), "\n".join(new[k:end])
+
+
+def _shown(text: str) -> str:
+    if text == UNKNOWN:
+        return "known after the deployment"
+    if len(text) > _LONGEST_VALUE:
+        return f"{code(text[:_LONGEST_VALUE])}… ({len(text):,} characters)"
+    return code(text) if text else ""
+
+
+def main() -> int:
+    """Report on the preview on standard input; return the exit code."""
+    try:
+        preview = json.load(sys.stdin)
+        report = render(preview)
+    except (ValueError, NoPreviewError):
+        print(
+            "error: standard input is no preview; give what pulumi preview --json prints",
+            file=sys.stderr,
+        )
+        return NO_PREVIEW
+    sys.stdout.write(report)
+    return FAILED if failed(preview) else REPORTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operations import preview_markdown
+from operations.preview_markdown import NoPreviewError, code, failed, render
+
+BUCKET = "nixcache:index:BinaryCache$minio:index/s3Bucket:S3Bucket::cache-bucket"
+LIFECYCLE = "nixcache:index:BinaryCache$minio:index/ilmPolicy:IlmPolicy::cache-retention"
+KEY = "pulumi-python:dynamic/nixcache:SigningKey::cache.test-1"
+CLOSURE = "pulumi-python:dynamic/nixcache:Closure::nixbuilder"
+COMMAND = "nixcache:index:ClosurePush$command:remote:Command::nixbuilder-command"
+OBJECT = "nixcache:index:BinaryCache$minio:index/s3Object:S3Object::cache-nix-cache-info"
+OLD, NEW = "/nix/store/" + "0" * 32 + "-system", "/nix/store/" + "1" * 32 + "-system"
+LINK = "/run/current-system"
+
+
+def step(
+    operation: str,
+    resource: str,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    touched: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "op": operation,
+        "urn": f"urn:pulumi:test::nixcache::{resource}",
+        **({} if before is None else {"oldState": {"inputs": before}}),
+        **({} if after is None else {"newState": {"inputs": after}}),
+        "detailedDiff": touched,
+    }
+
+
+def report(*steps: dict[str, Any], **more: Any) -> str:
+    return render({"steps": list(steps), "changeSummary": {"same": 3}, **more})
+
+
+def rules(days: int) -> dict[str, Any]:
+    narinfos = [{"id": f"narinfo-{c}", "filter": c, "expiration": f"{days}d"} for c in "012"]
+    return {"rules": [*narinfos, {"id": "nar", "filter": "nar/", "expiration": f"{days + 1}d"}]}
+
+
+def test_nothing_to_do_is_one_line() -> None:
+    assert report() == "### Nothing changes; 3 unchanged\n"
+
+
+def test_each_changed_property_is_a_row_with_what_it_was_and_becomes() -> None:
+    before = {"content": "StoreDir: /nix/store\nPriority: 40\n", "etag": "a", "objectName": "x"}
+    after = {"content": "StoreDir: /nix/store\nPriority: 30\n", "etag": "b", "objectName": "y"}
+    text = report(step("update", OBJECT, before, after))
+    assert "1 changed; 3 unchanged" in text
+    assert "| `content` | `Priority: 40` | `Priority: 30` |" in text
+    assert "| `objectName` | `x` | `y` |" in text
+    assert "etag" not in text
+
+
+def test_a_policy_is_compared_as_the_document_it_is() -> None:
+    def policy(*actions: str) -> dict[str, Any]:
+        return {"policy": json.dumps({"Statement": [{"Action": actions}]})}
+
+    one, two = policy("s3:GetObject", "s3:PutObject"), policy("s3:GetObject", "s3:ListBucket")
+    text = report(step("update", OBJECT, one, two))
+    assert "| `policy.Statement[].Action` | `s3:PutObject` | `s3:ListBucket` |" in text
+
+
+def test_a_deleted_or_replaced_bucket_is_marked_as_lost_data() -> None:
+    for operation in ("delete", "replace"):
+        text = report(step(operation, BUCKET, {"bucket": "nix-cache"}))
+        assert "**Data would be lost:**\n- ⚠️ bucket `nix-cache` is " in text
+
+
+def test_a_deleted_or_replaced_key_is_marked_as_lost_data() -> None:
+    for operation in ("delete", "replace"):
+        text = report(step(operation, KEY, {"key_name": "cache.test-1"}))
+        assert "- ⚠️ signing key `cache.test-1` is " in text
+
+
+def test_a_shorter_retention_is_marked_and_a_longer_one_is_not() -> None:
+    shorter = report(step("update", LIFECYCLE, rules(7), rules(3)))
+    assert "- ⚠️ retention is shortened: entries now expire after 3 days instead of 7" in shorter
+    assert "NARs now expire after 4 days instead of 8" in shorter
+    assert "| `rules[].expiration`, 3 times | `7d` | `3d` |" in shorter
+    assert "lost" not in report(step("update", LIFECYCLE, rules(3), rules(7)))
+
+
+def test_a_first_expiry_is_marked_in_a_bucket_that_exists_and_not_in_a_new_one() -> None:
+    created = step("create", LIFECYCLE, None, rules(7))
+    assert "entries that lived for ever now expire after 7 days" in report(created)
+    assert "lost" not in report(step("create", BUCKET, None, {"bucket": "x"}), created)
+
+
+def test_an_ordinary_creation_or_deletion_is_no_loss() -> None:
+    text = report(step("create", BUCKET, None, {"bucket": "x"}), step("delete", OBJECT, {}))
+    assert "lost" not in text
+    assert "| created | bucket `cache-bucket` |" in text
+    assert "| **deleted** | object `cache-nix-cache-info` |" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (None, NEW, f"pushes `{NEW}` (`{LINK}`) for the first time"),
+        (OLD, NEW, f"pushes `{NEW}` (`{LINK}`); before: `{OLD}`"),
+        (OLD, None, "pushes nothing any more; what it pushed stays until it expires"),
+    ],
+)
+def test_a_closure_is_told_in_words(before: str | None, after: str | None, words: str) -> None:
+    known = [
+        None if target is None else {"links": [LINK], "store_paths": [target]}
+        for target in (before, after)
+    ]
+    operation = "create" if before is None else "delete" if after is None else "update"
+    assert f"- builder `nixbuilder` {words}\n" in report(step(operation, CLOSURE, *known))
+
+
+def test_a_push_whose_settings_change_is_told_and_its_secrets_are_not() -> None:
+    inputs = {"create": "bash", "stdin": "[secret]", "connection": "[secret]"}
+    text = report(step("update", COMMAND, inputs, inputs, {"stdin": {"kind": "update"}}))
+    assert "builder `nixbuilder` pushes the same closures again" in text
+    assert "| `stdin` | [secret] | another secret |" in text
+
+
+def test_a_preview_made_with_secrets_shown_gives_a_report_without_them() -> None:
+    before = {"secret": "hunter1", "stdin": "hunter2", "connection": {"privateKey": "hunter3"}}
+    after = {"secret": "hunter4", "stdin": "hunter5", "connection": {"privateKey": "hunter6"}}
+    touched: dict[str, Any] = {"secret": {}, "stdin": {}, "connection.privateKey": {}}
+    assert "hunter" not in report(step("update", COMMAND, before, after, touched))
+
+
+def test_messages_are_passed_on_and_an_error_makes_the_preview_a_failed_one() -> None:
+    note = {"severity": "error", "message": "error: preview failed\n"}
+    assert "- `error: preview failed`" in report(diagnostics=[note])
+    assert failed({"diagnostics": [note]})
+    assert not failed({"diagnostics": [{"severity": "warning", "message": ""}]})
+
+
+@given(st.text())
+def test_no_text_leaves_its_code_span_or_its_cell(text: str) -> None:
+    span = code(text)
+    fence = span[: len(span) - len(span.lstrip("`"))]
+    inside = span[len(fence) : -len(fence)]
+    assert "\n" not in span
+    assert fence not in inside
+    assert span.count("|") == span.count("\\|")
+
+
+def test_what_is_no_preview_is_refused() -> None:
+    with pytest.raises(NoPreviewError):
+        render({"version": 3})
+
+
+@pytest.mark.parametrize(
+    ("given", "exit_code", "printed"),
+    [
+        ('{"steps": [], "diagnostics": []}', 0, "### Nothing changes"),
+        ('{"steps": [], "diagnostics": [{"severity": "error", "message": "no"}]}', 1, "`no`"),
+        ("error: no stack", 2, ""),
+    ],
+)
+def test_the_exit_code_tells_a_failed_preview(
+    given: str,
+    exit_code: int,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    assert preview_markdown.main() == exit_code
+    assert printed in capsys.readouterr().out
