@@ -142,12 +142,11 @@ def engine() -> Tool:
     Raises ToolboxError when no source has it.
     """
     tool = _first(_installed_engine, _official_engine, lambda: _built(ENGINE, "the engine"))
-    official_host = tool.path.resolve().with_name(LANGUAGE_HOST).exists()
-    if plugin_choice() == DROP_IN or not official_host:
+    if plugin_choice() == DROP_IN or not _language_host_of(tool.path).exists():
         if plugin_choice() == "official":
             raise ToolboxError(
                 f"NIXCACHE_PLUGINS is official, and {tool.path} has no {LANGUAGE_HOST} beside "
-                "it; install the official CLI or unset NIXCACHE_PLUGINS"
+                "it or on PATH; install the official CLI or unset NIXCACHE_PLUGINS"
             )
         return Tool(tool.name, _with_drop_in_host(tool.path.resolve()), tool.version, tool.origin)
     return tool
@@ -155,9 +154,15 @@ def engine() -> Tool:
 
 def language_host(engine_tool: Tool) -> Tool:
     """The Python language host that ``engine_tool`` runs."""
-    path = engine_tool.path.resolve().with_name(LANGUAGE_HOST)
+    path = _language_host_of(engine_tool.path)
     origin = DROP_IN if _is_drop_in(path) else engine_tool.origin
     return Tool(LANGUAGE_HOST, path, engine_tool.version, origin)
+
+
+def _language_host_of(engine_path: Path) -> Path:
+    beside = engine_path.resolve().with_name(LANGUAGE_HOST)
+    on_path = shutil.which(LANGUAGE_HOST)
+    return Path(on_path) if on_path and not beside.exists() else beside
 
 
 def server() -> Tool:
@@ -187,8 +192,9 @@ def engine_environment(pulumi_home: Path) -> dict[str, str]:
 def install_plugins(pulumi_home: Path) -> list[Tool]:
     """Put the two provider plugins into ``pulumi_home``: official where they can be had.
 
-    A drop-in that is there from an earlier run gives way to the official plugin as soon as
-    that can be downloaded. Raises ToolboxError when neither can be installed.
+    First those that this user's own engine has installed, then the official download. A drop-in
+    that is there from an earlier run gives way to the official plugin as soon as that can be
+    had. Raises ToolboxError when neither can be installed.
     """
     pulumi_home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **engine_environment(pulumi_home)}
@@ -366,6 +372,11 @@ def _plugin(plugin: Plugin, home: Path, environment: dict[str, str]) -> Tool:
     if present and not _is_drop_in(binary) and choice != DROP_IN:
         return official
     if choice != DROP_IN:
+        installed = _users_plugins() / binary.parent.name
+        if (installed / binary.name).exists() and not _is_drop_in(installed / binary.name):
+            shutil.rmtree(binary.parent, ignore_errors=True)
+            shutil.copytree(installed, binary.parent)
+            return Tool(binary.name, binary, plugin.version, INSTALLED)
         try:
             _download_plugin(plugin, binary.parent, environment)
             return official
@@ -380,6 +391,10 @@ def _plugin(plugin: Plugin, home: Path, environment: dict[str, str]) -> Tool:
                 "taking the drop-in"
             )
     return drop_in
+
+
+def _users_plugins() -> Path:
+    return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi") / "plugins"
 
 
 def _download_plugin(plugin: Plugin, target: Path, environment: dict[str, str]) -> None:

@@ -116,3 +116,19 @@ def test_a_launcher_runs_a_module_of_this_checkout_with_its_arguments(tmp_path: 
         tmp_path, "launcher", tools.launcher("toolbox.made_closure").partition("\n")[2]
     )
     assert subprocess.run([script, "a b"], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_plugins_that_the_users_engine_has_are_taken_before_any_drop_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NIXCACHE_PLUGINS", raising=False)
+    monkeypatch.setenv("PULUMI_HOME", str(path / "users"))
+    monkeypatch.setattr(tools, "engine_environment", lambda _: {})
+    for plugin in tools.PLUGINS:
+        directory = path / "users" / "plugins" / f"resource-{plugin.name}-v{plugin.version}"
+        directory.mkdir(parents=True)
+        command(directory, f"pulumi-resource-{plugin.name}", "exit 0")
+    installed = tools.install_plugins(path / "home")
+    assert [tool.origin for tool in installed] == [tools.INSTALLED] * len(tools.PLUGINS)
+    assert all(tool.path.is_relative_to(path / "home") for tool in installed)
+    assert all(tool.path.exists() for tool in installed)
