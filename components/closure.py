@@ -37,16 +37,16 @@ class UnresolvedError(Exception):
 
 
 def resolve(builders: Sequence[BuilderSettings], store_dir: str) -> dict[str, list[str]]:
-    """Return the store paths that each builder's closures are now, by the builder's name.
+    """Return the store paths that each builder's closures and pins are now, by its name.
 
-    A builder that cannot be asked is left out, with one warning line. Closures that are store
-    paths already need no connection.
+    A builder that cannot be asked is left out, with one warning line. What is a store path
+    already needs no connection.
     """
     answers: dict[str, list[str]] = {}
     asked = []
     for builder in builders:
-        if all(is_store_path(closure, store_dir) for closure in builder.closures):
-            answers[builder.name] = list(builder.closures)
+        if all(is_store_path(closure, store_dir) for closure in builder.pushed):
+            answers[builder.name] = list(builder.pushed)
         else:
             asked.append(builder)
     if asked:
@@ -70,7 +70,7 @@ async def _ask_all(
 async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | UnresolvedError:
     try:
         if builder.local:
-            targets = [_follow(closure) for closure in builder.closures]
+            targets = [_follow(closure) for closure in builder.pushed]
         else:
             targets = await asyncio.wait_for(_follow_over_ssh(builder), PATIENCE_SECONDS)
         return [_store_path(target, store_dir) for target in targets]
@@ -124,14 +124,14 @@ async def _follow_over_ssh(builder: BuilderSettings) -> list[str]:
                     await connect(builder.jump_host, None)
                 )
             connection = await connections.enter_async_context(await connect(builder, tunnel))
-            command = shlex.join(["readlink", "-e", "--", *builder.closures])
+            command = shlex.join(["readlink", "-e", "--", *builder.pushed])
             done = await connection.run(command, check=False)
     except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UnresolvedError(f"{builder.host} cannot be asked ({reason[:200]})") from None
     targets = str(done.stdout or "").splitlines()
-    if done.exit_status != 0 or len(targets) != len(builder.closures):
-        raise UnresolvedError(f"not all of {', '.join(builder.closures)} are there")
+    if done.exit_status != 0 or len(targets) != len(builder.pushed):
+        raise UnresolvedError(f"not all of {', '.join(builder.pushed)} are there")
     return targets
 
 

@@ -71,7 +71,7 @@ class ClosurePushArgs:
     ca_certificate: pulumi.Input[str] | None = None
     """PEM text of the private CA that signed the server's certificate."""
     retention_days: pulumi.Input[int] | None = 7
-    """Days after which an entry expires; what is older than half of them is renewed."""
+    """Days after which an entry expires; a push renews all that it finds. None is for ever."""
     compression: pulumi.Input[str] = "zstd"
     """`zstd`, `xz` or `none`."""
     compression_level: pulumi.Input[int] | None = None

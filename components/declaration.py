@@ -79,7 +79,7 @@ class DeclaredBuilder:
 
     resources: Sequence[pulumi.Resource]
     outputs: dict[str, pulumi.Output[str]]
-    """`accessKeyId`, `secretAccessKey` and, where it pushes closures, `lastPush`."""
+    """`accessKeyId`, `secretAccessKey` and, where it has closures or pins, `lastPush`."""
 
 
 def declare_builder(
@@ -95,7 +95,7 @@ def declare_builder(
     Args:
         settings: the stack's settings.
         builder: the builder's own.
-        store_paths: what its closures are now; None where it did not answer.
+        store_paths: what its closures and pins are now; None where it did not answer.
         server: the provider for its user and policy.
         cache: what it pushes to.
         signing_key: the key that signs its pushes.
@@ -119,8 +119,8 @@ def declare_builder(
             signing_key=signing_key.secret_key,
         )
         resources.append(BuilderCredentials(builder.name, credentials))
-    if builder.closures:
-        closure = Closure(builder.name, builder.closures, store_paths)
+    if builder.pushed:
+        closure = Closure(builder.name, builder.pushed, store_paths)
         push = ClosurePush(
             builder.name,
             ClosurePushArgs(

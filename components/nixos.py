@@ -122,5 +122,11 @@ def modules_configuration(
         "publicKeys": list(client.public_keys),
         "caCertificate": client.ca_certificate,
         "push": push,
-        "builders": {name: {"accessKeyId": key} for name, key in access_key_ids.items()},
+        "builders": {
+            builder.name: {
+                "accessKeyId": access_key_ids[builder.name],
+                "pins": list(builder.pins),
+            }
+            for builder in settings.builders
+        },
     }

@@ -117,6 +117,13 @@ class BuilderSettings:
     """The host to go through, if any."""
     credentials_directory: str | None = None
     """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
+    pins: tuple[str, ...] = ()
+    """Store paths, or links to them, that each of its pushes renews beside what it pushes."""
+
+    @property
+    def pushed(self) -> tuple[str, ...]:
+        """Everything that a push by the deployment is given: closures and pins, each once."""
+        return tuple(dict.fromkeys((*self.closures, *self.pins)))
 
 
 @dataclass(frozen=True)
@@ -527,9 +534,7 @@ def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
         )
     s3_user = _s3_name(reader, "s3User", f"{bucket}-{name}")
     s3_policy = _s3_name(reader, "s3Policy", f"{bucket}-write-{name}")
-    closures = reader.texts("closures", [])
-    for closure in closures:
-        _check_closure(reader.full_name("closures"), closure)
+    closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
     remedy = "README lists a builder's settings"
     if reader.boolean("local", False):
@@ -541,6 +546,7 @@ def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
             closures,
             local=True,
             credentials_directory=credentials_directory,
+            pins=pins,
         )
     host = _host(reader, "host")
     port = reader.integer("port", range(1, 65_536), default=22)
@@ -564,6 +570,7 @@ def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
         private_key,
         jump_host,
         credentials_directory,
+        pins,
     )
 
 
@@ -593,17 +600,21 @@ def _s3_name(reader: _Reader, setting: str, default: str) -> str:
     return name
 
 
-def _check_closure(setting: str, closure: str) -> None:
-    if re.search(r"[\x00-\x1f\x7f]", closure) or not closure.startswith("/"):
-        raise SettingError(
-            setting,
-            closure,
-            "write a store path, or an absolute link to one such as /run/current-system",
-        )
-    if closure.startswith("/nix/store/") and not is_store_path(closure):
-        raise SettingError(
-            setting, closure, "this is no store path; write /nix/store/<hash>-<name> and no more"
-        )
+def _store_paths(reader: _Reader, name: str) -> tuple[str, ...]:
+    """Take a list of store paths, or of links to them."""
+    setting, paths = reader.full_name(name), reader.texts(name, [])
+    for path in paths:
+        if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
+            raise SettingError(
+                setting,
+                path,
+                "write a store path, or an absolute link to one such as /run/current-system",
+            )
+        if path.startswith("/nix/store/") and not is_store_path(path):
+            raise SettingError(
+                setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"
+            )
+    return paths
 
 
 def _host(reader: _Reader, setting: str) -> str:

@@ -32,7 +32,7 @@ let
             cache.push
             // {
               access-key-id = builder.accessKeyId;
-              path = paths;
+              path = paths ++ builder.pins or [ ];
             }
             // lib.optionalAttrs (cache.caCertificate != null) {
               ca-certificate-file = pkgs.writeText "nix-binary-cache-ca.pem" cache.caCertificate;
@@ -165,7 +165,10 @@ in
         "/run/current-system"
         "/nix/var/nix/profiles/system"
       ];
-      description = "Store paths, or links to them, whose closures are pushed and kept alive.";
+      description = ''
+        Store paths, or links to them, whose closures are pushed and kept alive, beside the stack's
+        `pins` for this builder.
+      '';
     };
 
     secretAccessKeyFile = lib.mkOption {

@@ -175,6 +175,21 @@ def test_an_option_that_cannot_work_is_refused(
     assert message in str(refused.value)
 
 
+def test_every_push_of_a_builder_renews_the_pins_that_the_stack_has_for_it(
+    machine: Machine,
+) -> None:
+    pinned = {"nixbuilder": {"accessKeyId": "nixbuilder", "pins": ["/srv/pin"]}}
+    machine.write("/srv/pins.json", cache_json(builders=pinned))
+    settings = {"enable": True, "configurationFile": "/srv/pins.json", "paths": ["/srv/system"]}
+    service = "systemd.services.nix-binary-cache-push.serviceConfig.ExecStart"
+    program = machine.build("builder", settings, service)
+    (file,) = machine.builder.run(
+        f"grep -o '/nix/store/[^ ]*-nix-binary-cache-push.conf' {program}"
+    ).stdout.split()
+    lines = machine.builder.run(f"grep ^path= {file}").stdout.splitlines()
+    assert lines == ["path=/srv/system", "path=/srv/pin"]
+
+
 def test_systemd_understands_the_units_and_finds_little_to_attack(
     machine: Machine, tmp_path: Path
 ) -> None:

@@ -25,7 +25,9 @@ def _engine() -> None:
     use_recording_mocks()
 
 
-def resolved(*builders: Mapping[str, object], store_dir: str = "/nix/store") -> dict[str, list[str]]:
+def resolved(
+    *builders: Mapping[str, object], store_dir: str = "/nix/store"
+) -> dict[str, list[str]]:
     """Resolve the closures of builders given as settings."""
     return resolve(parse(configuration(builders=list(builders))).builders, store_dir)
 
@@ -43,6 +45,15 @@ def test_a_link_on_this_machine_is_followed_to_its_store_path(tmp_path: Path) ->
     links = [str(tmp_path / "profile"), str(tmp_path / "system" / "bin")]
     here = {"name": "here", "local": True, "closures": links}
     assert resolved(here, store_dir=str(store)) == {"here": [f"{store}/{Path(OLD).name}"] * 2}
+
+
+def test_a_pin_is_followed_as_a_closure_is(tmp_path: Path) -> None:
+    (tmp_path / "store" / Path(OLD).name).mkdir(parents=True)
+    (tmp_path / "pin").symlink_to(tmp_path / "store" / Path(OLD).name)
+    here = {"name": "here", "local": True, "pins": [str(tmp_path / "pin")]}
+    assert resolved(here, store_dir=str(tmp_path / "store")) == {
+        "here": [f"{tmp_path}/store/{Path(OLD).name}"]
+    }
 
 
 @pytest.mark.parametrize("link", ["/nowhere/at/all", "/usr/bin/env"])

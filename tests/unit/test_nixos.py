@@ -54,6 +54,16 @@ def test_the_modules_data_says_what_the_push_script_is_to_do() -> None:
     }
 
 
+def test_the_modules_data_gives_a_builders_pins_to_pushes_of_its_own() -> None:
+    here = {"name": "here", "local": True, "pins": ["/nix/var/nix/profiles/keep"]}
+    settings = parse(configuration(builders=[here]))
+    client = ClientConfiguration(substituter(settings), [PUBLIC_KEY], None)
+    data = modules_configuration(settings, client, {"here": "nix-cache-here"})
+    assert data["builders"] == {
+        "here": {"accessKeyId": "nix-cache-here", "pins": ["/nix/var/nix/profiles/keep"]}
+    }
+
+
 def test_the_modules_data_holds_no_secret(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")

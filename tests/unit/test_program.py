@@ -64,6 +64,14 @@ def test_without_builders_there_is_a_cache_and_a_key(run: Any) -> None:
     assert not names(mocks, "minio:index/iamUser:IamUser")
 
 
+def test_a_pin_is_pushed_with_each_push_also_where_it_is_all_that_is_pushed(run: Any) -> None:
+    closure, pin = (f"/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-{name}" for name in "cp")
+    for closures in ([], [closure]):
+        mocks = run(builders=[{"name": "a", "local": True, "closures": closures, "pins": [pin]}])
+        command = mocks.inputs("command:local:Command")["create"]
+        assert command.endswith(" ".join([" --config -", *closures, pin]))
+
+
 def test_the_last_key_signs_and_no_other_reaches_a_builder(run: Any) -> None:
     keys = ["s3.homelab.local-1", "s3.homelab.local-2"]
     path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-x"

@@ -180,6 +180,8 @@ def test_an_unknown_setting_of_a_builder_is_refused() -> None:
         ({"closures": ["/nix/store/hello"]}, 'builders[0].closures is "/nix/store/hello"'),
         ({"closures": ["/a\nb"]}, 'builders[0].closures is "/a\\nb"'),
         ({"closures": "/run/current-system"}, "builders[0].closures is "),
+        ({"pins": ["hello"]}, 'builders[0].pins is "hello"'),
+        ({"pins": ["/nix/store/hello"]}, 'builders[0].pins is "/nix/store/hello"'),
         ({"privateKeyFile": "/nowhere/key"}, 'builders[0].privateKeyFile is "/nowhere/key"'),
         ({"jumpHost": "bastion"}, "builders[0].jumpHost is "),
         ({"jumpHost": {"host": "bastion"}}, "builders[0].jumpHost.hostKey: is missing"),
@@ -189,6 +191,13 @@ def test_an_unknown_setting_of_a_builder_is_refused() -> None:
 )
 def test_a_builder_that_cannot_work_is_refused(changes: dict[str, Any], expected: str) -> None:
     assert refusal(builders=[builder(**changes)]).startswith(expected)
+
+
+def test_a_push_is_given_closures_and_then_pins_each_once() -> None:
+    settings = parse(configuration(builders=[builder(closures=["/a", "/b"], pins=["/b", "/c"])]))
+    assert settings.builders[0].pushed == ("/a", "/b", "/c")
+    here = {"name": "here", "local": True, "pins": ["/c"]}
+    assert parse(configuration(builders=[here])).builders[0].pushed == ("/c",)
 
 
 def test_an_insecure_host_key_has_to_be_asked_for() -> None:
