@@ -1,0 +1,108 @@
+"""The README's tables against what the program reads."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from .configuration import PROJECT_ROOT, schema
+
+LANGUAGES = ("README.md", "README.zh.md")
+READS = {"boolean", "has", "integer", "line", "take", "text", "texts"}
+"""Methods that take a setting out of the reader in `settings.py`."""
+
+
+def table(readme: str, first: str) -> dict[str, list[str]]:
+    """Return the rows, by their first cell, of the table that has the row `first`."""
+    tables: list[dict[str, list[str]]] = [{}]
+    for line in (PROJECT_ROOT / readme).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            tables[-1][cells[0].strip("`")] = cells[1:]
+        elif tables[-1]:
+            tables.append({})
+    (found,) = [rows for rows in tables if first in rows]
+    return found
+
+
+def shown_type(declared: dict[str, object]) -> str:
+    """Return a setting's type as the tables name it."""
+    text = str(declared["type"])
+    items = declared.get("items")
+    if isinstance(items, dict):
+        text += f" of {items['type']}s"
+    return f"{text}, secret" if declared.get("secret") else text
+
+
+def shown_default(declared: dict[str, object]) -> str:
+    """Return a setting's default as the tables show it."""
+    if "default" not in declared:
+        return "required"
+    value = declared["default"]
+    if value in ("", []):
+        return "empty"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+@pytest.mark.parametrize("readme", LANGUAGES)
+def test_the_table_of_settings_is_the_schema(readme: str) -> None:
+    rows = table(readme, "endpoint")
+    assert list(rows) == list(schema())
+    for name, declared in schema().items():
+        assert rows[name][:2] == [shown_type(declared), shown_default(declared)], name
+        assert rows[name][2]
+
+
+def test_the_english_table_describes_a_setting_in_the_schemas_words() -> None:
+    rows = table("README.md", "endpoint")
+    for name, declared in schema().items():
+        description = str(declared["description"]).replace("|", "\\|")
+        assert rows[name][2] == description, f"| `{name}` | … | {description} |"
+
+
+def settings_of_a_builder() -> Iterator[str]:
+    """Yield the names that `settings.py` takes out of an element of `builders`."""
+    tree = ast.parse((PROJECT_ROOT / "components" / "settings.py").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for name, function in functions.items():
+        if name == "_builders" or "reader" not in [arg.arg for arg in function.args.args]:
+            continue
+        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+            arguments = [ast.unparse(argument) for argument in call.args]
+            called = ast.unparse(call.func)
+            if called.startswith("reader.") and called.partition(".")[2] in READS:
+                literal = call.args[0]
+            elif called in functions and arguments[:1] == ["reader"] and len(arguments) > 1:
+                literal = call.args[1]
+            else:
+                continue
+            if isinstance(literal, ast.Constant):
+                yield str(literal.value)
+
+
+@pytest.mark.parametrize("readme", LANGUAGES)
+def test_the_table_of_a_builders_settings_is_what_the_program_reads(readme: str) -> None:
+    assert sorted(table(readme, "hostKey")) == sorted(set(settings_of_a_builder()))
+
+
+@pytest.mark.parametrize("readme", LANGUAGES)
+def test_a_command_that_is_shown_exists(readme: str) -> None:
+    text = (PROJECT_ROOT / readme).read_text(encoding="utf-8")
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    shown = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert {"up", "test", "tools"} <= shown <= targets
+
+
+DOCS = sorted(page.name for page in (PROJECT_ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [*LANGUAGES, *(f"docs/{name}" for name in DOCS)])
+def test_a_link_to_a_file_leads_somewhere(page: str) -> None:
+    path = PROJECT_ROOT / page
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
