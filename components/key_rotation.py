@@ -82,10 +82,14 @@ def describe(before: Sequence[str], now: Sequence[str]) -> str | None:
 
 
 def _trusted_before() -> tuple[PublicKey, ...]:
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
+    root = pulumi.runtime.get_root_resource()
     # The engine's own function behind StackReference, which would add a resource to every preview.
+    # It reads the state, which must not be written meanwhile: nothing but the stack itself has been
+    # registered yet, and its URN is known when that has been written.
     answer = pulumi.runtime.invoke(
         "pulumi:pulumi:readStackOutputs",
-        {"name": "/".join((pulumi.get_organization(), pulumi.get_project(), pulumi.get_stack()))},
+        {"name": pulumi.Output.from_input(root and root.urn).apply(lambda _: name)},
     )
     keys = answer.value["outputs"].get(PUBLIC_KEYS_OUTPUT, ())
     return tuple(PublicKey.parse(key) for key in keys)
