@@ -604,20 +604,22 @@ read_page() {
 
 # plan_listing: print requests for the rest of the listing of nar/, in even parts of the space of
 # keys, if that is cheaper than a HEAD for each NAR of table found. Keys are hashes, spread
-# evenly, so the first page tells how many there are.
+# evenly, so the first page tells how many there are. A hash has 256 bits in digits of 5, and so
+# its first digit is 0 or 1.
 plan_listing() {
   limit=$(($(wc -l <"$run/found") / PAGE_IN_HEADS)) alphabet=$NIX32 awk -F '\t' -v OFS='\t' '
     function position(key,  i, value, weight) {
-      weight = 1
-      for (i = 5; i < 9; i++)
-        value += (weight /= 32) * (index(ENVIRON["alphabet"], substr(key, i, 1)) - 1)
-      return value
+      for (i = weight = 1; i <= 4; i++) {
+        value += weight * (index(ENVIRON["alphabet"], substr(key, 4 + i, 1)) - 1)
+        weight /= 32
+      }
+      return value / 2
     }
     function key(position,  i, text) {
-      for (i = 0; i < 4; i++) {
-        position *= 32
+      position *= 2
+      for (i = 1; i <= 4; i++) {
         text = text substr(ENVIRON["alphabet"], int(position) + 1, 1)
-        position -= int(position)
+        position = (position - int(position)) * 32
       }
       return text
     }
@@ -645,7 +647,7 @@ locate_nars() {
     [[ ! -e $page ]] || read_page "$page"
   done >>"$run/nars"
   awk -F '\t' -v OFS='\t' '
-    NR == FNR { listed[$1] = 1; next }
+    FILENAME == ARGV[1] { listed[$1] = 1; next }
     !($4 in listed) { listed[$4] = 1; print "HEAD", $4 }' "$run/nars" "$run/found" \
     >"$run/heads.requests"
   transfer heads list
@@ -667,7 +669,7 @@ compare_nars() {
 give_up() {
   field=$1 awk '
     BEGIN { FS = OFS = "\t"; field = ENVIRON["field"] + 0 }
-    NR == FNR { given_up[$1] = 1; next }
+    FILENAME == ARGV[1] { given_up[$1] = 1; next }
     $field in given_up { print $1, $2, $3, "broken" >> (ENVIRON["run"] "/missing"); next }
     { print }' "$2" "$run/whole" >"$run/kept"
   mv "$run/kept" "$run/whole"
@@ -704,8 +706,11 @@ sign_whole() {
     xargs nix --extra-experimental-features nix-command store sign --store "file://$run/narinfos" \
       --key-file "$run/signing-key" <"$run/ours" 2>"$run/errors" ||
       fail sign "$(error_in "$run/errors"); check the signing key"
-    awk -F '\t' -v OFS='\t' 'NR == FNR { signed[$1] = 1; next } $2 in signed { $6 = 0 } { print }' \
-      "$run/ours" "$run/whole" >"$run/kept"
+    awk '
+      BEGIN { FS = OFS = "\t" }
+      FILENAME == ARGV[1] { signed[$1] = 1; next }
+      $2 in signed { $6 = 0 }
+      { print }' "$run/ours" "$run/whole" >"$run/kept"
     mv "$run/kept" "$run/whole"
     say "sign: added ${signing_keys[-1]%%:*} to $(wc -l <"$run/ours") paths"
   fi
@@ -762,7 +767,7 @@ compress_batch() {
   mapfile -t targets < <(cut -d ' ' -f 1 "$plan")
   # Stubs for what the batch refers to: Nix insists that it be there, and copies what is not.
   directory=$directory awk '
-    NR == FNR { known[$1] = 1; next }
+    FILENAME == ARGV[1] { known[$1] = 1; next }
     {
       for (i = 3; i <= NF; i++) {
         if ($i in known) continue
@@ -860,7 +865,7 @@ push_missing() {
         ;;
       *)
         batch=${doing[$pid]}
-        bytes=$(sum_of 5 "$run/batches/$batch.uploads")
+        bytes=$(sum_of 5 "$run/batches/$batch.uploads" $'\t')
         ((held += bytes - size[$batch], compressing--))
         size[$batch]=$bytes
         ready+=("$batch")
@@ -874,8 +879,10 @@ push_missing() {
   : >"$run/missing"
 }
 
-# sum_of FIELD FILE
-sum_of() { awk -v field="$1" '{ sum += $field } END { printf "%d", sum }' "$2"; }
+# sum_of FIELD FILE [SEPARATOR]
+sum_of() {
+  awk -F "${3- }" -v field="$1" '{ sum += $field } END { printf "%d", sum }' "$2"
+}
 
 # ------------------------------------------------------------------------------------ uploads
 
@@ -901,7 +908,9 @@ write_in_parts() {
   request parts "$step" POST "$key?uploads=" '' 'Content-Type: application/x-nix-nar' >"$run/begun"
   id=$(upload_ids '' <"$run/parts.bodies")
   [[ -n $id ]] || fail "$step" "the server began no upload of $key in parts; push again"
-  trap 'request parts "$step" DELETE "$key?uploadId=$id" "" "" >"$run/ended"' EXIT
+  # What was begun is taken back if this fails.
+  printf 'DELETE\t%s\n' "$key?uploadId=$id" >"$run/undo.requests"
+  trap 'transfer undo upload 2>"$run/errors"' EXIT
   if [[ -n $file ]]; then upload_parts; else copy_parts; fi
   awk -F '\t' '
     BEGIN { printf "<CompleteMultipartUpload>" }
@@ -959,8 +968,8 @@ copy_parts() {
     ((start = (number - 1) * part, end = start + part, end = end < bytes ? end : bytes))
     request parts "$step" COPY "$key?partNumber=$number&uploadId=$id" '' \
       "$from|x-amz-copy-source-range: bytes=$start-$((end - 1))" >"$run/ended"
-    awk -v number="$number" "$AWK_ELEMENT"' { print number "\t" element("ETag") }' \
-      "$run/parts.bodies"
+    awk -v number="$number" "$AWK_ELEMENT"'
+      element("ETag") != "" { print number "\t" element("ETag") }' "$run/parts.bodies"
   done >"$run/parts"
 }
 
@@ -980,7 +989,7 @@ renew_nars() {
   transfer renew renew
   # S3 copies no more than 5 GiB in one request.
   awk -F '\t' '
-    NR == FNR { if ($1 == 400) large[$2] = 1; next }
+    FILENAME == ARGV[1] { if ($1 == 400) large[$2] = 1; next }
     $1 in large { print $1 "\t" $2 }' "$run/renew.answers" "$run/nars" >"$run/large"
   while IFS=$'\t' read -r key bytes; do
     write_in_parts renew "$key" "$bytes" &
@@ -989,7 +998,8 @@ renew_nars() {
   awk -F '\t' '$1 == 404 { print $2 }' "$run/renew.answers" >"$run/gone"
   [[ -s $run/gone ]] || return 0
   give_up 4 "$run/gone"
-  awk -F '\t' 'NR == FNR { gone[$1] = 1; next } !($1 in gone)' "$run/gone" "$run/nars" >"$run/kept"
+  awk -F '\t' 'FILENAME == ARGV[1] { gone[$1] = 1; next } !($1 in gone)' \
+    "$run/gone" "$run/nars" >"$run/kept"
   mv "$run/kept" "$run/nars"
 }
 
@@ -1060,7 +1070,7 @@ publish() {
 
 # count_missing: add table missing to what the summary says.
 count_missing() {
-  ((pushed += $(wc -l <"$run/missing"), pushed_bytes += $(sum_of 3 "$run/missing")))
+  ((pushed += $(wc -l <"$run/missing"), pushed_bytes += $(sum_of 3 "$run/missing" $'\t')))
   ((repaired += $(grep -c 'broken$' "$run/missing")))
 }
 

@@ -1,0 +1,83 @@
+"""Walks a bucket as a suspicious reader would: is every narinfo in it complete?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from minio.error import S3Error
+
+from components.nix_format import FormatError, NarInfo
+
+from .cache_bucket import CacheBucket
+
+
+@dataclass
+class Verdict:
+    """What one walk, or several, found."""
+
+    walks: int = 0
+    narinfos: int = 0
+    """Narinfos looked at, over all walks."""
+    problems: list[str] = field(default_factory=list)
+    """One sentence each: what a reader would trip over."""
+
+
+def verify(bucket: CacheBucket, upstream: frozenset[str] = frozenset()) -> Verdict:
+    """Check every narinfo: its signature, its NAR and that NAR's size, its references.
+
+    `upstream` are store paths, without their directory, that need not be in the bucket. Pushes
+    may run meanwhile: what a narinfo needs is looked up after the narinfo was seen.
+    """
+    seen = {key: bucket.get(key) for key in bucket.objects() if key.endswith(".narinfo")}
+    objects = bucket.objects()
+    verdict = Verdict(walks=1, narinfos=len(seen))
+    for key, content in seen.items():
+        try:
+            narinfo = NarInfo.parse(content.decode())
+        except (FormatError, UnicodeDecodeError) as error:
+            verdict.problems.append(f"{key} is no narinfo: {error}")
+            continue
+        if not narinfo.verified_by({bucket.public_key.name: bucket.public_key}):
+            verdict.problems.append(f"{key} has no signature by {bucket.public_key.name}")
+        nar = objects.get(narinfo.url)
+        if nar is None:
+            verdict.problems.append(f"{key} has no NAR {narinfo.url}")
+        elif nar.size != narinfo.file_size:
+            verdict.problems.append(f"{key} has a NAR of {nar.size} bytes: {narinfo.url}")
+        verdict.problems += [
+            f"{key} refers to {reference}, which is absent"
+            for reference in narinfo.references
+            if f"{reference[:32]}.narinfo" not in objects and reference not in upstream
+        ]
+    return verdict
+
+
+@contextmanager
+def watched(bucket: CacheBucket) -> Iterator[Verdict]:
+    """Verify a bucket over and over, beside whatever the block does to it."""
+    total = Verdict()
+    done = threading.Event()
+
+    def walk() -> None:
+        while True:
+            last = done.is_set()
+            try:
+                verdict = verify(bucket)
+            except S3Error as error:
+                verdict = Verdict(problems=[str(error)])
+            total.walks += 1
+            total.narinfos += verdict.narinfos
+            total.problems += verdict.problems
+            if last:
+                return
+
+    walker = threading.Thread(target=walk)
+    walker.start()
+    try:
+        yield total
+    finally:
+        done.set()
+        walker.join()
