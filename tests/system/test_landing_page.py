@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 import pytest
-import urllib3
-from minio import Minio
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from components.binary_cache import anonymous_download_policy
@@ -19,6 +17,7 @@ from components.nixos import ClientConfiguration
 from toolbox.minio_server import MinioServer
 
 from .stack import CHECKOUT
+from .test_cache import s3
 
 pytestmark = pytest.mark.system
 
@@ -63,12 +62,7 @@ def client(minio: MinioServer) -> ClientConfiguration:
 @pytest.fixture(scope="module")
 def url(minio: MinioServer, client: ClientConfiguration) -> str:
     """Where a bucket with the page answers."""
-    server = Minio(
-        minio.endpoint.removeprefix("https://"),
-        minio.root_user,
-        minio.root_password,
-        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file)),
-    )
+    server = s3(minio, minio.root_user, minio.root_password)
     server.make_bucket(BUCKET)
     server.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
     page = landing_page(client, 7).encode()

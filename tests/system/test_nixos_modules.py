@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from minio import Minio
 
 from components.binary_cache import anonymous_download_policy, nix_cache_info
@@ -29,6 +28,7 @@ from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 from .stack import CHECKOUT
+from .test_cache import s3
 
 pytestmark = pytest.mark.system
 
@@ -319,12 +319,7 @@ def stack_output(server: MinioServer, key: SecretKey) -> str:
 @pytest.fixture(scope="module")
 def cache(minio: MinioServer) -> Minio:
     """Make a bucket that is a cache on the server; return a client of the server."""
-    client = Minio(
-        minio.endpoint.removeprefix("https://"),
-        minio.root_user,
-        minio.root_password,
-        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file)),
-    )
+    client = s3(minio, minio.root_user, minio.root_password)
     client.make_bucket(BUCKET)
     client.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
     info = nix_cache_info("/nix/store", True, 40).encode()
