@@ -1,0 +1,194 @@
+"""Signing keys through their whole life: minted, rotated, retired, adopted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from components.nix_format import SecretKey
+from toolbox.minio_server import MinioServer
+
+from .conftest import StackFactory, server_settings
+from .stack import Outcome, Stack
+
+pytestmark = pytest.mark.system
+
+VECTORS = Path(__file__).parents[1] / "unit" / "nix_vectors"
+FIRST, SECOND = "cache.test-1", "cache.test-2"
+KEY_TYPE = "pulumi-python:dynamic/nixcache:SigningKey"
+
+
+def backup(stack: Stack) -> str:
+    """Return the stack's secret keys as the documented backup command prints them."""
+    command = ("stack", "output", "signingKeyBackup", "--show-secrets", "--stack", stack.name)
+    return stack.run(*command).succeeded().output.strip()
+
+
+def halves(key: str) -> tuple[str, ...]:
+    """Return what of a secret key must never be seen: all of it, its seed, and either encoded."""
+    encoded = key.partition(":")[2].strip()
+    seed = base64.b64decode(encoded)[:32]
+    return encoded, base64.b64encode(seed).decode().rstrip("="), seed.hex()
+
+
+def assert_nowhere(key: str, *texts: str) -> None:
+    """Fail if any part of a secret key stands in one of `texts`."""
+    for text in texts:
+        assert not [part for part in halves(key) if part in text]
+
+
+def plain_files(directory: Path) -> list[str]:
+    """Return the text of every file of a stack's backend and project."""
+    files = [file for file in directory.rglob("*") if file.is_file() and ".venv" not in file.parts]
+    return [file.read_text(errors="replace") for file in files]
+
+
+def test_a_key_is_appended_and_the_old_one_retired_in_words(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="rotated")
+    first_up = stack.up().succeeded().output
+    assert f"signing keys: {FIRST} starts being trusted and signs" in first_up
+    old = backup(stack)
+
+    stack.set(signingKeys=[FIRST, SECOND])
+    preview = stack.preview().succeeded().output
+    assert f"{FIRST} stays trusted, {SECOND} starts being trusted and signs" in preview
+    stack.up().succeeded()
+    assert backup(stack).splitlines()[0] == old
+    assert [key.partition(":")[0] for key in stack.outputs()["publicKeys"]] == [FIRST, SECOND]
+
+    stack.set(signingKeys=[SECOND])
+    preview = stack.preview().succeeded().output
+    assert f"{SECOND} stays trusted and signs, {FIRST} stops being trusted" in preview
+    stack.up().succeeded()
+    assert stack.changes() == {}
+    assert_nowhere(old, str(stack.resources_with_secrets()))
+    assert [key.partition(":")[0] for key in stack.outputs()["publicKeys"]] == [SECOND]
+
+    stack.set(signingKeys=[FIRST])
+    assert f'signingKeys is "{FIRST}": this stack has had {SECOND}' in stack.preview().refused()
+
+
+def test_a_key_stays_as_it_is_whatever_happens_around_it(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="lasting")
+    stack.up().succeeded()
+    key = backup(stack)
+    stack.refresh().succeeded()
+    stack.set(priority=30)
+    stack.up().succeeded()
+    assert backup(stack) == key
+    stack.destroy().succeeded()
+    assert not [found for found in stack.resources() if found["type"] == KEY_TYPE]
+
+
+def test_a_key_made_by_nix_is_adopted_and_stays_when_the_setting_goes(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    name = (VECTORS / "public-key").read_text().partition(":")[0]
+    settings = {
+        **server_settings(minio),
+        "bucket": "adopted",
+        "signingKeys": [name],
+        "signingKeyDomains": [name.rpartition("-")[0]],
+    }
+    stack = new_stack(**settings, adoptedSigningKeys=(VECTORS / "secret-key").read_text())
+    stack.up().succeeded()
+    assert stack.outputs()["publicKeys"] == [(VECTORS / "public-key").read_text().strip()]
+    stack.refresh().succeeded()
+    assert stack.changes() == {}
+    stack.set(adoptedSigningKeys=None)
+    stack.up().succeeded()
+    assert stack.changes() == {}
+    assert backup(stack) == (VECTORS / "secret-key").read_text().strip()
+
+
+def test_a_new_stack_takes_over_the_keys_of_a_lost_one(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    lost = new_stack("lost", **server_settings(minio), bucket="lost")
+    lost.set(signingKeys=[FIRST, SECOND])
+    lost.up().succeeded()
+    offline = tmp_path / "signing-keys"
+    offline.write_text(backup(lost))
+
+    new = new_stack("new", **server_settings(minio), bucket="found")
+    new.set(signingKeys=[FIRST, SECOND])
+    command = ("config", "set", "--secret", "adoptedSigningKeys", "--stack", "new")
+    new.run(*command, text=offline.read_text()).succeeded()
+    new.up().succeeded()
+    assert new.outputs()["publicKeys"] == lost.outputs()["publicKeys"]
+    assert backup(new) == offline.read_text()
+
+
+KEY = SecretKey.generate(FIRST)
+MISMATCH = base64.b64encode(KEY.seed + SecretKey.generate(FIRST).public_key.data).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (KEY.to_nix()[:-9], "line 1 is no secret key"),
+        (str(KEY.public_key), "this is a public key"),
+        (f"{FIRST}:{MISMATCH}", "seed does not match its public half"),
+    ],
+    ids=["malformed", "public", "mismatch"],
+)
+def test_what_cannot_be_adopted_is_refused_and_nowhere_to_be_seen(
+    new_stack: StackFactory, minio: MinioServer, text: str, reason: str
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="refused", adoptedSigningKeys=text)
+    outcome = stack.up("--debug", "--diff")
+    assert reason in outcome.refused()
+    assert "Traceback" not in outcome.output
+    secret = text.partition(":")[2]
+    assert secret not in outcome.output
+    assert secret[:16] not in outcome.output
+
+
+def test_no_secret_key_is_in_plain_text_anywhere(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="secretive")
+    stack.set(signingKeys=[FIRST, SECOND], adoptedSigningKeys=KEY.to_nix())
+    seen: list[Outcome] = [
+        stack.preview("--diff", "--debug"),
+        stack.preview("--json"),
+        stack.up("--debug"),
+        stack.refresh(),
+        stack.preview("--diff", "--debug"),
+        stack.run("stack", "output", "--json", "--stack", stack.name),
+        stack.run("stack", "--show-urns", "--stack", stack.name),
+    ]
+    texts = [outcome.succeeded().output for outcome in seen]
+    keys = backup(stack).splitlines()
+    assert keys[0] == KEY.to_nix()
+    stack.set(signingKeys=[SECOND], adoptedSigningKeys=None)
+    texts += [stack.preview("--diff").output, stack.up("--debug").succeeded().output]
+    texts += [stack.export(), *plain_files(tmp_path)]
+    for key in keys:
+        assert_nowhere(key, *texts)
+
+
+def test_an_exception_of_the_provider_shows_nothing_of_the_key(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="damaged")
+    stack.up().succeeded()
+    key = backup(stack)
+    command = ("stack", "export", "--show-secrets", "--stack", stack.name)
+    state = json.loads(stack.run(*command).succeeded().output)
+    (damaged,) = [
+        resource for resource in state["deployment"]["resources"] if resource["type"] == KEY_TYPE
+    ]
+    del damaged["outputs"]["key_name"]
+    stack.run("stack", "import", "--stack", stack.name, text=json.dumps(state)).succeeded()
+    outcome = stack.refresh()
+    outcome.refused()
+    assert "KeyError: 'key_name'" in outcome.output
+    assert_nowhere(key, outcome.output)
