@@ -1,0 +1,198 @@
+"""What a preview says of builders and closures, on the real engine over real SSH."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from components.closure import resolve
+from components.settings import BuilderSettings
+from operations.preview_markdown import render
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+from .conftest import StackFactory, builder_settings, server_settings
+from .stack import Stack
+
+LINK = "/root/current-system"
+
+
+def report(stack: Stack, *arguments: str) -> str:
+    """Return the Markdown report of a preview."""
+    return render(json.loads(stack.preview("--json", *arguments).succeeded().output))
+
+
+def point(machine: ThrowawayBuilder, target: str, link: str = LINK) -> None:
+    """Let a link on the builder point to `target`."""
+    machine.run(f"ln -sfn {target} {link}")
+
+
+@pytest.fixture(scope="module")
+def store_paths(builder: ThrowawayBuilder) -> list[str]:
+    """Two closures on the builder."""
+    return [builder.make_closure(2, 2_000, seed, f"system-{seed}") for seed in (1, 2)]
+
+
+@pytest.fixture
+def pushing(
+    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder
+) -> Iterator[Stack]:
+    """A stack with one builder that pushes what a link points to."""
+    stack = new_stack(**server_settings(minio), upstreamKeys=[])
+    stack.set(sshPrivateKey=builder.private_key, builders=[builder_settings(builder, LINK)])
+    yield stack
+    stack.destroy()
+
+
+def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
+    pushing: Stack, builder: ThrowawayBuilder, store_paths: list[str]
+) -> None:
+    old, new = store_paths
+    point(builder, old)
+    assert f"pushes `{old}` (`{LINK}`) for the first time" in report(pushing)
+    pushing.up().succeeded()
+
+    assert "Nothing changes" in report(pushing)
+    assert "unchanged" in pushing.up("--expect-no-changes").succeeded().output
+
+    point(builder, new)
+    assert f"- builder `nixbuilder` pushes `{new}` (`{LINK}`); before: `{old}`\n" in report(pushing)
+    difference = pushing.preview("--diff").succeeded().output
+    assert old in difference
+    assert new in difference
+    assert pushing.changes() == {"update": 2}
+    pushing.up().succeeded()
+    assert not pushing.changes()
+
+
+def test_a_builder_that_has_gone_silent_is_one_warning_and_no_change(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    stack = new_stack(**server_settings(minio), upstreamKeys=[], bucket="silent")
+    with ThrowawayBuilder(tmp_path / "builder") as machine:
+        point(machine, machine.make_closure(1, 1_000, 1, "system"))
+        stack.set(sshPrivateKey=machine.private_key, builders=[builder_settings(machine, LINK)])
+        stack.up().succeeded()
+    text = report(stack)
+    assert text.startswith("### Nothing changes")
+    (warning,) = [line for line in text.splitlines() if "warning: " in line]
+    assert "builder nixbuilder: 127.0.0.1 cannot be asked" in warning
+    assert "what it last pushed stands" in warning
+    stack.up("--expect-no-changes").succeeded()
+
+
+def test_another_host_key_is_a_warning_and_nothing_is_asked(
+    pushing: Stack,
+    builder: ThrowawayBuilder,
+    second_builder: ThrowawayBuilder,
+    store_paths: list[str],
+) -> None:
+    point(builder, store_paths[0])
+    other = second_builder.host_key
+    pushing.set(builders=[{**builder_settings(builder, LINK), "hostKey": other}])
+    text = report(pushing)
+    assert "warning: builder nixbuilder: 127.0.0.1 cannot be asked (Host key is not trusted" in text
+    assert store_paths[0] not in text
+
+
+def test_a_builder_is_asked_through_its_jump_host(
+    pushing: Stack,
+    builder: ThrowawayBuilder,
+    second_builder: ThrowawayBuilder,
+    store_paths: list[str],
+) -> None:
+    point(builder, store_paths[0])
+    public_key = (builder.directory / "client_key.pub").read_text()
+    second_builder.run("cat >> /root/.ssh/authorized_keys", input=public_key)
+    jump = {
+        "host": second_builder.host,
+        "port": second_builder.port,
+        "hostKey": second_builder.host_key,
+    }
+    pushing.set(builders=[{**builder_settings(builder, LINK), "jumpHost": jump}])
+    assert f"pushes `{store_paths[0]}`" in report(pushing)
+
+    pushing.set(
+        builders=[
+            {
+                **builder_settings(builder, LINK),
+                "jumpHost": {**jump, "hostKey": builder.host_key},
+            }
+        ]
+    )
+    assert "cannot be asked (Host key is not trusted" in report(pushing)
+
+
+def test_store_paths_need_no_connection(
+    pushing: Stack, builder: ThrowawayBuilder, store_paths: list[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nowhere = {**builder_settings(builder, store_paths[0]), "port": taken.getsockname()[1]}
+        pushing.set(builders=[nowhere])
+        text = report(pushing)
+    assert f"pushes `{store_paths[0]}` for the first time" in text
+    assert "warning: builder" not in text
+
+
+def test_ten_builders_are_asked_side_by_side_within_five_seconds(
+    builder: ThrowawayBuilder, store_paths: list[str]
+) -> None:
+    point(builder, store_paths[0])
+    with ExitStack() as sockets:
+        ports = [builder.port] * 7
+        for _ in range(3):
+            # Its connections are accepted by the kernel, and nothing ever answers on them.
+            silent = sockets.enter_context(socket.socket())
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            ports.append(silent.getsockname()[1])
+        builders = [
+            BuilderSettings(
+                f"b{number}",
+                "user",
+                "policy",
+                (LINK,),
+                host=builder.host,
+                port=port,
+                host_key=builder.host_key,
+                private_key=builder.private_key,
+            )
+            for number, port in enumerate(ports)
+        ]
+        began = time.monotonic()
+        answers = resolve(builders, "/nix/store")
+        took = time.monotonic() - began
+    assert answers == {f"b{number}": [store_paths[0]] for number in range(7)}
+    assert took <= 5
+
+
+def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="reported")
+    stack.set(builders=[{"name": "here", "local": True}])
+    assert "| created | bucket `cache-bucket` |" in report(stack)
+    stack.up().succeeded()
+    outputs = stack.outputs()
+
+    stack.set(bucket="renamed", signingKeys=["cache.test-2"], retentionDays=3, priority=30)
+    text = report(stack, "--show-secrets")
+    assert "⚠️ bucket `reported` is replaced by another" in text
+    assert "⚠️ signing key `cache.test-1` is deleted" in text
+    assert "⚠️ retention is shortened: entries now expire after 3 days instead of 7" in text
+    assert "| `content` | `Priority: 40` | `Priority: 30` |" in text
+    for secret in (
+        minio.root_password,
+        outputs["signingKeyBackup"],
+        outputs["builders"]["here"]["secretAccessKey"],
+    ):
+        assert secret not in text
+    stack.set(bucket="reported")
+    stack.destroy().succeeded()
