@@ -222,7 +222,7 @@ in
       example = {
         parallelism = 2;
       };
-      description = "Settings of the push script that differ from the stack's; its --help lists them.";
+      description = "Settings of the push script that differ from the stack's; see its --help.";
     };
   };
 

@@ -5,7 +5,9 @@ let
   cache = lib.importJSON cfg.configurationFile;
   private = cache.access == "private";
   separator = if private then "&" else "?";
-  priority = lib.optionalString (cfg.priority != null) "${separator}priority=${toString cfg.priority}";
+  priority = lib.optionalString (
+    cfg.priority != null
+  ) "${separator}priority=${toString cfg.priority}";
 in
 {
   options.services.nix-binary-cache.client = {
@@ -43,11 +45,16 @@ in
     assertions = [
       {
         assertion = private -> cfg.credentialsFile != null;
-        message = "services.nix-binary-cache.client.credentialsFile is missing: the cache is private; name the file with its reader's credential.";
+        message =
+          "services.nix-binary-cache.client.credentialsFile is missing: the cache is private; "
+          + "name the file with its reader's credential.";
       }
       {
-        assertion = cfg.credentialsFile != null -> !lib.hasPrefix builtins.storeDir cfg.credentialsFile;
-        message = "services.nix-binary-cache.client.credentialsFile is in the Nix store, which everyone can read; name a file outside it, as a text.";
+        assertion =
+          cfg.credentialsFile != null -> !lib.hasPrefix builtins.storeDir cfg.credentialsFile;
+        message =
+          "services.nix-binary-cache.client.credentialsFile is in the Nix store, which everyone "
+          + "can read; name a file outside it, as a text.";
       }
     ];
 

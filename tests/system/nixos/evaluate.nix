@@ -19,12 +19,31 @@ let
     literalExpression = text: text;
     makeLibraryPath = concatMapStrings (package: "${package}/lib");
     mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
-    mkEnableOption = description: mkOption { type = types.bool; default = false; inherit description; };
-    mkIf = condition: content: { _type = "if"; inherit condition content; };
-    mkMerge = contents: { _type = "merge"; inherit contents; };
+    mkEnableOption =
+      description:
+      mkOption {
+        type = types.bool;
+        default = false;
+        inherit description;
+      };
+    mkIf = condition: content: {
+      _type = "if";
+      inherit condition content;
+    };
+    mkMerge = contents: {
+      _type = "merge";
+      inherit contents;
+    };
     mkOption = option: option // { _type = "option"; };
     # What NixOS would make of the modules is not at hand: this is what it is given.
-    nixosSystem = { modules }: { config.environment.etc = genAttrs [ "nix/nix.conf" "systemd/system" ] (_: { source = toString (builtins.length modules); }); };
+    nixosSystem =
+      { modules }:
+      {
+        config.environment.etc = genAttrs [
+          "nix/nix.conf"
+          "systemd/system"
+        ] (_: { source = toString (builtins.length modules); });
+      };
     optional = condition: element: if condition then [ element ] else [ ];
     optionalAttrs = condition: set: if condition then set else { };
     optionalString = condition: text: if condition then text else "";
@@ -61,9 +80,11 @@ let
 
   executable =
     text: name: to:
-    build name ''printf %s "$text" >"$out.text"; install -D -m 755 "$out.text" "$out${to}"; rm "$out.text"'' {
-      text = "#!/bin/bash\n${text}";
-    };
+    build name ''
+      printf %s "$text" >"$out.text"
+      install -D -m 755 "$out.text" "$out${to}"
+      rm "$out.text"
+    '' { text = "#!/bin/bash\n${text}"; };
 
   # The programs of a Debian package, and nothing else.
   programs =
@@ -75,7 +96,12 @@ let
     '' { };
 
   pkgs = {
-    callPackage = file: overrides: let make = import file; in make (builtins.intersectAttrs (builtins.functionArgs make) (pkgs // overrides));
+    callPackage =
+      file: overrides:
+      let
+        make = import file;
+      in
+      make (builtins.intersectAttrs (builtins.functionArgs make) (pkgs // overrides));
     coreutils = programs "coreutils";
     curl = programs "curl";
     findutils = programs "findutils";
@@ -83,8 +109,16 @@ let
     gnugrep = programs "grep";
     nix = programs "nix-bin";
     writeShellApplication =
-      { name, runtimeInputs, text, bashOptions }:
-      executable "export PATH=${lib.concatStringsSep ":" (map (input: "${input}/bin") runtimeInputs)}\n${text}" name "/bin/${name}";
+      {
+        name,
+        runtimeInputs,
+        text,
+        bashOptions,
+      }:
+      let
+        path = lib.concatStringsSep ":" (map (input: "${input}/bin") runtimeInputs);
+      in
+      executable "export PATH=${path}\n${text}" name "/bin/${name}";
     writeShellScript = name: text: executable text name "";
     writeText = builtins.toFile;
 
@@ -109,7 +143,10 @@ let
         in
         if option.type chosen then chosen else throw "${path}.${name} is of another type";
     in
-    if unknown != [ ] then throw "${path}.${builtins.head unknown} does not exist" else builtins.mapAttrs value options;
+    if unknown != [ ] then
+      throw "${path}.${builtins.head unknown} does not exist"
+    else
+      builtins.mapAttrs value options;
 
   # What a definition comes to when its conditions are decided.
   decided =
@@ -142,7 +179,9 @@ let
       config = {
         networking.hostName = "nixbuilder";
         nix.package = pkgs.nix;
-        services.nix-binary-cache.${what} = values what module.options.services.nix-binary-cache.${what} (builtins.fromJSON settings);
+        services.nix-binary-cache.${what} =
+          values what module.options.services.nix-binary-cache.${what}
+            (builtins.fromJSON settings);
       };
       result = merged "config" [ module.config ];
       failed = builtins.filter (one: !one.assertion) (result.assertions or [ ]);
