@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,19 @@ class Stack:
             cwd=self.project,
             env=self._environment,
             input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout)
+
+    def operate(self, module: str, *arguments: str, **environment: str) -> Outcome:
+        """Run a module of `operations` in the project, with the changes to the environment."""
+        done = subprocess.run(
+            [sys.executable, "-m", f"operations.{module}", *arguments],
+            cwd=self.project,
+            env={**self._environment, "PYTHONPATH": str(CHECKOUT), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

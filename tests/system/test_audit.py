@@ -1,0 +1,222 @@
+"""The audit of real caches: rotated, damaged, private, and out of reach."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from minio import Minio, MinioAdmin
+from minio.credentials.providers import StaticProvider
+
+from components.nix_format import NarInfo, SecretKey, nix32_encode
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+from .conftest import StackFactory, builder_settings, server_settings
+from .stack import Outcome, Stack
+from .test_cache import s3
+from .test_keys import FIRST, SECOND, backup
+
+pytestmark = pytest.mark.system
+
+PATHS = 20
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What one audit came to."""
+
+    outcome: Outcome
+    report: Mapping[str, Any]
+
+    def findings(self) -> set[tuple[str, str]]:
+        """Return kind and object of what it found; the exit code must tell the same."""
+        found = {(finding["kind"], finding["object"]) for finding in self.report["findings"]}
+        assert self.outcome.code == (1 if found else 0), self.outcome.output
+        return found
+
+    def keys(self) -> dict[str, tuple[bool, int, int, int]]:
+        """Return of each key: trusted, verified, alone, unknown."""
+        return {
+            name: (key["trusted"], key["verified"], key["alone"], key["unknown"])
+            for name, key in self.report["keys"].items()
+        }
+
+
+def audit(stack: Stack, *arguments: str, **environment: str) -> Audited:
+    """Audit the stack's cache as a user does."""
+    file = stack.project / "audit.json"
+    outcome = stack.operate(
+        "audit", "--stack", stack.name, "--json", str(file), *arguments, **environment
+    )
+    assert file.exists(), outcome.output
+    return Audited(outcome, json.loads(file.read_text()))
+
+
+def root(server: MinioServer) -> Minio:
+    """Return an S3 client that may do everything."""
+    return s3(server, server.root_user, server.root_password)
+
+
+def store(server: MinioServer, bucket: str, key: SecretKey, content: bytes) -> NarInfo:
+    """Put a path with this NAR, signed by `key`, into a bucket."""
+    digest = nix32_encode(hashlib.sha256(content).digest())
+    narinfo = NarInfo(
+        store_path=f"/nix/store/{digest[:32]}-path",
+        url=f"nar/{digest}.nar",
+        compression="none",
+        nar_hash=f"sha256:{digest}",
+        nar_size=len(content),
+        file_hash=f"sha256:{digest}",
+        file_size=len(content),
+    )
+    signed = replace(narinfo, signatures=(key.sign(narinfo.fingerprint),))
+    put(server, bucket, narinfo.url, content)
+    put(server, bucket, f"{digest[:32]}.narinfo", signed.format().encode())
+    return signed
+
+
+def put(server: MinioServer, bucket: str, name: str, content: bytes) -> None:
+    """Put an object into a bucket."""
+    root(server).put_object(bucket, name, io.BytesIO(content), len(content))
+
+
+def modified(server: MinioServer, bucket: str) -> dict[str, object]:
+    """Return when each NAR was last written."""
+    entries = root(server).list_objects(bucket, prefix="nar/")
+    return {str(entry.object_name): entry.last_modified for entry in entries}
+
+
+def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
+    engine: Mapping[str, str], tmp_path: Path, minio: MinioServer, builder: ThrowawayBuilder
+) -> None:
+    closure = builder.make_closure(PATHS, 2_000_000, seed=7, name="rotated")
+    stack = Stack(engine, tmp_path / "rotated")
+    stack.set(server_settings(minio))
+    stack.set(
+        bucket="rotated",
+        sshPrivateKey=builder.private_key,
+        builders=[builder_settings(builder, closure)],
+        upstreamKeys=[],
+    )
+    stack.up().succeeded()
+    first = audit(stack, "--hash", "3")
+    assert first.findings() == set()
+    assert first.keys() == {FIRST: (True, PATHS, PATHS, 0)}
+    assert first.report["hashed"] == 3
+    written = modified(minio, "rotated")
+
+    stack.set(signingKeys=[FIRST, SECOND])
+    stack.up().succeeded()
+    (pushed,) = stack.outputs()["builders"].values()
+    assert pushed["lastPush"].startswith("pushed 0 paths")
+    both = audit(stack)
+    assert both.findings() == set()
+    assert both.keys() == {FIRST: (True, PATHS, 0, 0), SECOND: (True, PATHS, 0, 0)}
+    assert modified(minio, "rotated") == written
+
+    stack.set(signingKeys=[SECOND])
+    stack.up().succeeded()
+    retired = audit(stack, "--hash", "all")
+    assert retired.findings() == set()
+    assert retired.keys() == {FIRST: (False, 0, 0, PATHS), SECOND: (True, PATHS, PATHS, 0)}
+    assert retired.report["hashed"] == PATHS
+    outputs = stack.outputs()
+    builder.trust(minio.ca_file)
+    builder.run(
+        "export NIX_CONFIG='experimental-features = nix-command\n"
+        f"substituters =\ntrusted-public-keys = {outputs['publicKeys'][0]}'\n"
+        f"nix copy --to /tmp/clients-store --from {outputs['substituter']} {closure}"
+    )
+
+
+def test_damage_is_found(new_stack: StackFactory, minio: MinioServer) -> None:
+    stack = new_stack(**server_settings(minio), bucket="damaged")
+    stack.up().succeeded()
+    key = SecretKey.parse(backup(stack))
+    sound, gone, changed, cut = (store(minio, "damaged", key, bytes([n]) * 500) for n in range(4))
+    assert audit(stack, "--hash", "all").findings() == set()
+
+    root(minio).remove_object("damaged", gone.url)
+    put(minio, "damaged", changed.url, b"x" * 500)
+    put(minio, "damaged", cut.url, b"x" * 499)
+    names = {narinfo: f"{narinfo.store_path[11:43]}.narinfo" for narinfo in (gone, changed, cut)}
+    quick = audit(stack)
+    assert quick.findings() == {("nar-missing", names[gone]), ("nar-size", names[cut])}
+    assert names[gone] in quick.outcome.output
+    assert audit(stack, "--hash", "all").findings() == {
+        ("nar-missing", names[gone]),
+        ("nar-content", names[changed]),
+        ("nar-size", names[cut]),
+    }
+    assert sound.url not in quick.outcome.output
+
+
+def test_a_private_cache_is_read_with_its_readers_credential(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="private", access="private")
+    stack.up().succeeded()
+    store(minio, "private", SecretKey.parse(backup(stack)), b"x" * 500)
+    credentials = stack.outputs()["readerCredentials"].split()[1:]
+    audited = audit(stack, "--hash", "all")
+    assert audited.findings() == set()
+    assert (audited.report["narinfos"], audited.report["hashed"]) == (1, 1)
+    assert credentials[-1] not in audited.outcome.output
+
+    # The deploying user may read everything: what follows shows that the reader is asked.
+    admin = MinioAdmin(
+        endpoint=minio.endpoint.removeprefix("https://"),
+        credentials=StaticProvider(minio.root_user, minio.root_password),
+        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file)),
+    )
+    admin.user_disable(credentials[2])
+    assert {kind for kind, _ in audit(stack).findings()} == {"cache-info", "unreadable"}
+
+
+def test_no_secret_is_an_argument_of_the_engines_command(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path, engine: Mapping[str, str]
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="arguments", access="private")
+    stack.up().succeeded()
+    log, wrapper = tmp_path / "arguments", tmp_path / "watched"
+    pulumi = shutil.which("pulumi", path=engine["PATH"])
+    wrapper.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{log}\nexec {pulumi} "$@"\n')
+    wrapper.chmod(0o755)
+    assert audit(stack, PULUMI_COMMAND=str(wrapper)).findings() == set()
+    outputs = stack.outputs()
+    arguments = log.read_text()
+    assert "--stack test" in arguments
+    for secret in (
+        minio.root_password,
+        outputs["readerCredentials"].split()[-1],
+        outputs["signingKeyBackup"],
+    ):
+        assert secret not in arguments
+
+
+def test_what_cannot_be_audited_is_told_from_findings(
+    new_stack: StackFactory, tmp_path: Path
+) -> None:
+    with MinioServer(tmp_path / "minio") as server:
+        stack = new_stack(**server_settings(server), bucket="stopped")
+        command = ("audit", "--stack", stack.name)
+        never = stack.operate(*command)
+        assert (never.code, never.output.count("\n")) == (2, 1)
+        assert "run pulumi up" in never.output
+        stack.up().succeeded()
+        wrong = stack.operate("audit", "--stack", "nobody")
+        assert (wrong.code, "no stack named 'nobody'" in wrong.output) == (2, True)
+        missing = stack.operate(*command, PULUMI_COMMAND="no-such-pulumi")
+        assert (missing.code, "PULUMI_COMMAND" in missing.output) == (2, True)
+    stopped = stack.operate(*command)
+    assert (stopped.code, "Traceback" in stopped.output) == (2, False)
+    assert "no S3 server answers there" in stopped.output
