@@ -223,10 +223,10 @@ class Command(ResourceType):
 
     def create(self, subject: Subject, inputs: Properties, preview: bool) -> tuple[str, Properties]:
         """Run `create` if there is one."""
-        id = subject.name + secrets.token_hex(4)
+        new_id = subject.name + secrets.token_hex(4)
         if preview:
-            return id, {**inputs, "stdout": UNKNOWN, "stderr": UNKNOWN}
-        return id, {**inputs, **self._run(subject, ("create",), inputs, {})}
+            return new_id, {**inputs, **dict.fromkeys(PREVIOUS, UNKNOWN)}
+        return new_id, {**inputs, **self._run(subject, ("create",), inputs, {})}
 
     def read(
         self, subject: Subject, id: str, state: Properties, inputs: Properties
@@ -288,7 +288,8 @@ class LocalCommand(Command):
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise transcript.failed(f"{error.filename}: {error.strerror}", command) from None
+            tried = "chdir" if error.filename == inputs.get("dir") else "fork/exec"
+            raise transcript.failed(f"{tried} {_reason(error, error.filename)}", command) from None
         assert process.stdout
         assert process.stderr
         streams: list[Awaitable[None]] = [
@@ -307,6 +308,12 @@ class LocalCommand(Command):
             how = f"signal: {_signal_words(-code)}" if code < 0 else f"exit status {code}"
             raise transcript.failed(how, command)
         return transcript.result()
+
+
+def _reason(error: Exception, about: str) -> str:
+    # asyncio's own words for a refused connection hide the reason.
+    number = getattr(error, "errno", None)
+    return f"{about}: {os.strerror(number).lower()}" if number else str(error)
 
 
 def _signal_words(number: int) -> str:
@@ -329,10 +336,11 @@ class RemoteCommand(Command):
             missing = f"Missing required field 'connection' on '{self.owner}'"
             return inputs, [*failures, ("connection", missing)]
         revealed = connection.value if isinstance(connection, Secret) else connection
-        wrong = connection_failures(plain(revealed), CONNECTION_NAMES)
-        if not wrong:
+        wrong = connection_failures(plain(revealed))
+        failures += wrong
+        if not failures:
             revealed = with_defaults(revealed)
-        return {**inputs, "connection": Secret(revealed)}, failures + wrong
+        return {**inputs, "connection": Secret(revealed)}, failures
 
     async def run(
         self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
@@ -365,10 +373,6 @@ class RemoteCommand(Command):
         return transcript.result()
 
 
-CONNECTION_NAMES = ("Connection", "ProxyConnection")
-"""The types of a connection and of the proxy in it, in messages."""
-
-
 def type_failures(given: Properties, kinds: Mapping[str, Kind], owner: str) -> list[Failure]:
     """Arguments of `owner` that do not exist or have another type than `kinds` says."""
     failures = []
@@ -383,7 +387,7 @@ def type_failures(given: Properties, kinds: Mapping[str, Kind], owner: str) -> l
             members = [(f"{name}[{key}] value", item, "string") for key, item in value.items()]
         for path, member, kind in members:
             got = _kind(member)
-            if got not in (kind, None) and (kind, got) != ("float64", "int"):
+            if got not in (kind, None) and not (kind == "int" and isinstance(member, int)):
                 reason = f"Field '{path}' on '{owner}' must be a '{kind}'; got '{got}' instead"
                 failures.append((path, reason))
     return failures
@@ -394,29 +398,34 @@ def _kind(value: Any) -> str | None:
         return None
     if isinstance(value, Mapping):
         return "map[string]interface {}"
-    names = {bool: "bool", int: "int", float: "float64", str: "string", list: "[]interface {}"}
+    names = {bool: "bool", int: "float64", float: "float64", str: "string", list: "[]interface {}"}
     return names.get(type(value), "nil")
 
 
-def connection_failures(connection: Any, names: tuple[str, ...]) -> list[Failure]:
-    """What is wrong with a plain `connection` of the type `names[0]`; the rest is its proxy's."""
+def connection_failures(connection: Any, *, proxy: bool = False) -> list[Failure]:
+    """What is wrong with a plain `connection`, or with the `proxy` in one."""
+    argument, kind = ("proxy", "ProxyConnection") if proxy else ("connection", "Connection")
+    owner = "Connection" if proxy else "CommandInputs"
     if connection is UNKNOWN:
         return []
     if not isinstance(connection, Mapping):
-        return [("connection", f"must be a 'remote.{names[0]}'; got '{_kind(connection)}' instead")]
-    owner = f"remote.{names[0]}"
-    fields = dict(connection)
-    proxy = fields.pop("proxy", None) if len(names) > 1 else None
-    failures = type_failures(fields, CONNECTION, owner)
+        got = _kind(connection)
+        wrong = (
+            f"Field '{argument}' on 'remote.{owner}' must be a 'remote.{kind}'; got '{got}' instead"
+        )
+        return [(argument, wrong)]
+    inner = None if proxy else connection.get("proxy")
+    fields = {name: connection[name] for name in connection if name != "proxy" or proxy}
+    failures = type_failures(fields, CONNECTION, f"remote.{kind}")
     if "host" not in fields:
-        failures.append(("host", f"Missing required field 'host' on '{owner}'"))
-    if proxy is not None:
-        failures += [("proxy", reason) for _, reason in connection_failures(proxy, names[1:])]
+        failures.append(("host", f"Missing required field 'host' on 'remote.{kind}'"))
+    if inner is not None:
+        failures += connection_failures(inner, proxy=True)
     if not failures:
         return []
     lines = "".join(f"\n\t{name}: {reason}" for name, reason in failures)
-    decoding = f"An error occurred decoding 'CommandInputs.connection': {len(failures)} failures"
-    return [("connection", f"{decoding} decoding:{lines}")]
+    decoding = f"An error occurred decoding '{owner}.{argument}': {len(failures)} failures decoding"
+    return [(argument, f"{decoding}:{lines}")]
 
 
 def with_defaults(connection: Any) -> Any:
@@ -436,15 +445,14 @@ async def connect(
     subject: Subject, settings: Properties, open_until_done: AsyncExitStack
 ) -> asyncssh.SSHClientConnection:
     """A connection as `settings` say, through their proxy if they name one."""
-    tunnel = None
-    if settings.get("proxy"):
-        try:
-            tunnel = await _dial(subject, "Dial proxy", settings["proxy"], None, open_until_done)
-        except ResourceError as error:
-            raise ResourceError(f"proxy: {error}") from None
-    return await _dial(
-        subject, "Dial from proxy" if tunnel else "Dial", settings, tunnel, open_until_done
-    )
+    proxy = settings.get("proxy")
+    if not proxy:
+        return await _dial(subject, "Dial", settings, None, open_until_done)
+    try:
+        tunnel = await _dial(subject, "Dial proxy", proxy, None, open_until_done)
+        return await _dial(subject, "Dial from proxy", settings, tunnel, open_until_done)
+    except ResourceError as error:
+        raise ResourceError(f"proxy: {error}") from None
 
 
 async def _dial(
@@ -484,7 +492,8 @@ async def _dial(
             )
         except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
             if failed == limit:
-                raise ResourceError(f"after {failed} failed attempts: {error}") from None
+                reason = _reason(error, f"dial tcp {settings['host']}:{settings['port']}: connect")
+                raise ResourceError(f"after {failed} failed attempts: {reason}") from None
             failed += 1
         attempt = f"{what} {failed}/{'inf' if limit < 0 else limit} failed: retrying"
         await asyncio.to_thread(subject.engine.log, attempt, urn=subject.urn, passing=True)
@@ -508,7 +517,7 @@ async def _client_keys(settings: Properties, open_until_done: AsyncExitStack) ->
         try:
             client = await open_until_done.enter_async_context(asyncssh.connect_agent(agent))
         except OSError as error:
-            raise ResourceError(f"dial unix {agent}: connect: {error.strerror}") from None
+            raise ResourceError(_reason(error, f"dial unix {agent}: connect")) from None
         keys += await client.get_keys()
     return keys
 
@@ -569,5 +578,10 @@ class CommandProvider(ResourceProvider):
         self._tasks.cancel()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the engine named by the last argument."""
     serve_provider(CommandProvider)
+
+
+if __name__ == "__main__":
+    main()

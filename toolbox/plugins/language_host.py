@@ -9,6 +9,7 @@ Source of fact: `sdk/proto/language.proto` and `sdk/python/cmd/pulumi-language-p
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
 from toolbox.plugins.plugin_server import Engine, serve
 
-VERSION = "3.259.0"
+VERSION = "v3.259.0"
 PROGRAM_RUNNER = Path(__file__).with_name("program_runner.py")
 SHOWN_TO_USER = 32
 """Exit code of a program whose error the user has already seen."""
@@ -60,6 +61,11 @@ def installed(info: Any) -> list[tuple[str, str, dict[str, Any] | None]]:
     return [(name, version, about) for name, version, about in json.loads(listing.stdout)]
 
 
+def normal_name(name: str) -> str:
+    """A package's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
     """Answers the engine's calls about programs in Python."""
 
@@ -80,7 +86,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         return language_pb2.GetRequiredPackagesResponse(
             packages=[
                 plugin_pb2.PackageDependency(
-                    name=about.get("name") or name.replace("_", "-").removeprefix("pulumi-"),
+                    name=about.get("name") or normal_name(name).removeprefix("pulumi-"),
                     kind="resource",
                     version="v" + (about.get("version") or version).removeprefix("v"),
                     server=about.get("server", ""),
@@ -91,11 +97,17 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         )
 
     def GetProgramDependencies(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """What is installed for the program; direct and indirect are not told apart."""
+        """What pip has installed for the program."""
+        listing = [interpreter(request.info), "-m", "pip", "list", "--format=json"]
+        if not request.transitiveDependencies:
+            listing.append("--not-required")
+        packages = json.loads(subprocess.run(listing, check=True, stdout=subprocess.PIPE).stdout)
         return language_pb2.GetProgramDependenciesResponse(
             dependencies=[
-                language_pb2.DependencyInfo(name=name, version=version)
-                for name, version, _ in installed(request.info)
+                language_pb2.DependencyInfo(
+                    name=normal_name(package["name"]), version=package["version"]
+                )
+                for package in packages
             ]
         )
 
@@ -108,9 +120,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             stdout=subprocess.PIPE,
             text=True,
         )
-        return language_pb2.AboutResponse(
-            executable=python, version=version.stdout.strip(), metadata={"toolchain": "Pip"}
-        )
+        return language_pb2.AboutResponse(executable=python, version=version.stdout.strip())
 
     def RuntimeOptionsPrompts(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Nothing to ask: pip is the only package manager here."""

@@ -19,10 +19,10 @@ import secrets
 import ssl
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import urllib3
@@ -40,7 +40,7 @@ from minio.lifecycleconfig import (
 from toolbox.plugins import planned_state
 from toolbox.plugins.planned_state import Attribute, Schema
 from toolbox.plugins.policy_equivalence import equivalent
-from toolbox.plugins.property_values import UNKNOWN, Properties, Secret, plain
+from toolbox.plugins.property_values import UNKNOWN, Properties, plain
 from toolbox.plugins.resource_provider import (
     Difference,
     Failure,
@@ -68,13 +68,17 @@ SETTINGS: dict[str, str | None] = {
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 300.0
 RETRIES = urllib3.Retry(
-    total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
+    total=3,
+    connect=0,
+    backoff_factor=0.2,
+    status_forcelist=(500, 502, 503, 504),
+    raise_on_status=False,
 )
 SECRET_BYTES = 40
 """Random bytes in a user's secret that nobody chose."""
 
 GONE = {"NoSuchBucket", "NoSuchBucketPolicy", "NoSuchKey", "NoSuchLifecycleConfiguration"}
-GONE_ADMIN = {"XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy"}
+NO_USER = "XMinioAdminNoSuchUser"
 
 _counter = itertools.count(1)
 
@@ -222,7 +226,7 @@ def unsupported(value: Any) -> str | None:
 class MinioResource(ResourceType):
     """A resource with a schema, planned by `planned_state` and carried out by `Server`."""
 
-    schema: Schema
+    schema: ClassVar[Schema]
     delete_before_replace = False
     """Whether a replacement would take the old one's name."""
 
@@ -252,16 +256,16 @@ class MinioResource(ResourceType):
     def diff(self, state: Properties, old_inputs: Properties, news: Properties) -> Difference:
         """Compare the plan with the stored outputs."""
         state = plain(state)
-        planned = planned_state.plan(state, news, self.schema)
+        planned = planned_state.plan(state, plain(news), self.schema)
         return planned_state.diff(state, planned, self.schema, self.delete_before_replace)
 
     def create(self, subject: Subject, inputs: Properties, preview: bool) -> tuple[str, Properties]:
         """Plan, then make."""
-        planned = planned_state.plan(None, inputs, self.schema)
+        planned = planned_state.plan(None, plain(inputs), self.schema)
         if preview:
             return "", self._stored(UNKNOWN, planned)
-        id, outputs = self.make(planned)
-        return id, self._stored(id, outputs)
+        new_id, outputs = self.make(planned)
+        return new_id, self._stored(new_id, outputs)
 
     def read(
         self, subject: Subject, id: str, state: Properties, inputs: Properties
@@ -270,21 +274,21 @@ class MinioResource(ResourceType):
         try:
             found = self.find(id, plain(state))
         except AnswerError as error:
-            if error.code in GONE | GONE_ADMIN:
+            if error.code in (*GONE, NO_USER):
                 return None
             raise
         if found is None:
             return None
-        id, outputs = found
+        found_id, outputs = found
         now = planned_state.inputs_now(inputs, outputs, self.schema)
-        return id, self._stored(id, outputs), now
+        return found_id, self._stored(found_id, outputs), now
 
     def update(
         self, subject: Subject, id: str, state: Properties, news: Properties, preview: bool
     ) -> Properties:
         """Plan, then change."""
         state = plain(state)
-        planned = planned_state.plan(state, news, self.schema)
+        planned = planned_state.plan(state, plain(news), self.schema)
         if preview:
             return self._stored(id, planned)
         settled = planned_state.settle(state, planned, self.schema)
@@ -298,18 +302,17 @@ class MinioResource(ResourceType):
         try:
             self.remove(id, plain(state))
         except AnswerError as error:
-            if error.code not in GONE | GONE_ADMIN:
+            if error.code not in (*GONE, NO_USER):
                 raise
 
     def _stored(self, id: Any, outputs: Properties) -> Properties:
-        hidden = {"secret"} & self.schema.keys()
-        return {**outputs, **{name: Secret(outputs[name]) for name in hidden}, "id": id}
+        return {**planned_state.with_secrets(outputs, self.schema), "id": id}
 
 
 class Bucket(MinioResource):
     """`S3Bucket`, private and empty when it goes."""
 
-    schema: Schema = {
+    schema: ClassVar[Schema] = {
         "bucket": Attribute(required=True, replaces=True),
         "acl": Attribute(
             default="private",
@@ -364,18 +367,19 @@ class Bucket(MinioResource):
 
 def policy_wrong(text: str) -> str | None:
     """What is wrong with a policy's JSON."""
+    if not text.startswith("{"):
+        return '"policy" contains an invalid JSON policy'
     try:
-        if isinstance(json.loads(text), dict):
-            return None
-    except ValueError:
-        pass
-    return '"policy" contains an invalid JSON policy'
+        json.loads(text)
+    except ValueError as error:
+        return f'"policy" contains an invalid JSON: {error}'
+    return None
 
 
 class BucketPolicy(MinioResource):
     """`S3BucketPolicy`: what anybody may do with a bucket."""
 
-    schema: Schema = {
+    schema: ClassVar[Schema] = {
         "bucket": Attribute(required=True, replaces=True),
         "policy": Attribute(required=True, wrong=policy_wrong, same=equivalent),
     }
@@ -436,10 +440,11 @@ def expiration_of(text: str) -> Expiration | None:
 class Lifecycle(MinioResource):
     """`IlmPolicy`: all lifecycle rules of a bucket."""
 
-    schema: Schema = {
+    schema: ClassVar[Schema] = {
         "bucket": Attribute(required=True, replaces=True),
         "rules": Attribute(
             "list",
+            terraform="rule",
             required=True,
             wrong=lambda rules: None if rules else "a lifecycle needs at least one rule",
             items={
@@ -448,7 +453,8 @@ class Lifecycle(MinioResource):
                     wrong=lambda text: (
                         None
                         if expiration_of(text)
-                        else 'expiration must be a duration (5d), date (1970-01-01), or "DeleteMarker"'
+                        else "expiration must be a duration (5d), date (1970-01-01), or"
+                        ' "DeleteMarker"'
                     )
                 ),
                 "filter": Attribute(),
@@ -469,10 +475,7 @@ class Lifecycle(MinioResource):
     def make(self, planned: Properties) -> tuple[str, Properties]:
         """The rules, instead of any others."""
         bucket = planned["bucket"]
-        outputs = self.change(bucket, {}, planned)
-        for rule in outputs["rules"]:
-            rule["tags"] = rule["tags"] or None
-        return bucket, outputs
+        return bucket, self.change(bucket, {}, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
         """The rules as they are now."""
@@ -491,6 +494,8 @@ class Lifecycle(MinioResource):
         found = self.find(id, planned)
         if found is None:
             raise ResourceError(f"reading lifecycle configuration failed ({id}): it has gone")
+        for rule in found[1]["rules"][len(state.get("rules") or ()) :]:
+            rule["tags"] = rule["tags"] or None
         return found[1]
 
     def remove(self, id: str, state: Properties) -> None:
@@ -538,7 +543,7 @@ def _described(rule: Rule) -> Properties:
 class Object(MinioResource):
     """`S3Object`: an object whose content stands in the program."""
 
-    schema: Schema = {
+    schema: ClassVar[Schema] = {
         "bucketName": Attribute(required=True, replaces=True),
         "objectName": Attribute(required=True, replaces=True),
         "content": Attribute(conflicts=("contentBase64",)),
@@ -593,23 +598,28 @@ class Object(MinioResource):
             self.server.objects.remove_object(state["bucketName"], state["objectName"])
 
 
+def user_wrong(argument: str) -> Callable[[str], str | None]:
+    """What is wrong with a user's name that stands in `argument`."""
+
+    def wrong(name: str) -> str | None:
+        if re.match(r"[0-9A-Za-z=,.@\-_+]+\Z", name):
+            return None
+        return (
+            "only alphanumeric characters, hyphens, underscores, commas, periods, @ symbols, plus"
+            " and equals signs allowed or a valid LDAP Distinguished Name (DN) in"
+            f' "{argument}": {json.dumps(name)}'
+        )
+
+    return wrong
+
+
 class User(MinioResource):
     """`IamUser`, with a secret of its own."""
 
     delete_before_replace = True
-    schema: Schema = {
-        "name": Attribute(
-            required=True,
-            replaces=True,
-            wrong=lambda name: (
-                None
-                if re.match(r"[0-9A-Za-z=,.@\-_+]+\Z", name)
-                else "only alphanumeric characters, hyphens, underscores, commas, periods, @ symbols,"
-                " plus and equals signs allowed or a valid LDAP Distinguished Name (DN) in "
-                f'"name": {json.dumps(name)}'
-            ),
-        ),
-        "secret": Attribute(computed=True),
+    schema: ClassVar[Schema] = {
+        "name": Attribute(required=True, replaces=True, wrong=user_wrong("name")),
+        "secret": Attribute(computed=True, secret=True),
         "updateSecret": Attribute("boolean", default=False),
         "disableUser": Attribute("boolean", default=False),
         "forceDestroy": Attribute("boolean", default=False, wrong=unsupported),
@@ -628,7 +638,7 @@ class User(MinioResource):
         made = {**planned, "secret": secret, "status": "enabled"}
         if planned["disableUser"]:
             try:
-                with self.server.asked(f"error disabling IAM User %s: %s ({name})"):
+                with self.server.asked(f"error disabling IAM User ({name})"):
                     self.server.admin.user_disable(name)
             except ResourceError as error:
                 raise UnfinishedError(str(error), name, self._stored(name, made)) from None
@@ -646,7 +656,7 @@ class User(MinioResource):
         """Another secret, or another status."""
         status = "disabled" if planned["disableUser"] else "enabled"
         secret = _new_secret() if planned["updateSecret"] else planned["secret"]
-        with self.server.asked(f"error updating IAM User Key %s: %s ({id})"):
+        with self.server.asked(f"error updating IAM User Key ({id})"):
             if secret != state.get("secret"):
                 # This also enables the user.
                 self.server.admin.user_add(id, secret)
@@ -658,7 +668,7 @@ class User(MinioResource):
 
     def remove(self, id: str, state: Properties) -> None:
         """The user, first from the groups it is in."""
-        with self.server.asked(f"error deleting IAM User %s: %s ({id})"):
+        with self.server.asked(f"error deleting IAM User ({id})"):
             for group in json.loads(self.server.admin.user_info(id)).get("memberOf") or ():
                 self.server.admin.group_remove(group, id)
             self.server.admin.user_remove(id)
@@ -681,7 +691,7 @@ class Policy(MinioResource):
     """`IamPolicy`: a named set of permissions."""
 
     delete_before_replace = True
-    schema: Schema = {
+    schema: ClassVar[Schema] = {
         "name": Attribute(required=True, replaces=True, wrong=name_wrong),
         "namePrefix": Attribute(wrong=unsupported),
         "policy": Attribute(required=True, wrong=policy_wrong, same=equivalent),
@@ -722,9 +732,9 @@ class Policy(MinioResource):
 class Attachment(MinioResource):
     """`IamUserPolicyAttachment`: a user has a policy, among others."""
 
-    schema: Schema = {
-        "policyName": Attribute(required=True, replaces=True),
-        "userName": Attribute(required=True, replaces=True),
+    schema: ClassVar[Schema] = {
+        "policyName": Attribute(required=True, replaces=True, wrong=name_wrong),
+        "userName": Attribute(required=True, replaces=True, wrong=user_wrong("user_name")),
     }
     # The server knows a user's policies only as one list, read, changed and written back.
     one_at_a_time = threading.Lock()
@@ -741,16 +751,16 @@ class Attachment(MinioResource):
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
         """Whether it is still attached; an import's id is USER/POLICY."""
-        if not state:
-            user, slash, policy = id.partition("/")
-            if not (user and slash and policy):
-                raise ResourceError(
-                    f'unexpected format of ID ("{id}"), expected <user-name>/<policy_name>'
-                )
-            id, state = unique_id(f"{user}-"), {"userName": user, "policyName": policy}
-        if state["policyName"] not in self._attached(state["userName"]):
+        user, _, policy = id.partition("/")
+        imported = {"userName": user, "policyName": policy}
+        attached = state or imported
+        if not attached["policyName"] or attached["policyName"] not in self._attached(
+            attached["userName"]
+        ):
             return None
-        return id, {name: state[name] for name in self.schema}
+        return id if state else unique_id(f"{user}-"), {
+            name: attached[name] for name in self.schema
+        }
 
     def change(self, id: str, state: Properties, planned: Properties) -> Properties:
         """Never: every change replaces."""
@@ -819,5 +829,10 @@ class MinioProvider(ResourceProvider):
         self.types = {token: resource(server) for token, resource in TYPES.items()}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the engine named by the last argument."""
     serve_provider(MinioProvider)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from toolbox.plugins.property_diff import differences
-from toolbox.plugins.property_values import UNKNOWN, Properties, has_unknown
+from toolbox.plugins.property_values import UNKNOWN, Properties, Secret, has_unknown
 from toolbox.plugins.resource_provider import Difference, Failure
 
 Kind = Literal["string", "boolean", "number", "map", "list"]
@@ -41,10 +41,14 @@ class Attribute:
     """Never an argument."""
     replaces: bool = False
     """A change of it needs a new resource."""
+    secret: bool = False
+    """The engine encrypts it and never shows it."""
+    terraform: str = ""
+    """Its name in messages, where that is not its own name with underscores."""
     default: Any = None
     conflicts: tuple[str, ...] = ()
     """Arguments that must not be given beside it."""
-    wrong: Callable[[Any], str | None] = lambda value: None
+    wrong: Callable[[Any], str | None] = lambda _: None
     """What is wrong with a value, or None."""
     same: Callable[[Any, Any], bool] = lambda old, new: bool(old == new)
     """Whether a stored value already does what a new one asks."""
@@ -58,12 +62,12 @@ Schema = Mapping[str, Attribute]
 def check(name: str, news: Properties, schema: Schema) -> tuple[Properties, list[Failure]]:
     """Inputs with their defaults, and failures that name paths in the resource `name`."""
     reasons: list[tuple[str, str]] = []
-    inputs = _checked(news, schema, name, reasons)
+    inputs = _checked(news, schema, name, "", reasons)
     return inputs, [("", f"{reason}. Examine values at '{path}'.") for path, reason in reasons]
 
 
 def _checked(
-    news: Properties, schema: Schema, path: str, reasons: list[tuple[str, str]]
+    news: Properties, schema: Schema, path: str, inside: str, reasons: list[tuple[str, str]]
 ) -> Properties:
     given = {
         name: value
@@ -72,9 +76,19 @@ def _checked(
     }
     for name, value in given.items():
         attribute = schema.get(name)
-        if attribute is None or attribute.output:
+        if attribute is None:
             reasons.append((f"{path}.{name}", "Invalid or unknown key"))
+        elif attribute.output:
+            reasons.append(
+                (
+                    f"{path}.{name}",
+                    f"Value for unconfigurable attribute. Can't configure a value for "
+                    f'"{_terraform_name(name, attribute)}": its value will be decided'
+                    " automatically based on the result of applying this configuration.",
+                )
+            )
         elif value is not UNKNOWN:
+            words = inside + _terraform_name(name, attribute)
             if type(value) not in TYPES[attribute.kind]:
                 reasons.append((f"{path}.{name}", f"expected a {attribute.kind}"))
                 continue
@@ -86,13 +100,19 @@ def _checked(
                     reasons.append(
                         (
                             f"{path}.{name}",
-                            f'Conflicting configuration arguments. "{_terraform_name(name)}":'
-                            f" conflicts with {_terraform_name(other)}",
+                            f'Conflicting configuration arguments. "{words}":'
+                            f" conflicts with {_terraform_name(other, schema[other])}",
                         )
                     )
             if attribute.items is not None:
                 given[name] = [
-                    _checked(item, attribute.items, f"{path}.{name}[{index}]", reasons)
+                    _checked(
+                        item,
+                        attribute.items,
+                        f"{path}.{name}[{index}]",
+                        f"{words}.{index}.",
+                        reasons,
+                    )
                     for index, item in enumerate(value)
                 ]
     for name, attribute in schema.items():
@@ -100,22 +120,28 @@ def _checked(
             reasons.append(
                 (
                     f"{path}.{name}",
-                    f'Missing required argument. The argument "{_terraform_name(name)}" is'
-                    " required, but no definition was found",
+                    "Missing required argument. The argument"
+                    f' "{inside}{_terraform_name(name, attribute)}" is required, but no definition'
+                    " was found.",
                 )
             )
     defaults = [
         name for name, attribute in schema.items() if attribute.default and name not in given
     ]
+    checked = {**given, **{name: schema[name].default for name in defaults}}
+    return {**with_secrets(checked, schema), "__defaults": defaults}
+
+
+def with_secrets(properties: Properties, schema: Schema) -> Properties:
+    """`properties`, with those marked secret that the schema says are."""
     return {
-        **given,
-        **{name: schema[name].default for name in defaults},
-        "__defaults": defaults,
+        name: Secret(value) if name in schema and schema[name].secret else value
+        for name, value in properties.items()
     }
 
 
-def _terraform_name(name: str) -> str:
-    return re.sub(r"(?=[A-Z])", "_", name).lower()
+def _terraform_name(name: str, attribute: Attribute) -> str:
+    return attribute.terraform or re.sub(r"(?=[A-Z])", "_", name).lower()
 
 
 def plan(state: Properties | None, inputs: Properties, schema: Schema) -> Properties:
@@ -133,7 +159,11 @@ def _planned(attribute: Attribute, prior: Any, given: Any, new: bool) -> Any:
         if attribute.items is not None and isinstance(given, list):
             stored = prior if isinstance(prior, list) else []
             return [
-                plan(stored[index] if index < len(stored) else None, item, attribute.items)
+                plan(
+                    None if new else stored[index] if index < len(stored) else {},
+                    item,
+                    attribute.items,
+                )
                 for index, item in enumerate(given)
             ]
         if prior is not None and given is not UNKNOWN and attribute.same(prior, given):
@@ -182,24 +212,26 @@ def _present(properties: Properties, schema: Schema) -> Properties:
 def inputs_now(old_inputs: Properties, outputs: Properties, schema: Schema) -> Properties:
     """The inputs that would describe `outputs`: those of `old_inputs`, or all when there are none.
 
-    All is what an import wants: arguments that are neither empty nor their default.
+    All is what an import wants: arguments that are neither empty nor their default. A list's
+    members beyond those of `old_inputs` are left to the comparison with the outputs.
     """
     if not old_inputs:
         found = {
-            name: _imported(outputs[name], attribute)
+            name: _imported(outputs.get(name), attribute)
             for name, attribute in schema.items()
-            if not attribute.output and outputs.get(name) not in (None, EMPTY[attribute.kind])
+            if not attribute.output and _worth_importing(outputs.get(name), attribute)
         }
-        return {**found, "__defaults": []}
+        return {**with_secrets(found, schema), "__defaults": []}
     kept = {name: outputs.get(name) for name in old_inputs if not name.startswith("__")}
     for name, value in kept.items():
         items = schema[name].items
         if items is not None and isinstance(value, list):
             kept[name] = [
                 inputs_now(old, new, items)
-                for old, new in zip(_padded(old_inputs[name], len(value)), value, strict=True)
+                for old, new in zip(old_inputs[name], value, strict=False)
             ]
     defaults = old_inputs.get("__defaults")
+    kept = with_secrets(kept, schema)
     return {**kept, "__defaults": defaults} if defaults else kept
 
 
@@ -209,5 +241,7 @@ def _imported(value: Any, attribute: Attribute) -> Any:
     return [inputs_now({}, item, attribute.items) for item in value]
 
 
-def _padded(values: list[Any], length: int) -> list[Any]:
-    return [*values, *({} for _ in range(length - len(values)))][:length]
+def _worth_importing(value: Any, attribute: Attribute) -> bool:
+    if attribute.default is not None:
+        return bool(value != attribute.default)
+    return value is not None and value != EMPTY[attribute.kind]

@@ -12,8 +12,8 @@ SETS = ("Action", "NotAction", "Resource", "NotResource")
 def equivalent(old: str, new: str) -> bool:
     """Whether the JSON policies `old` and `new` permit and deny the same.
 
-    Statements and the members of sets may come in any order, a set of one may stand alone, and
-    actions ignore case. What is not a policy is equivalent to nothing.
+    Statements and the members of sets may come in any order, and a set of one may stand alone.
+    What is not a policy is equivalent to nothing.
     """
     try:
         return _normal(json.loads(old)) == _normal(json.loads(new))
@@ -33,8 +33,7 @@ def _statement(statement: dict[str, Any]) -> dict[str, Any]:
     normal = {name: value for name, value in statement.items() if value not in ("", [], {})}
     for name in SETS:
         if name in normal:
-            members = _set(normal[name])
-            normal[name] = [m.lower() for m in members] if "Action" in name else members
+            normal[name] = _set(normal[name])
     for name in ("Principal", "NotPrincipal"):
         if isinstance(normal.get(name), dict):
             normal[name] = {key: _set(value) for key, value in normal[name].items()}

@@ -49,11 +49,11 @@ def run(program: str, parallel: int) -> int:
     # A failed program leaves futures that nobody awaits; asyncio's complaints would bury the error.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     path = Path(program).resolve()
-    if path.is_dir() and not (path / "__main__.py").exists():
-        pulumi.log.error(f"unable to find main python program `__main__.py` in `{path}`")
-        return SHOWN_TO_USER
 
     def run_program() -> None:
+        if path.is_dir() and not (path / "__main__.py").exists():
+            pulumi.log.error(f"unable to find main python program `__main__.py` in `{path}`")
+            sys.exit(SHOWN_TO_USER)
         runpy.run_path(program, run_name="__main__")
 
     try:

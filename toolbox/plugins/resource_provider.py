@@ -237,10 +237,10 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
     def Create(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Make a resource."""
         resource, subject = self._type(request)
-        id, outputs = resource.create(
+        new_id, outputs = resource.create(
             subject, decode_properties(request.properties), request.preview
         )
-        return provider_pb2.CreateResponse(id=id, properties=encode_properties(outputs))
+        return provider_pb2.CreateResponse(id=new_id, properties=encode_properties(outputs))
 
     @_answering
     def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -254,9 +254,9 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
         )
         if found is None:
             return provider_pb2.ReadResponse()
-        id, outputs, inputs = found
+        found_id, outputs, inputs = found
         return provider_pb2.ReadResponse(
-            id=id, properties=encode_properties(outputs), inputs=encode_properties(inputs)
+            id=found_id, properties=encode_properties(outputs), inputs=encode_properties(inputs)
         )
 
     @_answering

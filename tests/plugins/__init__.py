@@ -1,0 +1,1 @@
+"""What the plugins answer at the engine's boundary, official and drop-in alike."""
