@@ -138,6 +138,39 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     )
 
 
+def test_a_new_stack_takes_over_the_keys_and_the_bucket_of_a_lost_one(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    lost = new_stack("lost", **server_settings(minio), bucket="lost")
+    lost.set(signingKeys=[FIRST, SECOND])
+    lost.up().succeeded()
+    offline = tmp_path / "signing-keys"
+    offline.write_text(backup(lost))
+    store(minio, "lost", SecretKey.parse(offline.read_text().splitlines()[-1]), b"x" * 500)
+
+    new = new_stack("new", **server_settings(minio), bucket="lost")
+    new.set(signingKeys=[FIRST, SECOND])
+    command = ("config", "set", "--secret", "adoptedSigningKeys", "--stack", "new")
+    new.run(*command, text=offline.read_text()).succeeded()
+    assert "bucket already exists" in new.up().refused()
+    urn = "urn:pulumi:new::nixcache::{}"
+    imported = new.run(
+        *("import", "--yes", "--skip-preview", "--stack", "new"),
+        *("--generate-code=false", "--protect=false"),
+        *("minio:index/s3Bucket:S3Bucket", "cache-bucket", "lost"),
+        *("--parent", "cache=" + urn.format("nixcache:index:BinaryCache::cache")),
+        *("--provider", "minio=" + urn.format("pulumi:providers:minio::minio")),
+    )
+    imported.succeeded()
+    new.up().succeeded()
+    assert new.changes() == {}
+    assert new.outputs()["publicKeys"] == lost.outputs()["publicKeys"]
+    assert backup(new) == offline.read_text()
+    audited = audit(new, "--hash", "all")
+    assert audited.findings() == set()
+    assert audited.keys()[SECOND] == (True, 1, 1, 0)
+
+
 def test_damage_is_found(new_stack: StackFactory, minio: MinioServer) -> None:
     stack = new_stack(**server_settings(minio), bucket="damaged")
     stack.up().succeeded()

@@ -108,24 +108,6 @@ def test_a_key_made_by_nix_is_adopted_and_stays_when_the_setting_goes(
     assert backup(stack) == (VECTORS / "secret-key").read_text().strip()
 
 
-def test_a_new_stack_takes_over_the_keys_of_a_lost_one(
-    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
-) -> None:
-    lost = new_stack("lost", **server_settings(minio), bucket="lost")
-    lost.set(signingKeys=[FIRST, SECOND])
-    lost.up().succeeded()
-    offline = tmp_path / "signing-keys"
-    offline.write_text(backup(lost))
-
-    new = new_stack("new", **server_settings(minio), bucket="found")
-    new.set(signingKeys=[FIRST, SECOND])
-    command = ("config", "set", "--secret", "adoptedSigningKeys", "--stack", "new")
-    new.run(*command, text=offline.read_text()).succeeded()
-    new.up().succeeded()
-    assert new.outputs()["publicKeys"] == lost.outputs()["publicKeys"]
-    assert backup(new) == offline.read_text()
-
-
 KEY = SecretKey.generate(FIRST)
 MISMATCH = base64.b64encode(KEY.seed + SecretKey.generate(FIRST).public_key.data).decode()
 
