@@ -32,6 +32,15 @@ clean: .venv/ready ## stop them, and remove .dev with all data
 pulumi: .venv/ready ## run pulumi on the dev stack: make pulumi ARGS="preview"
 	@$(TOOLBOX) pulumi "$(ARGS)"
 
+.PHONY: audit
+audit: .venv/ready ## read a cache back as clients do: make audit STACK=homelab ARGS="--hash all"
+	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.audit --stack "$(STACK)" $(ARGS), \
+		$(TOOLBOX) audit "$(ARGS)")
+
+.PHONY: bench-audit
+bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json
+	@$(VENV)/python -m benchmarks.bench_audit
+
 .PHONY: tools
 tools: .venv/ready ## get the tools and say where each came from
 	@$(TOOLBOX) tools

@@ -44,6 +44,8 @@ def main() -> int:
     verbs.add_parser("prepare", help="get everything that the tests need")
     engine = verbs.add_parser("pulumi", help="run a command of the engine on the dev stack")
     engine.add_argument("arguments", help="the command with its arguments, as one text")
+    audit = verbs.add_parser("audit", help="audit the dev stack's cache")
+    audit.add_argument("arguments", help="the audit's arguments, as one text")
     chosen = parser.parse_args()
     try:
         match chosen.verb:
@@ -59,6 +61,8 @@ def main() -> int:
                 prepare()
             case "pulumi":
                 dev_stack.pulumi(shlex.split(chosen.arguments))
+            case "audit":
+                return dev_stack.audit(shlex.split(chosen.arguments))
     except ToolboxError as error:
         say(f"error: {error}")
         return 1

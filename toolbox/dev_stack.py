@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,18 @@ def pulumi(arguments: Sequence[str]) -> None:
             continue
     if code != 0:
         raise ToolboxError(f"pulumi {arguments[0]} failed with exit code {code}; see above")
+
+
+def audit(arguments: Sequence[str]) -> int:
+    """Audit the dev stack's cache on this terminal; returns the audit's exit code.
+
+    Raises ToolboxError when there is no dev stack yet.
+    """
+    if not PROJECT.exists():
+        raise ToolboxError("there is no dev stack yet; run make up first")
+    command = [sys.executable, "-m", "operations.audit", "--stack", STACK, *arguments]
+    environment = {**_environment(), "PYTHONPATH": str(tools.CHECKOUT)}
+    return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode
 
 
 def tell(taken: Sequence[tools.Tool]) -> None:
