@@ -4,7 +4,7 @@ import signal
 
 import pulumi
 
-from components import deployment_checks, key_rotation, nixos, settings
+from components import adoption, deployment_checks, key_rotation, nixos, settings
 from components.closure import resolve
 from components.declaration import (
     declare_builder,
@@ -23,13 +23,14 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 stack = settings.load()
 key_rotation.check(stack)
 deployment_checks.check_server(stack)
+adopt = adoption.check(stack)
 store_paths = resolve(stack.builders, stack.store_dir)
 
 server = declare_server(stack)
 signing_keys = declare_signing_keys(stack)
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: nixos.client_configuration(stack, keys))
-cache = declare_cache(stack, server, client)
+cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server, cache)
 builders = {
     builder.name: declare_builder(

@@ -58,6 +58,8 @@ class BinaryCacheArgs:
 
     bucket: pulumi.Input[str]
     """The bucket's name."""
+    adopt: str | None = None
+    """The name of the bucket that is there already, to be imported as it is; None creates it."""
     protect: bool = True
     """Refuse to delete or replace the bucket."""
     anonymous_download: bool = True
@@ -101,7 +103,7 @@ class BinaryCache(pulumi.ComponentResource):
             # "private" writes nothing; every other canned ACL of the provider lets the world
             # delete or enumerate the cache. The policy below is what opens it.
             acl="private",
-            opts=pulumi.ResourceOptions(parent=self, protect=args.protect),
+            opts=pulumi.ResourceOptions(parent=self, protect=args.protect, import_=args.adopt),
         )
         child = pulumi.ResourceOptions(parent=self)
         if args.anonymous_download:

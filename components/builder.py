@@ -46,12 +46,14 @@ class BuilderAccessArgs:
     """The user's name, which is its access key too. An existing user's secret is overwritten."""
     policy: pulumi.Input[str]
     """The name of the policy made for it."""
+    secret: pulumi.Input[str] | None = None
+    """The secret that the user has already; None lets the server make one."""
 
 
 class _UserAccess(pulumi.ComponentResource):
     """A user, its policy, and the attachment of one to the other.
 
-    The user's secret is the server's to make, never chosen by hand.
+    The user's secret is the server's to make, unless it was chosen before there was a stack.
     """
 
     access_key_id: pulumi.Output[str]
@@ -67,10 +69,18 @@ class _UserAccess(pulumi.ComponentResource):
         policy: pulumi.Input[str],
         document: pulumi.Output[str],
         opts: pulumi.ResourceOptions | None,
+        secret: pulumi.Input[str] | None = None,
     ) -> None:
         super().__init__(type_, name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        user_ = minio.IamUser(f"{name}-user", name=user, opts=child)
+        user_ = minio.IamUser(
+            f"{name}-user",
+            name=user,
+            # Created over, not imported: the server tells nobody a secret, and an imported user
+            # would have none in the state. What it has already, it keeps.
+            secret=None if secret is None else pulumi.Output.secret(secret),
+            opts=child,
+        )
         policy_ = minio.IamPolicy(f"{name}-policy", name=policy, policy=document, opts=child)
         attachment = minio.IamUserPolicyAttachment(
             f"{name}-attachment",
@@ -99,7 +109,13 @@ class BuilderAccess(_UserAccess):
         """Declare the access; `name` is the prefix of its children's names."""
         document = pulumi.Output.from_input(args.bucket).apply(write_policy)
         super().__init__(
-            "nixcache:index:BuilderAccess", name, args.user, args.policy, document, opts
+            "nixcache:index:BuilderAccess",
+            name,
+            args.user,
+            args.policy,
+            document,
+            opts,
+            args.secret,
         )
 
 

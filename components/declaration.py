@@ -41,14 +41,18 @@ def declare_signing_keys(settings: Settings) -> list[SigningKey]:
 
 
 def declare_cache(
-    settings: Settings, server: minio.Provider, client: pulumi.Output[ClientConfiguration]
+    settings: Settings,
+    server: minio.Provider,
+    client: pulumi.Output[ClientConfiguration],
+    adopt: str | None,
 ) -> BinaryCache:
-    """Declare the cache; a public one gets a page that tells people how to use it."""
+    """Declare the cache, or import the bucket `adopt`; a public one has a page for people."""
     page = client.apply(lambda known: landing_page(known, settings.retention_days))
     return BinaryCache(
         "cache",
         BinaryCacheArgs(
             bucket=settings.bucket,
+            adopt=adopt,
             protect=settings.protect,
             anonymous_download=not settings.private,
             anonymous_listing=settings.anonymous_listing,
@@ -102,7 +106,12 @@ def declare_builder(
     """
     access = BuilderAccess(
         builder.name,
-        BuilderAccessArgs(bucket=cache.bucket, user=builder.s3_user, policy=builder.s3_policy),
+        BuilderAccessArgs(
+            bucket=cache.bucket,
+            user=builder.s3_user,
+            policy=builder.s3_policy,
+            secret=settings.adopted_user_secrets.get(builder.s3_user),
+        ),
         pulumi.ResourceOptions(provider=server),
     )
     resources: list[pulumi.Resource] = [access]

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,7 +31,7 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----\n(?P<body>.+)\n-----END (?P=kind)-----",
     re.DOTALL,
 )
-_OPTIONAL_SECRETS = ("adoptedSigningKeys", "sshPrivateKey")
+_OPTIONAL_SECRETS = ("adoptedSigningKeys", "adoptedUserSecrets", "sshPrivateKey")
 _COMPRESSIONS = {"zstd": range(20), "xz": range(10), "none": range(1)}
 
 
@@ -147,6 +147,7 @@ class Settings:
     ca_certificate_file: str | None
     ca_certificate: str | None
     bucket: str
+    adopt_bucket: bool
     public_url: str
     access: str
     protect: bool
@@ -159,6 +160,7 @@ class Settings:
     priority: int
     signing_keys: tuple[str, ...]
     adopted_signing_keys: Mapping[str, str] = field(repr=False)
+    adopted_user_secrets: Mapping[str, str] = field(repr=False)
     upstream_keys: tuple[str, ...]
     compression: str
     compression_level: int
@@ -223,6 +225,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     signing_keys = _signing_keys(
         reader.texts("signingKeys"), reader.texts("signingKeyDomains"), public_url
     )
+    builders = _builders(reader, bucket)
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
         endpoint=endpoint,
@@ -232,6 +235,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         ca_certificate_file=ca_certificate_file,
         ca_certificate=ca_certificate,
         bucket=bucket,
+        adopt_bucket=reader.boolean("adoptBucket"),
         public_url=public_url,
         access=access,
         protect=reader.boolean("protect"),
@@ -244,12 +248,15 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         priority=reader.integer("priority", range(1_000_001)),
         signing_keys=signing_keys,
         adopted_signing_keys=_adopted_signing_keys(reader.text("adoptedSigningKeys"), signing_keys),
+        adopted_user_secrets=_adopted_user_secrets(
+            reader.text("adoptedUserSecrets"), {builder.s3_user for builder in builders}
+        ),
         upstream_keys=_upstream_keys(reader.texts("upstreamKeys")),
         compression=compression,
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
         parallelism=reader.integer("parallelism", range(1_025)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
-        builders=_builders(reader, bucket),
+        builders=builders,
     )
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
     if settings.private:
@@ -491,6 +498,27 @@ def _adopted_signing_keys(text: str, names: tuple[str, ...]) -> dict[str, str]:
                 f"line {number} has the name of a key before it; give each name one key",
             )
         adopted[key.name] = key.to_nix()
+    return adopted
+
+
+def _adopted_user_secrets(text: str, users: Collection[str]) -> dict[str, str]:
+    """Return the secrets of `text` by user; no message shows any part of one."""
+    adopted: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        user, _, secret = line.strip().partition(":")
+        # The server's own bound (MinIO, internal/auth/credentials.go: secretKeyMinLen).
+        if not re.fullmatch(r"[\x21-\x7e]{8,}", secret):
+            remedy = "is no user:secret; write the user's name, a colon and its secret"
+        elif user not in users:
+            remedy = "has a user that no builder is; give a builder that s3User"
+        elif user in adopted:
+            remedy = "has the user of a line before it; give each user one secret"
+        else:
+            adopted[user] = secret
+            continue
+        raise SettingError("adoptedUserSecrets", None, f"line {number} {remedy}")
     return adopted
 
 

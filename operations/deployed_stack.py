@@ -17,7 +17,12 @@ from components.settings import SettingError, Settings, parse
 from .bucket import Credential
 
 _NAMESPACE = "nixcache:"
-_NOT_READ = {"builders": "[]", "sshPrivateKey": "", "adoptedSigningKeys": ""}
+_NOT_READ = {
+    "builders": "[]",
+    "sshPrivateKey": "",
+    "adoptedSigningKeys": "",
+    "adoptedUserSecrets": "",
+}
 
 
 class OperationError(Exception):

@@ -16,7 +16,9 @@ import yaml
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", ".venv")
-SECRET_SETTINGS = frozenset({"minioPassword", "sshPrivateKey", "adoptedSigningKeys"})
+SECRET_SETTINGS = frozenset(
+    {"minioPassword", "sshPrivateKey", "adoptedSigningKeys", "adoptedUserSecrets"}
+)
 
 
 @dataclass(frozen=True)
