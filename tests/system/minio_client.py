@@ -1,0 +1,38 @@
+"""The real `mc`, as a person with the server's own password uses it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from toolbox import tools
+from toolbox.minio_server import MinioServer
+
+
+class MinioClient:
+    """Runs `mc` against a server, which it knows as `s3`."""
+
+    def __init__(self, server: MinioServer, directory: Path) -> None:
+        """Keep the client's configuration in `directory`."""
+        credential = f"{server.root_user}:{server.root_password}"
+        self._environment = {
+            **os.environ,
+            "MC_CONFIG_DIR": str(directory),
+            "MC_HOST_s3": server.endpoint.replace("https://", f"https://{credential}@"),
+            "SSL_CERT_FILE": str(server.ca_file),
+        }
+        self._command = str(tools.client().path)
+
+    def run(self, arguments: str, text: str = "") -> str:
+        """Run `mc` with the words of `arguments`, `text` on its input; return what it prints."""
+        done = subprocess.run(
+            [self._command, *arguments.split()],
+            env=self._environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"mc {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout

@@ -1,0 +1,116 @@
+"""A cache made with the recipe's own commands comes under management and stays what it is."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from minio import Minio
+
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+from .conftest import StackFactory, server_settings
+from .minio_client import MinioClient
+from .test_cache import s3
+
+BUCKET, USER, POLICY, SECRET = "by-hand", "nixbuilder", "nix-cache-write", "made-by-hand-secret"
+KEY_NAME = "cache.test-1"
+
+
+def recipe(mc: MinioClient, directory: Path) -> None:
+    """Make bucket, user, policy, anonymous download, nix-cache-info and expiry by hand."""
+    actions = ["s3:AbortMultipartUpload", "s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"]
+    actions += ["s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts", "s3:PutObject"]
+    resources = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
+    statement = {"Effect": "Allow", "Action": actions, "Resource": resources}
+    document = directory / "nix-cache-write.json"
+    document.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    info = directory / "nix-cache-info"
+    info.write_text("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
+    mc.run(f"mb s3/{BUCKET}")
+    mc.run("admin user add s3", text=f"{USER}\n{SECRET}\n")
+    mc.run(f"admin policy create s3 {POLICY} {document}")
+    mc.run(f"admin policy attach s3 {POLICY} --user {USER}")
+    mc.run(f"anonymous set download s3/{BUCKET}")
+    mc.run(f"cp {info} s3/{BUCKET}/nix-cache-info")
+    mc.run(f"ilm rule add --expire-days 7 s3/{BUCKET}")
+
+
+def contents(client: Minio) -> dict[str, tuple[str, str]]:
+    """Return ETag and modification time of what was pushed, by name."""
+    return {
+        str(found.object_name): (str(found.etag), str(found.last_modified))
+        for found in client.list_objects(BUCKET, recursive=True)
+        if str(found.object_name).startswith("nar/") or str(found.object_name).endswith(".narinfo")
+    }
+
+
+def test_a_cache_made_by_hand_keeps_its_objects_its_key_and_its_user(
+    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder, tmp_path: Path
+) -> None:
+    mc = MinioClient(minio, tmp_path)
+    recipe(mc, tmp_path)
+    key = builder.run(
+        f"nix --extra-experimental-features nix-command key generate-secret --key-name {KEY_NAME}"
+    ).stdout
+    public_key = builder.run(
+        "nix --extra-experimental-features nix-command key convert-secret-to-public", input=key
+    ).stdout
+    by_hand = s3(minio, USER, SECRET)
+    for name in ("0" * 32 + ".narinfo", "nar/" + "1" * 52 + ".nar.zst"):
+        by_hand.put_object(BUCKET, name, io.BytesIO(b"pushed by hand"), 14)
+    before = contents(by_hand)
+    assert len(before) == 2
+
+    stack = new_stack(**server_settings(minio), bucket=BUCKET, adoptBucket=True)
+    stack.set(
+        builders=[{"name": "here", "local": True, "s3User": USER, "s3Policy": POLICY}],
+        adoptedUserSecrets=f"{USER}:{SECRET}",
+        adoptedSigningKeys=key,
+    )
+    assert stack.changes()["import"] == 1
+    up = stack.up().succeeded()
+    assert SECRET not in up.output
+    assert SECRET not in stack.export()
+
+    assert contents(by_hand) == before
+    outputs = stack.outputs()
+    assert outputs["publicKeys"] == [public_key.strip()]
+    assert outputs["signingKeyBackup"] == key.strip()
+    assert outputs["builders"]["here"] == {"accessKeyId": USER, "secretAccessKey": SECRET}
+    assert not stack.changes()
+    assert not stack.changes("--refresh")
+
+    # Once adopted, nothing hangs on the settings that said so.
+    stack.set(adoptBucket=None, adoptedUserSecrets=None, adoptedSigningKeys=None)
+    assert not stack.changes()
+    stack.up("--expect-no-changes").succeeded()
+    assert contents(by_hand) == before
+
+
+def test_a_wrong_secret_for_a_user_made_by_hand_is_refused_and_locks_nobody_out(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    MinioClient(minio, tmp_path).run("admin user add s3", text=f"somebody\n{SECRET}\n")
+    stack = new_stack(**server_settings(minio), bucket="refused")
+    stack.set(
+        builders=[{"name": "here", "local": True, "s3User": "somebody"}],
+        adoptedUserSecrets="somebody:another-secret",
+    )
+    assert "the server knows somebody by another secret" in stack.up().refused()
+    assert "another-secret" not in stack.export()
+    assert MinioClient(minio, tmp_path).run("admin user info s3 somebody")
+
+
+def test_a_bucket_that_is_there_already_is_refused_unless_it_is_adopted(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    MinioClient(minio, tmp_path).run("mb s3/already-there")
+    stack = new_stack(**server_settings(minio), bucket="already-there")
+    assert "bucket already exists" in stack.up().refused()
+    stack.set(adoptBucket=True)
+    stack.up().succeeded()
+    assert not stack.changes()
+    stack.destroy().succeeded()
