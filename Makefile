@@ -14,7 +14,7 @@ SHELL_FILES := components/push.sh .ci/run
 
 .PHONY: help
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: up
 up: .venv/ready ## bring up the dev stack on this machine; prints what a client pastes
@@ -36,6 +36,30 @@ pulumi: .venv/ready ## run pulumi on the dev stack: make pulumi ARGS="preview"
 audit: .venv/ready ## read a cache back as clients do: make audit STACK=homelab ARGS="--hash all"
 	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.audit --stack "$(STACK)" $(ARGS), \
 		$(TOOLBOX) audit "$(ARGS)")
+
+.PHONY: drift
+drift: .venv/ready ## tell whether the server is as a stack declared it: make drift STACK=homelab
+	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.drift --stack "$(STACK)", \
+		$(TOOLBOX) drift "")
+
+.PHONY: preview-markdown
+preview-markdown: .venv/ready ## report a preview as Markdown: make preview-markdown STACK=homelab
+	@$(if $(filter-out dev,$(STACK)), \
+		$(VENV)/python -m operations.preview_markdown --stack "$(STACK)", \
+		$(TOOLBOX) preview-markdown "")
+
+.PHONY: stack
+stack: ## a stack of its own names beside the others: make stack NAME=staging
+	@test -n "$(NAME)" || { echo "error: NAME is missing; write make stack NAME=staging" >&2; exit 1; }
+	@pulumi stack init "$(NAME)"
+	@pulumi config set --stack "$(NAME)" bucket "nix-cache-$(NAME)"
+	@pulumi config set --stack "$(NAME)" --path 'signingKeyDomains[0]' "nix-cache-$(NAME)"
+	@pulumi config set --stack "$(NAME)" --path 'signingKeys[0]' "nix-cache-$(NAME)-1"
+	@echo "Pulumi.$(NAME).yaml names a bucket and a key of its own; docs/environments.md has the rest"
+
+.PHONY: bench-preview
+bench-preview: .venv/ready ## time previews of 1, 10 and 50 builders: build/bench-preview.json
+	@$(VENV)/python -m benchmarks.bench_preview
 
 .PHONY: bench-audit
 bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json

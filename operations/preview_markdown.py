@@ -1,13 +1,18 @@
 """Turns what `pulumi preview --json` prints into a Markdown report for a pull request.
 
-Usage: ``pulumi preview --json | python -m operations.preview_markdown``. Exit code 0: the report
-is on standard output; 1: so it is, and the preview it is about failed; 2: that was no preview.
+Usage: ``pulumi preview --json | python -m operations.preview_markdown``, or, to run the preview
+too, ``python -m operations.preview_markdown --stack NAME`` in the project's directory. Exit code 0:
+the report is on standard output; 1: so it is, and the preview it is about failed; 2: there was
+no preview.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,10 +59,9 @@ _WORDS = {
     "delete": "**deleted**",
     "import": "adopted",
     "import-replacement": "**replaced**",
-    "refresh": "differs",
     "discard": "dropped from the state",
 }
-_PASSED_OVER = frozenset({"same", "read", "delete-replaced", "discard-replaced"})
+_PASSED_OVER = frozenset({"same", "read", "refresh", "delete-replaced", "discard-replaced"})
 # An object's ETag follows from its content; a push's text names what the closures' words do.
 _DERIVED = frozenset({"create", "etag"})
 # The engine hides them by itself; a preview made with --show-secrets must not end in a comment.
@@ -341,19 +345,29 @@ def _shown(text: str) -> str:
     return code(text) if text else ""
 
 
-def main() -> int:
-    """Report on the preview on standard input; return the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Report on a stack's preview, or on the one on standard input; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m operations.preview_markdown")
+    parser.add_argument("--stack", metavar="NAME", help="preview this stack")
+    stack = parser.parse_args(arguments).stack
     try:
-        preview = json.load(sys.stdin)
+        preview = json.load(sys.stdin) if stack is None else json.loads(_preview(stack))
         report = render(preview)
     except (ValueError, NoPreviewError):
         print(
-            "error: standard input is no preview; give what pulumi preview --json prints",
+            "error: there is no preview to report on; give what pulumi preview --json prints",
             file=sys.stderr,
         )
         return NO_PREVIEW
     sys.stdout.write(report)
     return FAILED if failed(preview) else REPORTED
+
+
+def _preview(stack: str) -> str:
+    command = [os.environ.get("PULUMI_COMMAND") or "pulumi", "--non-interactive", "preview"]
+    return subprocess.run(
+        [*command, "--json", "--stack", stack], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout
 
 
 if __name__ == "__main__":

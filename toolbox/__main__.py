@@ -11,6 +11,12 @@ from toolbox.errors import ToolboxError
 from toolbox.progress import say
 
 INTERRUPTED = 130
+OPERATIONS = {
+    "audit": "audit the dev stack's cache",
+    "drift": "tell whether the dev stack is on the server as it was declared",
+    "preview-markdown": "report in Markdown what the dev stack's next up would change",
+}
+"""Modules of ``operations`` and what they do."""
 
 
 def take_tools() -> None:
@@ -44,8 +50,9 @@ def main() -> int:
     verbs.add_parser("prepare", help="get everything that the tests need")
     engine = verbs.add_parser("pulumi", help="run a command of the engine on the dev stack")
     engine.add_argument("arguments", help="the command with its arguments, as one text")
-    audit = verbs.add_parser("audit", help="audit the dev stack's cache")
-    audit.add_argument("arguments", help="the audit's arguments, as one text")
+    for name, words in OPERATIONS.items():
+        operation = verbs.add_parser(name, help=words)
+        operation.add_argument("arguments", help="its arguments, as one text")
     chosen = parser.parse_args()
     try:
         match chosen.verb:
@@ -61,8 +68,9 @@ def main() -> int:
                 prepare()
             case "pulumi":
                 dev_stack.pulumi(shlex.split(chosen.arguments))
-            case "audit":
-                return dev_stack.audit(shlex.split(chosen.arguments))
+            case "audit" | "drift" | "preview-markdown":
+                module = chosen.verb.replace("-", "_")
+                return dev_stack.operate(module, shlex.split(chosen.arguments))
     except ToolboxError as error:
         say(f"error: {error}")
         return 1

@@ -103,14 +103,14 @@ def pulumi(arguments: Sequence[str]) -> None:
         raise ToolboxError(f"pulumi {arguments[0]} failed with exit code {code}; see above")
 
 
-def audit(arguments: Sequence[str]) -> int:
-    """Audit the dev stack's cache on this terminal; returns the audit's exit code.
+def operate(module: str, arguments: Sequence[str]) -> int:
+    """Run a module of ``operations`` on the dev stack, on this terminal; returns its exit code.
 
     Raises ToolboxError when there is no dev stack yet.
     """
     if not PROJECT.exists():
         raise ToolboxError("there is no dev stack yet; run make up first")
-    command = [sys.executable, "-m", "operations.audit", "--stack", STACK, *arguments]
+    command = [sys.executable, "-m", f"operations.{module}", "--stack", STACK, *arguments]
     environment = {**_environment(), "PYTHONPATH": str(tools.CHECKOUT)}
     return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode
 

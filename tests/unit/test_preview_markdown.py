@@ -171,5 +171,5 @@ def test_the_exit_code_tells_a_failed_preview(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(given))
-    assert preview_markdown.main() == exit_code
+    assert preview_markdown.main([]) == exit_code
     assert printed in capsys.readouterr().out

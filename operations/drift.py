@@ -1,0 +1,134 @@
+"""Tells whether what a stack declared is still so on the server; it changes nothing.
+
+Usage: ``python -m operations.drift --stack NAME``, in the project's directory. Exit code 0: all is
+as declared; 1: something differs; 2: it could not be told.
+
+A refresh against a server that does not answer, or that refuses the user, takes buckets and
+lifecycles for deleted. So both are asked first, with one request each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from components.deployment_checks import server_of
+from components.server import ServerError
+
+from .bucket import Bucket, Credential
+from .deployed_stack import DeployedStack, OperationError, read_stack
+from .preview_markdown import NoPreviewError, render
+
+AS_DECLARED, DIFFERS, CANNOT_TELL = range(3)
+"""Exit codes."""
+
+_SETTINGS = {"user": "minioUser", "password": "minioPassword"}
+
+
+def check_deployer(stack: DeployedStack) -> None:
+    """Ask the server, as the deploying user, what a refresh will ask it.
+
+    Raises:
+        ServerError: it does not answer, refuses the user, or has no such bucket.
+    """
+    settings = stack.settings
+    server_of(settings).lifecycle(settings.bucket)
+    credential = Credential(settings.minio_user, settings.minio_password)
+    next(Bucket(settings, credential).objects("nix-cache-info"), None)
+
+
+def refused_builders(stack: DeployedStack, builders: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each builder whose credential the server refuses.
+
+    No provider sees a user that was disabled, nor a secret that was changed.
+
+    Args:
+        stack: the stack.
+        builders: its output `builders`, with secrets.
+    """
+    for name, access in builders.items():
+        user = access["accessKeyId"]
+        bucket = Bucket(stack.settings, Credential(user, access["secretAccessKey"]))
+        try:
+            next(bucket.objects("nix-cache-info"), None)
+        except ServerError as error:
+            if not error.reachable:
+                raise
+            yield (
+                f"builder {name}: the server refuses its user {user} the bucket; "
+                'see "A builder\'s user" in docs/recovery.md'
+            )
+
+
+def refreshed(stack: str) -> tuple[bool, str]:
+    """Refresh in preview; return whether anything differs, and the report of it as Markdown.
+
+    Raises:
+        OperationError: the engine printed no report.
+    """
+    done = _pulumi("refresh", "--preview-only", "--run-program", "--json", "--stack", stack)
+    try:
+        report = json.loads(done.stdout)
+        text = render(report)
+    except (ValueError, NoPreviewError):
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        reason = reasons[0] if reasons else f"exit code {done.returncode}"
+        raise OperationError(f"pulumi refresh failed: {reason.removeprefix('error: ')}") from None
+    changed = set(report.get("changeSummary") or {}) - {"same"}
+    return bool(changed) or done.returncode != 0, text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look for drift in the stack that the command line names; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m operations.drift", description=__doc__)
+    parser.add_argument("--stack", required=True, metavar="NAME")
+    name = parser.parse_args(arguments).stack
+    try:
+        stack = read_stack(name)
+        check_deployer(stack)
+        differs, report = refreshed(name)
+        refused = list(refused_builders(stack, _builders(name)))
+    except OperationError as error:
+        return _cannot_tell(str(error))
+    except ServerError as error:
+        setting = _SETTINGS.get(error.subject, error.subject)
+        if error.subject == "bucket":
+            print(f"{setting}: {error}")
+            return DIFFERS
+        return _cannot_tell(f"{setting}: {error}; nothing was refreshed")
+    print(report, end="")
+    for sentence in refused:
+        print(f"- {sentence}")
+    return DIFFERS if differs or refused else AS_DECLARED
+
+
+def _builders(stack: str) -> dict[str, Any]:
+    arguments = ("stack", "output", "builders", "--json", "--show-secrets", "--stack", stack)
+    done = _pulumi(*arguments)
+    if done.returncode != 0:
+        raise OperationError(f"stack {stack} has no builders among its outputs; run pulumi up")
+    return dict(json.loads(done.stdout))
+
+
+def _pulumi(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = os.environ.get("PULUMI_COMMAND") or "pulumi"
+    return subprocess.run(
+        [command, "--non-interactive", "--color=never", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _cannot_tell(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return CANNOT_TELL
+
+
+if __name__ == "__main__":
+    sys.exit(main())
