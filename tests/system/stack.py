@@ -51,14 +51,14 @@ class Stack:
         for part in PROGRAM:
             (self.project / part).symlink_to(CHECKOUT / part)
         (directory / "state").mkdir()
-        self._environment = {
+        self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},
             **engine,
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "a passphrase for tests",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         }
-        self._environment.pop("SSH_AUTH_SOCK", None)
+        self.environment.pop("SSH_AUTH_SOCK", None)
         self.run("stack", "init", name).succeeded()
 
     @property
@@ -87,7 +87,7 @@ class Stack:
         done = subprocess.run(
             ["pulumi", "--non-interactive", "--color=never", *arguments],
             cwd=self.project,
-            env=self._environment,
+            env=self.environment,
             input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -101,7 +101,7 @@ class Stack:
         done = subprocess.run(
             [sys.executable, "-m", f"operations.{module}", *arguments],
             cwd=self.project,
-            env={**self._environment, "PYTHONPATH": str(CHECKOUT), **environment},
+            env={**self.environment, "PYTHONPATH": str(CHECKOUT), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
