@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pulumi
 
-from .retention import difference, expiration_rules, expired_share
+from .retention import difference, expiration_rules, expired_share, made_here
 from .server import Server, ServerError
 from .settings import SettingError, Settings
 
@@ -66,11 +66,18 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
     def compare(_: str) -> str:
         declared = expiration_rules(settings.retention_days, settings.grace_days)
         if not pulumi.runtime.is_dry_run():
-            found = difference(declared, server_of(settings).lifecycle(settings.bucket) or ())
-            if found is not None:
+            applied_rules = server_of(settings).lifecycle(settings.bucket) or ()
+            found = difference(declared, applied_rules)
+            if settings.retention_days is None and made_here(applied_rules):
+                # The engine deletes last, when nothing of the program runs any more.
+                pulumi.log.warn(
+                    f"expire is off: the lifecycle rules of bucket {settings.bucket} go at the end "
+                    "of this deployment; where the next one says so again, delete them by hand"
+                )
+            elif found is not None:
                 raise pulumi.RunError(
-                    f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; let the "
-                    "deploying user set the lifecycle, then run pulumi up again"
+                    f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
+                    "the deploying user may set the lifecycle, then run pulumi up --refresh"
                 )
         if settings.retention_days is None:
             return "Entries never expire."

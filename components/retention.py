@@ -77,6 +77,16 @@ def expiration_rules(retention_days: int | None, grace_days: int) -> tuple[Expir
     return (*narinfos, *folders)
 
 
+def made_here(rules: Sequence[ExpirationRule]) -> bool:
+    """Return whether `rules` are what `expiration_rules` makes, for whatever number of days."""
+    narinfo_days = {rule.days for rule in rules if not rule.prefix.endswith("/")}
+    folder_days = {rule.days for rule in rules if rule.prefix.endswith("/")}
+    if len(narinfo_days) != 1 or len(folder_days) != 1:
+        return False
+    days = narinfo_days.pop()
+    return set(rules) == set(expiration_rules(days, folder_days.pop() - days))
+
+
 def expires_at(last_modified: datetime, days: int) -> datetime:
     """Return when a lifecycle of `days` takes an object: whole days later, at midnight UTC.
 

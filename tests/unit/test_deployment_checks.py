@@ -121,6 +121,23 @@ def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[Fake
     deploy()
 
 
+def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_be_left(
+    server: type[FakeServer],
+) -> None:
+    settings = parse(configuration(expire=False))
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def deploy() -> pulumi.Output[str]:
+        return deployment_checks.check_lifecycle(settings, pulumi.Output.from_input("applied"))
+
+    for rules in ((), expiration_rules(30, 1)):
+        server.rules = rules
+        deploy()
+    server.rules = (ExpirationRule("expire", "", 7),)
+    with pytest.raises(pulumi.RunError, match=r"1 not declared"):
+        deploy()
+
+
 @pytest.mark.parametrize(
     ("error", "subject", "words"),
     [

@@ -16,6 +16,7 @@ from components.retention import (
     expiration_rules,
     expired_share,
     expires_at,
+    made_here,
     narinfo_prefixes,
 )
 
@@ -104,3 +105,11 @@ def test_a_difference_is_told_in_words() -> None:
     assert lacking == "1 missing (narinfo-0: 0 after 7 days)"
     more = difference((), (ExpirationRule("expire", "", 7),))
     assert more == "1 not declared (expire: everything after 7 days)"
+
+
+def test_rules_of_another_retention_are_known_from_rules_of_somebody_else() -> None:
+    ours = expiration_rules(30, 2)
+    assert made_here(ours)
+    assert not made_here(ours[1:])
+    assert not made_here((*ours, ExpirationRule("expire", "", 7)))
+    assert not made_here(())
