@@ -244,7 +244,10 @@ class ThrowawayBuilder:
 
     def _ssh(self, script: str) -> Sequence[str]:
         known = self.directory / "known_hosts"
-        known.write_text(f"[{self.host}]:{self.port} {self.host_key}\n")
+        line = f"[{self.host}]:{self.port} {self.host_key}\n"
+        # Another thread's ssh may be reading it.
+        if not known.exists() or known.read_text() != line:
+            known.write_text(line)
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
