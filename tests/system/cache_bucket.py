@@ -86,6 +86,7 @@ class CacheBucket:
         self.secret = 'a secret of the builder, with \\ and "'
         self.key = SecretKey.generate("cache.test-1")
         self.client = client(server)
+        self._http = connections(server)
         self.admin = MinioAdmin(
             endpoint=server.endpoint.removeprefix("https://"),
             credentials=StaticProvider(server.root_user, server.root_password),
@@ -156,31 +157,7 @@ class CacheBucket:
         if modified is None:
             self.client.put_object(self.name, key, io.BytesIO(content), len(content))
             return
-        # A replica's time is taken as it is; the SDK cannot send these headers.
-        url = urlsplit(f"{self.server.endpoint}/{self.name}/{key}")
-        now, payload = utcnow(), "UNSIGNED-PAYLOAD"
-        headers = sign_v4_s3(
-            method="PUT",
-            url=url,
-            region="us-east-1",
-            headers={
-                "Host": url.netloc,
-                "x-amz-content-sha256": payload,
-                "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
-                "x-minio-source-mtime": modified.strftime("%Y-%m-%dT%H:%M:%S.000000000Z"),
-                "x-minio-source-replication-request": "true",
-            },
-            credentials=Credentials(self.server.root_user, self.server.root_password),
-            content_sha256=payload,
-            date=now,
-        )
-        answer = urllib3.PoolManager(ca_certs=str(self.server.ca_file)).request(
-            "PUT",
-            url.geturl(),
-            body=content,
-            headers={name: str(value) for name, value in headers.items()},
-        )
-        assert answer.status == 200, answer.data
+        put_as_of(self.server, self._http, self.name, key, content, modified)
 
     def age(self, days: int, *keys: str) -> None:
         """Make objects look as if they were last written so many days ago."""
@@ -226,8 +203,51 @@ def client(server: MinioServer) -> Minio:
         access_key=server.root_user,
         secret_key=server.root_password,
         region="us-east-1",
-        http_client=urllib3.PoolManager(ca_certs=str(server.ca_file), maxsize=8),
+        http_client=connections(server),
     )
+
+
+def connections(server: MinioServer) -> urllib3.PoolManager:
+    """Return connections to the server, kept for as many threads as any test has."""
+    return urllib3.PoolManager(ca_certs=str(server.ca_file), maxsize=8)
+
+
+def put_as_of(
+    server: MinioServer,
+    http: urllib3.PoolManager,
+    bucket: str,
+    key: str,
+    content: bytes,
+    modified: datetime,
+) -> None:
+    """Write an object as the server's root, as if at another time.
+
+    A replica's time is taken as it is; the SDK cannot send these headers.
+    """
+    url = urlsplit(f"{server.endpoint}/{bucket}/{key}")
+    now, payload = utcnow(), "UNSIGNED-PAYLOAD"
+    headers = sign_v4_s3(
+        method="PUT",
+        url=url,
+        region="us-east-1",
+        headers={
+            "Host": url.netloc,
+            "x-amz-content-sha256": payload,
+            "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
+            "x-minio-source-mtime": modified.strftime("%Y-%m-%dT%H:%M:%S.000000000Z"),
+            "x-minio-source-replication-request": "true",
+        },
+        credentials=Credentials(server.root_user, server.root_password),
+        content_sha256=payload,
+        date=now,
+    )
+    answer = http.request(
+        "PUT",
+        url.geturl(),
+        body=content,
+        headers={name: str(value) for name, value in headers.items()},
+    )
+    assert answer.status == 200, answer.data
 
 
 def trust(builder: ThrowawayBuilder, server: MinioServer) -> None:
