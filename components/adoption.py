@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from .deployment_checks import server_of
 from .server import ServerError
-from .settings import SettingError, Settings
+from .setting_reader import SettingError
+from .settings import Settings
 
 
 def check(settings: Settings) -> str | None:

@@ -25,8 +25,9 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from .builder_settings import BuilderSettings
 from .nix_format import is_store_path
-from .settings import BuilderSettings, JumpHost
+from .ssh_settings import JumpHost
 
 PATIENCE_SECONDS = 4.0
 """How long all builders together may take to answer."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pulumi
 import pulumi_command as command
 
-from .settings import BuilderSettings
+from .builder_settings import BuilderSettings
 
 PUSH_SCRIPT = Path(__file__).with_name("push.sh")
 """The one script that runs on a builder."""

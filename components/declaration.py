@@ -11,11 +11,12 @@ import pulumi_minio as minio
 from .binary_cache import BinaryCache, BinaryCacheArgs
 from .builder import BuilderAccess, BuilderAccessArgs, ReaderAccess, ReaderAccessArgs
 from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
+from .builder_settings import BuilderSettings
 from .closure import Closure
 from .closure_push import ClosurePush, ClosurePushArgs, ssh_connection
 from .landing_page import landing_page
 from .nixos import ClientConfiguration
-from .settings import BuilderSettings, Settings
+from .settings import Settings
 from .signing_key import SigningKey
 
 

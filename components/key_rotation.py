@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pulumi
 
 from .nix_format import KeyName, PublicKey, SecretKey
-from .settings import SettingError, Settings
+from .setting_reader import SettingError
+from .settings import Settings
 
 PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""

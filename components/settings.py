@@ -7,41 +7,24 @@ what a schema cannot say. Everything is checked before the first resource is dec
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
 
-from .nix_format import FormatError, KeyName, SecretKey, is_key_domain, is_store_path
+from .builder_settings import BuilderSettings, read_builders
+from .nix_format import FormatError, KeyName, SecretKey, is_key_domain
+from .setting_reader import SettingError, SettingReader
+from .ssh_settings import HOST
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-_HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
-_S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
 _UPSTREAM_KEY = re.compile(r"[^\s:]+")
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----\n(?P<body>.+)\n-----END (?P=kind)-----",
-    re.DOTALL,
-)
 _OPTIONAL_SECRETS = ("adoptedSigningKeys", "adoptedUserSecrets", "sshPrivateKey")
 _COMPRESSIONS = {"zstd": range(20), "xz": range(10), "none": range(1)}
-
-
-class SettingError(pulumi.RunError):
-    """A setting that cannot be used: one sentence with the setting, its value and the remedy."""
-
-    def __init__(self, setting: str, value: object, remedy: str) -> None:
-        """Say what is wrong with a setting; a value of None is not shown."""
-        shown = "" if value is None else f" is {json.dumps(value)}"
-        super().__init__(f"{setting}{shown}: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Endpoint:
             raise SettingError(setting, url, remedy)
         if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise SettingError(setting, url, "write scheme, host and port only, and nothing else")
-        if not _HOST.fullmatch(parts.hostname):
+        if not HOST.fullmatch(parts.hostname):
             raise SettingError(setting, url, remedy)
         return cls(parts.scheme, parts.hostname, port)
 
@@ -87,53 +70,6 @@ class Endpoint:
     def __str__(self) -> str:
         """Return the URL."""
         return f"{self.scheme}://{self.server}"
-
-
-@dataclass(frozen=True)
-class BuilderSettings:
-    """One machine that pushes: an element of the setting `builders`."""
-
-    name: str
-    """What the builder is called in this stack."""
-    s3_user: str
-    """Its user on the S3 server."""
-    s3_policy: str
-    """Its policy on the S3 server."""
-    closures: tuple[str, ...]
-    """Store paths, or links to them, whose closures it pushes."""
-    local: bool = False
-    """Whether the builder is the machine that runs Pulumi."""
-    host: str = ""
-    """The host that SSH connects to; empty for a local builder."""
-    port: int = 22
-    """The port of its SSH server."""
-    user: str = "root"
-    """The user that SSH logs in as."""
-    host_key: str | None = None
-    """The host's public key as `known_hosts` has it, without the host; None trusts any."""
-    private_key: str | None = field(default=None, repr=False)
-    """The private key's text; None asks the SSH agent."""
-    jump_host: JumpHost | None = None
-    """The host to go through, if any."""
-    credentials_directory: str | None = None
-    """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
-    pins: tuple[str, ...] = ()
-    """Store paths, or links to them, that each of its pushes renews beside what it pushes."""
-
-    @property
-    def pushed(self) -> tuple[str, ...]:
-        """Everything that a push by the deployment is given: closures and pins, each once."""
-        return tuple(dict.fromkeys((*self.closures, *self.pins)))
-
-
-@dataclass(frozen=True)
-class JumpHost:
-    """An SSH host on the way to a builder."""
-
-    host: str
-    port: int = 22
-    user: str = "root"
-    host_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +144,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     Raises:
         SettingError: a setting is missing, unknown or cannot be used.
     """
-    reader = _Reader("", dict(configuration))
+    reader = SettingReader("", dict(configuration))
     endpoint = Endpoint.parse(reader.text("endpoint"))
     bucket = _bucket(reader.text("bucket"))
     public_url = _public_url(reader.text("publicUrl"), f"{endpoint}/{bucket}")
@@ -225,7 +161,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     signing_keys = _signing_keys(
         reader.texts("signingKeys"), reader.texts("signingKeyDomains"), public_url
     )
-    builders = _builders(reader, bucket)
+    builders = read_builders(reader, bucket)
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
         endpoint=endpoint,
@@ -275,105 +211,6 @@ def _check_private(settings: Settings) -> None:
             settings.reader_user,
             "this is the private cache's reader; give the builder another",
         )
-
-
-class _Reader:
-    """Takes values out of an object of settings, so that what is left over is unknown."""
-
-    def __init__(self, path: str, values: dict[str, Any]) -> None:
-        self._path = path
-        self._values = values
-
-    def take(self, name: str, default: Any = None) -> Any:
-        value = self._values.pop(name, default)
-        if value is None:
-            raise SettingError(
-                self.full_name(name),
-                None,
-                f"is missing; set it, or see {name} in the README's tables",
-            )
-        return value
-
-    def full_name(self, name: str) -> str:
-        return f"{self._path}{name}"
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self.take(name, default)
-        if not isinstance(value, str):
-            raise SettingError(self.full_name(name), value, "write a text")
-        return value
-
-    def line(self, name: str, default: str | None = None) -> str:
-        """A text that is neither empty nor longer than a line."""
-        value = self.text(name, default)
-        if not value or re.search(r"[\x00-\x20\x7f]", value):
-            raise SettingError(self.full_name(name), value, "write one word without spaces")
-        return value
-
-    def secret(self, name: str) -> str:
-        """A text that no message may show."""
-        value = self.take(name)
-        if not isinstance(value, str) or not value or "\n" in value:
-            raise SettingError(
-                name, None, f"is empty or no single line; pulumi config set --secret {name}"
-            )
-        return value
-
-    def boolean(self, name: str, default: bool | None = None) -> bool:
-        value = self.take(name, default)
-        if isinstance(value, str):
-            value = {"true": True, "false": False}.get(value.lower(), value)
-        if not isinstance(value, bool):
-            raise SettingError(self.full_name(name), value, "write true or false")
-        return value
-
-    def integer(self, name: str, allowed: range, unit: str = "", default: int | None = None) -> int:
-        value = self.take(name, default)
-        bounds = f"{allowed.start} to {allowed.stop - 1}{unit and ' '}{unit}"
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
-            raise SettingError(self.full_name(name), value, f"write a whole number from {bounds}")
-        return value
-
-    def elements(self, name: str, default: list[Any] | None = None) -> list[Any]:
-        value = self.take(name, default)
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                raise SettingError(self.full_name(name), value, "write a list") from None
-        if not isinstance(value, list):
-            raise SettingError(self.full_name(name), value, "write a list")
-        return value
-
-    def texts(self, name: str, default: list[Any] | None = None) -> tuple[str, ...]:
-        values = self.elements(name, default)
-        for value in values:
-            if not isinstance(value, str):
-                raise SettingError(self.full_name(name), value, "write a list of texts")
-        duplicate = _first_duplicate(values)
-        if duplicate is not None:
-            raise SettingError(self.full_name(name), duplicate, "name it once only")
-        return tuple(values)
-
-    def has(self, name: str) -> bool:
-        return name in self._values
-
-    def refuse_the_rest(self, remedy: str) -> None:
-        for name in self._values:
-            raise SettingError(
-                self.full_name(name), None, f"is no setting of this program; {remedy}"
-            )
-
-
-def _first_duplicate(values: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
 
 
 def _bucket(bucket: str) -> str:
@@ -529,213 +366,3 @@ def _upstream_keys(names: tuple[str, ...]) -> tuple[str, ...]:
                 "upstreamKeys", name, "write the key's name only, such as cache.nixos.org-1"
             )
     return names
-
-
-def _builders(reader: _Reader, bucket: str) -> tuple[BuilderSettings, ...]:
-    shared_key = reader.text("sshPrivateKey")
-    if shared_key:
-        _check_private_key("sshPrivateKey", shared_key)
-    builders = []
-    for index, element in enumerate(reader.elements("builders")):
-        path = f"builders[{index}]"
-        if not isinstance(element, dict):
-            raise SettingError(path, element, "write an object with at least a name")
-        builders.append(_builder(_Reader(f"{path}.", dict(element)), bucket, shared_key))
-    for setting, names in (
-        ("name", [builder.name for builder in builders]),
-        ("s3User", [builder.s3_user for builder in builders]),
-        ("s3Policy", [builder.s3_policy for builder in builders]),
-    ):
-        duplicate = _first_duplicate(names)
-        if duplicate is not None:
-            raise SettingError(
-                f"builders[].{setting}", duplicate, "two builders share it; give each its own"
-            )
-    return tuple(builders)
-
-
-def _builder(reader: _Reader, bucket: str, shared_key: str) -> BuilderSettings:
-    name = reader.text("name")
-    if not _BUILDER_NAME.fullmatch(name):
-        raise SettingError(
-            reader.full_name("name"), name, "write 1 to 32 lower-case letters, digits and hyphens"
-        )
-    s3_user = _s3_name(reader, "s3User", f"{bucket}-{name}")
-    s3_policy = _s3_name(reader, "s3Policy", f"{bucket}-write-{name}")
-    closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
-    credentials_directory = _credentials_directory(reader)
-    remedy = "README lists a builder's settings"
-    if reader.boolean("local", False):
-        reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
-        return BuilderSettings(
-            name,
-            s3_user,
-            s3_policy,
-            closures,
-            local=True,
-            credentials_directory=credentials_directory,
-            pins=pins,
-        )
-    host = _host(reader, "host")
-    port = reader.integer("port", range(1, 65_536), default=22)
-    user = reader.line("user", "root")
-    host_key = _host_key(reader, host)
-    private_key = shared_key or None
-    if reader.has("privateKeyFile"):
-        private_key = _private_key_file(reader)
-    jump_host = _jump_host(reader)
-    reader.refuse_the_rest(remedy)
-    return BuilderSettings(
-        name,
-        s3_user,
-        s3_policy,
-        closures,
-        False,
-        host,
-        port,
-        user,
-        host_key,
-        private_key,
-        jump_host,
-        credentials_directory,
-        pins,
-    )
-
-
-def _credentials_directory(reader: _Reader) -> str | None:
-    if not reader.has("credentialsDirectory"):
-        return None
-    setting = reader.full_name("credentialsDirectory")
-    directory = reader.text("credentialsDirectory")
-    # Ordinary names only: it stands in a command line, and everyone can read the store.
-    if not re.fullmatch(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+", directory):
-        raise SettingError(
-            setting, directory, "write an absolute directory, such as /var/lib/nix-binary-cache"
-        )
-    if f"{directory}/".startswith("/nix/store/"):
-        raise SettingError(setting, directory, "everyone can read the Nix store; write another")
-    return directory
-
-
-def _s3_name(reader: _Reader, setting: str, default: str) -> str:
-    name = reader.text(setting, default)
-    if not _S3_NAME.fullmatch(name):
-        raise SettingError(
-            reader.full_name(setting),
-            name,
-            "write 3 to 128 letters, digits and ._@+- without spaces",
-        )
-    return name
-
-
-def _store_paths(reader: _Reader, name: str) -> tuple[str, ...]:
-    """Take a list of store paths, or of links to them."""
-    setting, paths = reader.full_name(name), reader.texts(name, [])
-    for path in paths:
-        if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
-            raise SettingError(
-                setting,
-                path,
-                "write a store path, or an absolute link to one such as /run/current-system",
-            )
-        if path.startswith("/nix/store/") and not is_store_path(path):
-            raise SettingError(
-                setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"
-            )
-    return paths
-
-
-def _host(reader: _Reader, setting: str) -> str:
-    host = reader.text(setting)
-    if not _HOST.fullmatch(host):
-        raise SettingError(reader.full_name(setting), host, "write a host name or an address")
-    return host
-
-
-def _host_key(reader: _Reader, host: str) -> str | None:
-    insecure = reader.boolean("insecureHostKey", False)
-    if not reader.has("hostKey"):
-        if insecure:
-            return None
-        raise SettingError(
-            reader.full_name("hostKey"),
-            None,
-            f"is missing; write what `ssh-keyscan -t ed25519 {host}` prints after the host's name "
-            "once you have checked it, or set insecureHostKey",
-        )
-    key = reader.text("hostKey")
-    remedy = "write the type and the base64 of the host's public key: ssh-ed25519 AAAA…"
-    kind, _, rest = key.strip().partition(" ")
-    try:
-        data = base64.b64decode(rest.split(" ")[0], validate=True)
-    except (binascii.Error, ValueError):
-        raise SettingError(reader.full_name("hostKey"), key, remedy) from None
-    if not data.startswith(len(kind).to_bytes(4, "big") + kind.encode()) or len(data) < 40:
-        raise SettingError(reader.full_name("hostKey"), key, remedy)
-    if kind == "ssh-rsa":
-        raise SettingError(
-            reader.full_name("hostKey"),
-            "ssh-rsa …",
-            "pulumi-command checks an RSA host key with SHA-1 only; write the ssh-ed25519 one",
-        )
-    return f"{kind} {rest.split(' ')[0]}"
-
-
-def _private_key_file(reader: _Reader) -> str:
-    setting = reader.full_name("privateKeyFile")
-    name = reader.text("privateKeyFile")
-    try:
-        text = Path(name).expanduser().read_text(encoding="ascii")
-    except OSError as error:
-        raise SettingError(
-            setting, name, f"cannot be read ({error.strerror}); name the private key's file"
-        ) from None
-    except UnicodeDecodeError:
-        raise SettingError(
-            setting, name, "is no private key; name the private key's file"
-        ) from None
-    _check_private_key(setting, text)
-    return text
-
-
-def _check_private_key(setting: str, text: str) -> None:
-    """Refuse what is no private key, or one that only a passphrase opens, without showing it."""
-    match = _PRIVATE_KEY.search(text.replace("\r\n", "\n"))
-    if match is None:
-        raise SettingError(
-            setting, None, "holds no private key; give the whole text from -----BEGIN to END-----"
-        )
-    if "ENCRYPTED" in match["kind"] or "ENCRYPTED" in match["body"]:
-        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
-    if match["kind"] != "OPENSSH PRIVATE KEY":
-        return
-    try:
-        data = base64.b64decode("".join(match["body"].split()), validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    # PROTOCOL.key of OpenSSH: the magic, then the cipher's name with its length before it.
-    magic = b"openssh-key-v1\x00"
-    if not data.startswith(magic):
-        raise SettingError(setting, None, "holds a damaged private key; give its whole text")
-    if not data.startswith(magic + b"\x00\x00\x00\x04none"):
-        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
-
-
-def _jump_host(reader: _Reader) -> JumpHost | None:
-    if not reader.has("jumpHost"):
-        return None
-    value = reader.take("jumpHost")
-    if not isinstance(value, dict):
-        raise SettingError(
-            reader.full_name("jumpHost"), value, "write an object with host, user and hostKey"
-        )
-    jump = _Reader(reader.full_name("jumpHost."), dict(value))
-    host = _host(jump, "host")
-    parsed = JumpHost(
-        host,
-        jump.integer("port", range(1, 65_536), default=22),
-        jump.line("user", "root"),
-        _host_key(jump, host),
-    )
-    jump.refuse_the_rest("a jump host has host, port, user and hostKey")
-    return parsed

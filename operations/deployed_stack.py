@@ -12,7 +12,8 @@ from typing import Any
 
 from components.key_rotation import PUBLIC_KEYS_OUTPUT
 from components.nix_format import FormatError, PublicKey
-from components.settings import SettingError, Settings, parse
+from components.setting_reader import SettingError
+from components.settings import Settings, parse
 
 from .bucket import Credential
 

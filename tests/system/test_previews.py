@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.closure import resolve
-from components.settings import BuilderSettings
+from components.builder_settings import BuilderSettings
 from operations.preview_markdown import render
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder

@@ -6,7 +6,8 @@ import pytest
 
 from components import adoption
 from components.server import Server, ServerError
-from components.settings import SettingError, Settings, parse
+from components.setting_reader import SettingError
+from components.settings import Settings, parse
 
 from .configuration import configuration
 

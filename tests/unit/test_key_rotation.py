@@ -6,7 +6,8 @@ import pytest
 
 from components.key_rotation import describe, refuse_a_step_back
 from components.nix_format import SecretKey
-from components.settings import SettingError, Settings, parse
+from components.setting_reader import SettingError
+from components.settings import Settings, parse
 
 from .configuration import configuration
 

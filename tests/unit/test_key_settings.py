@@ -9,7 +9,8 @@ import pulumi
 import pytest
 
 from components.nix_format import SecretKey
-from components.settings import SettingError, load, parse
+from components.setting_reader import SettingError
+from components.settings import load, parse
 
 from .configuration import configuration
 from .test_settings import refusal

@@ -10,7 +10,8 @@ import pytest
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder import ReaderAccess, ReaderAccessArgs
 from components.nixos import substituter
-from components.settings import SettingError, parse
+from components.setting_reader import SettingError
+from components.settings import parse
 
 from .configuration import configuration
 from .recording_mocks import RecordingMocks, use_recording_mocks

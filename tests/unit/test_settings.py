@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.settings import Endpoint, SettingError, Settings, parse
+from components.setting_reader import SettingError
+from components.settings import Endpoint, Settings, parse
 
 from .configuration import configuration, stack_file
 

@@ -1,0 +1,172 @@
+"""What a stack says of the machines that push: the setting `builders`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from .nix_format import is_store_path
+from .setting_reader import SettingError, SettingReader, first_duplicate
+from .ssh_settings import (
+    JumpHost,
+    check_private_key,
+    read_host,
+    read_host_key,
+    read_jump_host,
+    read_private_key_file,
+)
+
+_BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
+
+
+@dataclass(frozen=True)
+class BuilderSettings:
+    """One machine that pushes: an element of the setting `builders`."""
+
+    name: str
+    """What the builder is called in this stack."""
+    s3_user: str
+    """Its user on the S3 server."""
+    s3_policy: str
+    """Its policy on the S3 server."""
+    closures: tuple[str, ...]
+    """Store paths, or links to them, whose closures it pushes."""
+    local: bool = False
+    """Whether the builder is the machine that runs Pulumi."""
+    host: str = ""
+    """The host that SSH connects to; empty for a local builder."""
+    port: int = 22
+    """The port of its SSH server."""
+    user: str = "root"
+    """The user that SSH logs in as."""
+    host_key: str | None = None
+    """The host's public key as `known_hosts` has it, without the host; None trusts any."""
+    private_key: str | None = field(default=None, repr=False)
+    """The private key's text; None asks the SSH agent."""
+    jump_host: JumpHost | None = None
+    """The host to go through, if any."""
+    credentials_directory: str | None = None
+    """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
+    pins: tuple[str, ...] = ()
+    """Store paths, or links to them, that each of its pushes renews beside what it pushes."""
+
+    @property
+    def pushed(self) -> tuple[str, ...]:
+        """Everything that a push by the deployment is given: closures and pins, each once."""
+        return tuple(dict.fromkeys((*self.closures, *self.pins)))
+
+
+def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, ...]:
+    """Return the machines that push; `bucket` is what their users are named after."""
+    shared_key = reader.text("sshPrivateKey")
+    if shared_key:
+        check_private_key("sshPrivateKey", shared_key)
+    builders = []
+    for index, element in enumerate(reader.elements("builders")):
+        path = f"builders[{index}]"
+        if not isinstance(element, dict):
+            raise SettingError(path, element, "write an object with at least a name")
+        builders.append(_builder(SettingReader(f"{path}.", dict(element)), bucket, shared_key))
+    for setting, names in (
+        ("name", [builder.name for builder in builders]),
+        ("s3User", [builder.s3_user for builder in builders]),
+        ("s3Policy", [builder.s3_policy for builder in builders]),
+    ):
+        duplicate = first_duplicate(names)
+        if duplicate is not None:
+            raise SettingError(
+                f"builders[].{setting}", duplicate, "two builders share it; give each its own"
+            )
+    return tuple(builders)
+
+
+def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSettings:
+    name = reader.text("name")
+    if not _BUILDER_NAME.fullmatch(name):
+        raise SettingError(
+            reader.full_name("name"), name, "write 1 to 32 lower-case letters, digits and hyphens"
+        )
+    s3_user = _s3_name(reader, "s3User", f"{bucket}-{name}")
+    s3_policy = _s3_name(reader, "s3Policy", f"{bucket}-write-{name}")
+    closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
+    credentials_directory = _credentials_directory(reader)
+    remedy = "README lists a builder's settings"
+    if reader.boolean("local", False):
+        reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
+        return BuilderSettings(
+            name,
+            s3_user,
+            s3_policy,
+            closures,
+            local=True,
+            credentials_directory=credentials_directory,
+            pins=pins,
+        )
+    host = read_host(reader, "host")
+    port = reader.integer("port", range(1, 65_536), default=22)
+    user = reader.line("user", "root")
+    host_key = read_host_key(reader, host)
+    private_key = shared_key or None
+    if reader.has("privateKeyFile"):
+        private_key = read_private_key_file(reader)
+    jump_host = read_jump_host(reader)
+    reader.refuse_the_rest(remedy)
+    return BuilderSettings(
+        name,
+        s3_user,
+        s3_policy,
+        closures,
+        False,
+        host,
+        port,
+        user,
+        host_key,
+        private_key,
+        jump_host,
+        credentials_directory,
+        pins,
+    )
+
+
+def _credentials_directory(reader: SettingReader) -> str | None:
+    if not reader.has("credentialsDirectory"):
+        return None
+    setting = reader.full_name("credentialsDirectory")
+    directory = reader.text("credentialsDirectory")
+    # Ordinary names only: it stands in a command line, and everyone can read the store.
+    if not re.fullmatch(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+", directory):
+        raise SettingError(
+            setting, directory, "write an absolute directory, such as /var/lib/nix-binary-cache"
+        )
+    if f"{directory}/".startswith("/nix/store/"):
+        raise SettingError(setting, directory, "everyone can read the Nix store; write another")
+    return directory
+
+
+def _s3_name(reader: SettingReader, setting: str, default: str) -> str:
+    name = reader.text(setting, default)
+    if not _S3_NAME.fullmatch(name):
+        raise SettingError(
+            reader.full_name(setting),
+            name,
+            "write 3 to 128 letters, digits and ._@+- without spaces",
+        )
+    return name
+
+
+def _store_paths(reader: SettingReader, name: str) -> tuple[str, ...]:
+    """Take a list of store paths, or of links to them."""
+    setting, paths = reader.full_name(name), reader.texts(name, [])
+    for path in paths:
+        if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
+            raise SettingError(
+                setting,
+                path,
+                "write a store path, or an absolute link to one such as /run/current-system",
+            )
+        if path.startswith("/nix/store/") and not is_store_path(path):
+            raise SettingError(
+                setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"
+            )
+    return paths

@@ -1,0 +1,127 @@
+"""How SSH reaches a machine: hosts, their keys, and the private key to log in with."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .setting_reader import SettingError, SettingReader
+
+HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----\n(?P<body>.+)\n-----END (?P=kind)-----",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class JumpHost:
+    """An SSH host on the way to a builder."""
+
+    host: str
+    port: int = 22
+    user: str = "root"
+    host_key: str | None = None
+
+
+def read_host(reader: SettingReader, setting: str) -> str:
+    """Return a host's name or address, which no command line could take for an option."""
+    host = reader.text(setting)
+    if not HOST.fullmatch(host):
+        raise SettingError(reader.full_name(setting), host, "write a host name or an address")
+    return host
+
+
+def read_host_key(reader: SettingReader, host: str) -> str | None:
+    """Return a host's public key, type and base64; None where any host is to be trusted."""
+    insecure = reader.boolean("insecureHostKey", False)
+    if not reader.has("hostKey"):
+        if insecure:
+            return None
+        raise SettingError(
+            reader.full_name("hostKey"),
+            None,
+            f"is missing; write what `ssh-keyscan -t ed25519 {host}` prints after the host's name "
+            "once you have checked it, or set insecureHostKey",
+        )
+    key = reader.text("hostKey")
+    remedy = "write the type and the base64 of the host's public key: ssh-ed25519 AAAA…"
+    kind, _, rest = key.strip().partition(" ")
+    try:
+        data = base64.b64decode(rest.split(" ")[0], validate=True)
+    except (binascii.Error, ValueError):
+        raise SettingError(reader.full_name("hostKey"), key, remedy) from None
+    if not data.startswith(len(kind).to_bytes(4, "big") + kind.encode()) or len(data) < 40:
+        raise SettingError(reader.full_name("hostKey"), key, remedy)
+    if kind == "ssh-rsa":
+        raise SettingError(
+            reader.full_name("hostKey"),
+            "ssh-rsa …",
+            "pulumi-command checks an RSA host key with SHA-1 only; write the ssh-ed25519 one",
+        )
+    return f"{kind} {rest.split(' ')[0]}"
+
+
+def read_private_key_file(reader: SettingReader) -> str:
+    """Return the text of the private key in the file that `privateKeyFile` names."""
+    setting = reader.full_name("privateKeyFile")
+    name = reader.text("privateKeyFile")
+    try:
+        text = Path(name).expanduser().read_text(encoding="ascii")
+    except OSError as error:
+        raise SettingError(
+            setting, name, f"cannot be read ({error.strerror}); name the private key's file"
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingError(
+            setting, name, "is no private key; name the private key's file"
+        ) from None
+    check_private_key(setting, text)
+    return text
+
+
+def check_private_key(setting: str, text: str) -> None:
+    """Refuse what is no private key, or one that only a passphrase opens, without showing it."""
+    match = _PRIVATE_KEY.search(text.replace("\r\n", "\n"))
+    if match is None:
+        raise SettingError(
+            setting, None, "holds no private key; give the whole text from -----BEGIN to END-----"
+        )
+    if "ENCRYPTED" in match["kind"] or "ENCRYPTED" in match["body"]:
+        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
+    if match["kind"] != "OPENSSH PRIVATE KEY":
+        return
+    try:
+        data = base64.b64decode("".join(match["body"].split()), validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    # PROTOCOL.key of OpenSSH: the magic, then the cipher's name with its length before it.
+    magic = b"openssh-key-v1\x00"
+    if not data.startswith(magic):
+        raise SettingError(setting, None, "holds a damaged private key; give its whole text")
+    if not data.startswith(magic + b"\x00\x00\x00\x04none"):
+        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
+
+
+def read_jump_host(reader: SettingReader) -> JumpHost | None:
+    """Return the host on the way that `jumpHost` describes, or None."""
+    if not reader.has("jumpHost"):
+        return None
+    value = reader.take("jumpHost")
+    if not isinstance(value, dict):
+        raise SettingError(
+            reader.full_name("jumpHost"), value, "write an object with host, user and hostKey"
+        )
+    jump = SettingReader(reader.full_name("jumpHost."), dict(value))
+    host = read_host(jump, "host")
+    parsed = JumpHost(
+        host,
+        jump.integer("port", range(1, 65_536), default=22),
+        jump.line("user", "root"),
+        read_host_key(jump, host),
+    )
+    jump.refuse_the_rest("a jump host has host, port, user and hostKey")
+    return parsed
