@@ -13,7 +13,7 @@ from .configuration import PROJECT_ROOT, schema
 
 LANGUAGES = ("README.md", "README.zh.md")
 READS = {"boolean", "has", "integer", "line", "take", "text", "texts"}
-"""Methods that take a setting out of the reader in `settings.py`."""
+"""Methods that take a setting out of the reader in `setting_reader.py`."""
 
 
 def table(readme: str, first: str) -> dict[str, list[str]]:
@@ -65,11 +65,15 @@ def test_the_english_table_describes_a_setting_in_the_schemas_words() -> None:
 
 
 def settings_of_a_builder() -> Iterator[str]:
-    """Yield the names that `settings.py` takes out of an element of `builders`."""
-    tree = ast.parse((PROJECT_ROOT / "components" / "settings.py").read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Yield the names that the program takes out of an element of `builders`."""
+    functions = {
+        node.name: node
+        for module in ("builder_settings.py", "ssh_settings.py")
+        for node in ast.parse((PROJECT_ROOT / "components" / module).read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
     for name, function in functions.items():
-        if name == "_builders" or "reader" not in [arg.arg for arg in function.args.args]:
+        if name == "read_builders" or "reader" not in [arg.arg for arg in function.args.args]:
             continue
         for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
             arguments = [ast.unparse(argument) for argument in call.args]
