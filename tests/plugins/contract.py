@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.plugins import command_rows, language_programs, minio_rows
 from tests.plugins.language_programs import LanguageProcess
 from tests.plugins.plugin_process import PluginProcess
-from tests.plugins.resource_rows import Interview
+from tests.plugins.resource_rows import Interview, changed
 from tests.plugins.ssh_server import SshServer
 from tests.plugins.transcript import Transcript
 from toolbox.minio_server import MinioServer
@@ -56,6 +56,13 @@ def record_minio(command: Command) -> Transcript:
             plugin.configure("minio", settings)
             for row in rows:
                 Interview(row, plugin, lines).whole_life()
+        with PluginProcess(command) as plugin:
+            for label, others in minio_rows.SETTINGS.items():
+                given = changed(settings, others)
+                lines.ask(
+                    f"settings: {label}",
+                    lambda s=given: plugin.configure("minio", s).failures,  # type: ignore[misc]
+                )
         user, password = minio_rows.OPERATOR
         for why, others in (
             ("permission denied", {"minioUser": user, "minioPassword": password}),

@@ -49,6 +49,9 @@ DIFFERENCES: Mapping[str, Mapping[str, str]] = {
             "the official plugin's message repeats the policy; the drop-in's names the bucket"
         ),
         r"S3Object: .*: create": NAMES_IT,
+        r"settings: a (scheme|path|switch that is none)": (
+            "the drop-in's message names the setting and what to write instead"
+        ),
     },
     "command": {
         r"(local|remote)\.Command: unknown logging: check": (

@@ -175,7 +175,7 @@ def record(host: LanguageProcess, directory: Path, lines: Transcript) -> None:
     _run(host, lines, directory, "without a main file", {"other.py": ""})
     lines.ask("program that is cancelled", lambda: _cancelled(host, directory))
     host.printed()
-    info = _info(directory)
+    info = program_info(directory)
     lines.ask("plugin's version", lambda: _plain(host.call("GetPluginInfo", Empty())))
     about = language_pb2.AboutRequest(info=info)
     lines.ask("about", lambda: _plain(host.call("About", about)))
@@ -198,7 +198,8 @@ def record(host: LanguageProcess, directory: Path, lines: Transcript) -> None:
     lines.ask("prompts", lambda: _plain(host.call("RuntimeOptionsPrompts", prompts)))
 
 
-def _info(directory: Path, entry_point: str = ".", virtualenv: str = sys.prefix) -> Any:
+def program_info(directory: Path, entry_point: str = ".", virtualenv: str = sys.prefix) -> Any:
+    """Where a program lies and which virtualenv it has."""
     options = struct_pb2.Struct()
     options.update({"virtualenv": virtualenv})
     return language_pb2.ProgramInfo(
@@ -209,7 +210,8 @@ def _info(directory: Path, entry_point: str = ".", virtualenv: str = sys.prefix)
     )
 
 
-def _request(host: LanguageProcess, program: Path, entry_point: str) -> Any:
+def run_request(host: LanguageProcess, program: Path, entry_point: str = ".") -> Any:
+    """Asks `host` to run `program` with the settings that `SHOW_SETTINGS` shows."""
     return language_pb2.RunRequest(
         project="test-project",
         stack="test-stack",
@@ -221,11 +223,12 @@ def _request(host: LanguageProcess, program: Path, entry_point: str) -> Any:
         parallel=4,
         monitor_address=host.engine.address,
         args=["one", "two"],
-        info=_info(program, entry_point),
+        info=program_info(program, entry_point),
     )
 
 
-def _program(directory: Path, label: str, files: Mapping[str, str]) -> Path:
+def write_program(directory: Path, label: str, files: Mapping[str, str]) -> Path:
+    """A new program of `files` in a directory of its own."""
     program = directory / label.replace(" ", "-")
     program.mkdir()
     for name, text in files.items():
@@ -241,11 +244,11 @@ def _run(
     files: Mapping[str, str],
     entry_point: str = ".",
 ) -> None:
-    program = _program(directory, label, files)
+    program = write_program(directory, label, files)
     key = f"program {label}"
 
     def run() -> Any:
-        return _plain(host.call("Run", _request(host, program, entry_point)))
+        return _plain(host.call("Run", run_request(host, program, entry_point)))
 
     lines.ask(key, run)
     logged = [line for line in host.engine.taken() if line[0] != "DEBUG"]
@@ -273,9 +276,9 @@ def own_frames(text: str, program: Path) -> str:
 
 def _cancelled(host: LanguageProcess, directory: Path) -> Any:
     waiting = 'import threading\nprint("waiting", flush=True)\nthreading.Event().wait()\n'
-    program = _program(directory, "cancelled", {"__main__.py": waiting})
+    program = write_program(directory, "cancelled", {"__main__.py": waiting})
     answers: list[Any] = []
-    request = _request(host, program, ".")
+    request = run_request(host, program)
     running = threading.Thread(target=lambda: answers.append(host.call("Run", request)))
     running.start()
     host.wait_for_line("waiting")

@@ -19,6 +19,21 @@ OPERATOR = ("operator-of-nothing", "a-password-of-nobody")
 """A user without any permission, and its password."""
 
 
+SETTINGS: dict[str, Properties] = {
+    "as they should be": {},
+    "no server": {"minioServer": None},
+    "a scheme": {"minioServer": "https://127.0.0.1:9000"},
+    "a path": {"minioServer": "127.0.0.1:9000/minio"},
+    "no such CA file": {"minioCacertFile": "/no/such/file"},
+    "no such CA file, and no TLS": {"minioCacertFile": "/no/such/file", "minioSsl": "false"},
+    "a CA file that is none": {"minioCacertFile": __file__},
+    "a switch that is none": {"minioSsl": "perhaps"},
+    "an unknown one": {"nonsense": "x"},
+    "no password": {"minioPassword": None},
+}
+"""Changes of the provider's own settings."""
+
+
 def download(bucket: str, *actions: str) -> str:
     """A bucket policy that permits `actions` to everybody."""
     statement = {

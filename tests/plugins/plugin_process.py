@@ -28,6 +28,7 @@ from pulumi.runtime.proto import (
     status_pb2,
 )
 
+from toolbox.plugins.plugin_server import CHANNEL_OPTIONS
 from toolbox.plugins.property_values import (
     SIGNATURE,
     UNKNOWN,
@@ -133,7 +134,7 @@ class PluginProcess:
         port = self._process.stdout.readline().decode().strip()
         if not port:
             raise AssertionError(f"{command[0]} printed no port")
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
         self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
         self._sees_secrets = True
 
@@ -152,6 +153,10 @@ class PluginProcess:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self.engine.stop()
+
+    def wait(self, seconds: float) -> int:
+        """The exit code of a plugin that ends by itself."""
+        return self._process.wait(seconds)
 
     def _call(self, method: str, request: Any) -> Any:
         try:

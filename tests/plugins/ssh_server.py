@@ -41,6 +41,8 @@ class SshServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
+        self.busy = threading.Event()
+        """Set once a command has been started."""
         self.private_key = self._key.export_private_key().decode()
         """The client's key, in OpenSSH's format."""
 
@@ -105,6 +107,7 @@ class SshServer:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        self.busy.set()
         stdout, stderr = await child.communicate(await process.stdin.read())
         process.stdout.write(stdout)
         process.stderr.write(stderr)

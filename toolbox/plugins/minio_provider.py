@@ -96,8 +96,12 @@ class Server:
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         """Raises ResourceError, naming the setting, for one that cannot be used."""
-        tls = settings.get("minioSsl", "").lower() in ("true", "1", "t")
+        tls = _switch(settings, "minioSsl")
         self.endpoint = settings.get("minioServer", "")
+        if "/" in self.endpoint:
+            raise ResourceError(
+                f"minio:minioServer is {self.endpoint!r}; write host:port, without a scheme or path"
+            )
         self.url = f"{'https' if tls else 'http'}://{self.endpoint}"
         self.region = settings.get("minioRegion") or "us-east-1"
         try:
@@ -184,6 +188,13 @@ class Server:
         return content
 
 
+def _switch(settings: Mapping[str, str], name: str) -> bool:
+    text = settings.get(name, "").lower()
+    if text not in ("", "true", "false", "1", "0", "t", "f"):
+        raise ResourceError(f"minio:{name} is {settings[name]!r}; write true or false")
+    return text in ("true", "1", "t")
+
+
 def _tls(settings: Mapping[str, str]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -197,7 +208,7 @@ def _tls(settings: Mapping[str, str]) -> ssl.SSLContext:
             raise ValueError(missing) from None
     if settings.get("minioCertFile") and settings.get("minioKeyFile"):
         context.load_cert_chain(settings["minioCertFile"], settings["minioKeyFile"])
-    if settings.get("minioInsecure", "").lower() in ("true", "1", "t"):
+    if _switch(settings, "minioInsecure"):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -322,7 +333,7 @@ class Bucket(MinioResource):
                 else "the drop-in plugin knows only the acl `private`; use an S3BucketPolicy"
             ),
         ),
-        "bucketPrefix": Attribute(wrong=unsupported),
+        "bucketPrefix": Attribute(replaces=True, wrong=unsupported),
         "forceDestroy": Attribute("boolean", default=False, wrong=unsupported),
         "objectLocking": Attribute("boolean", default=False, wrong=unsupported),
         "quota": Attribute("number", wrong=unsupported),
@@ -693,7 +704,7 @@ class Policy(MinioResource):
     delete_before_replace = True
     schema: ClassVar[Schema] = {
         "name": Attribute(required=True, replaces=True, wrong=name_wrong),
-        "namePrefix": Attribute(wrong=unsupported),
+        "namePrefix": Attribute(replaces=True, wrong=unsupported),
         "policy": Attribute(required=True, wrong=policy_wrong, same=equivalent),
     }
 
@@ -803,7 +814,12 @@ class MinioProvider(ResourceProvider):
     def check_configuration(self, settings: Properties) -> list[Failure]:
         """Names of settings, and that there is a server."""
         failures = [
-            ("", f"`minio:{name}` is not a valid configuration key for the minio provider.")
+            (
+                "",
+                f"`minio:{name}` is not a valid configuration key for the minio provider. If the"
+                " referenced key is not intended for the provider, please choose a different"
+                " namespace from `minio:`.",
+            )
             for name in settings
             if name not in SETTINGS and name != "version"
         ]

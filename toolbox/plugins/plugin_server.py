@@ -51,13 +51,13 @@ class Engine:
         """End this process as soon as the engine has gone, however it went."""
 
         def watch(state: grpc.ChannelConnectivity) -> None:
-            if state in (
-                grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-                grpc.ChannelConnectivity.SHUTDOWN,
-            ):
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif state is grpc.ChannelConnectivity.IDLE:
+                # What ended the connection shows when it is made again.
+                self._channel.subscribe(lambda _: None, try_to_connect=True)
 
-        self._channel.subscribe(watch, try_to_connect=True)
+        self._channel.subscribe(watch)
 
 
 def serve(register: Callable[[grpc.Server, Engine], None]) -> None:

@@ -121,12 +121,3 @@ def has_unknown(value: Any) -> bool:
     if isinstance(value, list):
         return any(has_unknown(item) for item in value)
     return value is UNKNOWN
-
-
-def has_secret(value: Any) -> bool:
-    """Whether `value` is secret, or anything in it."""
-    if isinstance(value, Mapping):
-        return any(has_secret(item) for item in value.values())
-    if isinstance(value, list):
-        return any(has_secret(item) for item in value)
-    return isinstance(value, Secret)
