@@ -115,6 +115,12 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     written = modified(minio, "rotated")
 
     stack.set(signingKeys=[FIRST, SECOND])
+    stack.up("--target", "**SigningKey**").succeeded()
+    assert len(stack.outputs()["nixos"]["publicKeys"]) == 2
+    assert audit(stack).keys() == {
+        FIRST: (True, PATHS, PATHS, 0),
+        SECOND: (True, 0, 0, 0),
+    }
     stack.up().succeeded()
     (pushed,) = stack.outputs()["builders"].values()
     assert pushed["lastPush"].startswith("pushed 0 paths")
@@ -153,15 +159,7 @@ def test_a_new_stack_takes_over_the_keys_and_the_bucket_of_a_lost_one(
     command = ("config", "set", "--secret", "adoptedSigningKeys", "--stack", "new")
     new.run(*command, text=offline.read_text()).succeeded()
     assert "bucket already exists" in new.up().refused()
-    urn = "urn:pulumi:new::nixcache::{}"
-    imported = new.run(
-        *("import", "--yes", "--skip-preview", "--stack", "new"),
-        *("--generate-code=false", "--protect=false"),
-        *("minio:index/s3Bucket:S3Bucket", "cache-bucket", "lost"),
-        *("--parent", "cache=" + urn.format("nixcache:index:BinaryCache::cache")),
-        *("--provider", "minio=" + urn.format("pulumi:providers:minio::minio")),
-    )
-    imported.succeeded()
+    new.set(adoptBucket=True)
     new.up().succeeded()
     assert new.changes() == {}
     assert new.outputs()["publicKeys"] == lost.outputs()["publicKeys"]
