@@ -21,6 +21,7 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 from . import retention_simulation
 from .cache_bucket import CacheBucket, client, connections, put_as_of
 from .conftest import StackFactory, builder_settings, server_settings
+from .fault_proxy import fault_proxy
 from .retention_simulation import GRACE_DAYS, RETENTION_DAYS, set_lifecycle
 from .stack import CHECKOUT, Stack
 
@@ -235,6 +236,19 @@ def test_a_push_renews_narinfo_and_nar_of_all_that_it_contains(
         assert min(str(entry.last_modified) for entry in objects.values()) > str(days_ago(0.5))
 
 
+def test_a_renewal_is_three_requests_a_path_and_the_next_push_of_the_day_one(
+    leased: CacheBucket, builder: ThrowawayBuilder
+) -> None:
+    closure = builder.make_closure(6, 60_000, seed=23, name="counted")
+    leased.push(builder, closure, retention_days=RETENTION_DAYS).succeeded()
+    leased.age(1, *leased.objects())
+    for each in (3, 1):
+        with fault_proxy(leased.server) as proxy:
+            leased.push(builder, closure, retention_days=RETENTION_DAYS, endpoint=proxy.url)
+        # One more lists the NARs.
+        assert len(proxy.requests) == 6 * each + 1
+
+
 @pytest.mark.parametrize("gone", [".narinfo", ".nar.zst", ""])
 def test_what_has_expired_is_pushed_again(
     leased: CacheBucket, builder: ThrowawayBuilder, gone: str
@@ -280,6 +294,12 @@ def test_for_sixty_days_every_closure_within_its_lease_is_whole_and_nothing_else
     assert ours.pulls > 0
     # The last closure, and nothing else.
     assert figures["stored_bytes_end"] == figures["live_bytes_end"]
+    # What the documentation shows, and the picture is drawn from.
+    shown = json.loads((CHECKOUT / "docs" / "retention.json").read_text())
+    assert figures["broken_days_ours"] == shown["broken_days_ours"] == 0
+    assert [morning.entries for morning in ours.mornings] == [
+        morning["ours"] for morning in shown["mornings"]
+    ]
     # The recipe is broken from the day on which what all closures share has expired.
     first_broken = next(morning.day for morning in recipe.mornings if morning.problems)
     assert first_broken == RETENTION_DAYS + 1
