@@ -155,6 +155,12 @@ class LanguageProcess:
         self._errors.truncate()
         return lines
 
+    def next_line(self) -> str:
+        """The next line that a program prints to standard output."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._lines, CALL_LIMIT)
+            return self._lines.pop(0)
+
     def wait_for_line(self, wanted: str) -> None:
         """Return once a program has printed `wanted`."""
         with self._changed:

@@ -66,6 +66,28 @@ def test_a_plugin_ends_when_its_engine_has_gone(name: str) -> None:
         assert plugin.wait(30) == 0
 
 
+def test_a_command_ends_with_its_plugins_engine() -> None:
+    with PluginProcess(DROP_INS["command"]) as plugin, ThreadPoolExecutor() as threads:
+        plugin.configure("command", {"version": "1.2.1"})
+        running = threads.submit(run_locally, plugin, {"create": "echo $$; exec sleep 1000"})
+        _, pid = plugin.engine.lines.get(timeout=30)
+        plugin.engine.stop()
+        assert plugin.wait(30) == 0
+        assert running.exception(30)
+    assert started(int(pid)) is None
+
+
+def test_a_program_ends_with_its_hosts_engine(language: LanguageProcess, tmp_path: Path) -> None:
+    waiting = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
+    program = write_program(tmp_path, "waiting", {"__main__.py": waiting})
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(language.call, "Run", run_request(language, program))
+        pid = int(language.next_line())
+        language.engine.stop()
+        assert running.result(30).error
+    assert wait_until(lambda: started(pid) is None, 30)
+
+
 def test_cancelling_ends_a_local_command(command: PluginProcess) -> None:
     with ThreadPoolExecutor() as threads:
         running = threads.submit(run_locally, command, {"create": "echo $$; exec sleep 1000"})

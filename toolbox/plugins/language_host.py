@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +195,21 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             program.send_signal(signal.SIGINT)
         return Empty()
 
+    def end(self) -> None:
+        """Kill the programs that run: their engine has gone."""
+        for program in list(self._programs):
+            program.kill()
+
 
 def main() -> None:
     """Serve the engine named by the last argument."""
-    serve(
-        lambda server, engine: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(
-            LanguageHost(engine), server
-        )
-    )
+
+    def register(server: grpc.Server, engine: Engine) -> Callable[[], None]:
+        host = LanguageHost(engine)
+        language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
+        return host.end
+
+    serve(register)
 
 
 if __name__ == "__main__":

@@ -209,6 +209,7 @@ def _tls(settings: Mapping[str, str]) -> ssl.SSLContext:
     if settings.get("minioCertFile") and settings.get("minioKeyFile"):
         context.load_cert_chain(settings["minioCertFile"], settings["minioKeyFile"])
     if _switch(settings, "minioInsecure"):
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

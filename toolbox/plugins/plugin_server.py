@@ -24,6 +24,10 @@ WORKERS = 256
 """Calls served at once: more than the engine makes, so that Cancel is never left waiting."""
 
 
+LAST_SECONDS = 2.0
+"""How long calls may take to end once the engine has gone."""
+
+
 class Engine:
     """The engine that started this plugin: where log lines go, and whose end is ours too."""
 
@@ -60,16 +64,17 @@ class Engine:
         self._channel.subscribe(watch)
 
 
-def serve(register: Callable[[grpc.Server, Engine], None]) -> None:
+def serve(register: Callable[[grpc.Server, Engine], Callable[[], None]]) -> None:
     """Serve what `register` adds to the server until the engine ends it or has gone.
 
-    The engine's address is this process's last argument.
+    What `register` returns is called at the end, to bring the calls still served to theirs. The
+    engine's address is this process's last argument.
     """
     if len(sys.argv) < 2 or sys.argv[-1].startswith("-"):
         sys.exit(f"{sys.argv[0]} is a Pulumi plugin: the engine starts it, with its own address")
     engine = Engine(sys.argv[-1])
     server = grpc.server(ThreadPoolExecutor(WORKERS), options=CHANNEL_OPTIONS)
-    register(server, engine)
+    end_calls = register(server, engine)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     ended = threading.Event()
@@ -78,6 +83,7 @@ def serve(register: Callable[[grpc.Server, Engine], None]) -> None:
     engine.leave_with_it()
     print(port, flush=True)
     ended.wait()
-    server.stop(grace=None)
-    # Worker threads may still be in a call that nobody waits for any more.
+    end_calls()
+    server.stop(grace=LAST_SECONDS).wait()
+    # A call that does not end must not keep the process, which nobody waits for any more.
     os._exit(0)

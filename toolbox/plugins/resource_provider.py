@@ -300,8 +300,10 @@ def _failures(failures: list[Failure]) -> list[Any]:
 
 def serve_provider(provider: type[ResourceProvider]) -> None:
     """Be the plugin `provider` for the engine that started this process."""
-    serve(
-        lambda server, engine: provider_pb2_grpc.add_ResourceProviderServicer_to_server(
-            provider(engine), server
-        )
-    )
+
+    def register(server: grpc.Server, engine: Engine) -> Callable[[], None]:
+        served = provider(engine)
+        provider_pb2_grpc.add_ResourceProviderServicer_to_server(served, server)
+        return served.cancel
+
+    serve(register)
