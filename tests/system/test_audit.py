@@ -89,10 +89,14 @@ def put(server: MinioServer, bucket: str, name: str, content: bytes) -> None:
     root(server).put_object(bucket, name, io.BytesIO(content), len(content))
 
 
-def modified(server: MinioServer, bucket: str) -> dict[str, object]:
-    """Return when each NAR was last written."""
-    entries = root(server).list_objects(bucket, prefix="nar/")
-    return {str(entry.object_name): entry.last_modified for entry in entries}
+def modified(server: MinioServer, bucket: str, ending: str) -> dict[str, object]:
+    """Return when each object whose name ends so was last written."""
+    entries = root(server).list_objects(bucket, recursive=True)
+    return {
+        str(entry.object_name): entry.last_modified
+        for entry in entries
+        if str(entry.object_name).endswith(ending)
+    }
 
 
 def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
@@ -112,7 +116,8 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     assert first.findings() == set()
     assert first.keys() == {FIRST: (True, PATHS, PATHS, 0)}
     assert first.report["hashed"] == 3
-    written = modified(minio, "rotated")
+    written = modified(minio, "rotated", ".nar.zst")
+    assert len(written) == PATHS
 
     stack.set(signingKeys=[FIRST, SECOND])
     stack.up("--target", "**SigningKey**").succeeded()
@@ -127,7 +132,7 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     both = audit(stack)
     assert both.findings() == set()
     assert both.keys() == {FIRST: (True, PATHS, 0, 0), SECOND: (True, PATHS, 0, 0)}
-    assert modified(minio, "rotated") == written
+    assert modified(minio, "rotated", ".nar.zst") == written
 
     stack.set(signingKeys=[SECOND])
     stack.up().succeeded()
@@ -142,6 +147,32 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
         f"substituters =\ntrusted-public-keys = {outputs['publicKeys'][0]}'\n"
         f"nix copy --to /tmp/clients-store --from {outputs['substituter']} {closure}"
     )
+
+
+def test_an_adopted_key_signs_nothing_anew(
+    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder
+) -> None:
+    settings = {
+        **server_settings(minio),
+        "bucket": "adopted",
+        "sshPrivateKey": builder.private_key,
+        "builders": [
+            builder_settings(builder, builder.make_closure(PATHS, 2_000_000, 8, "adopted"))
+        ],
+        "upstreamKeys": [],
+        "adoptedSigningKeys": builder.run(
+            f"cd /tmp\nnix-store --generate-binary-cache-key {FIRST} secret public\ncat secret"
+        ).stdout,
+    }
+    new_stack("first", **settings).up().succeeded()
+    written = modified(minio, "adopted", ".narinfo")
+    assert len(written) == PATHS
+    second = new_stack("second", **settings, adoptBucket=True)
+    second.up().succeeded()
+    (pushed,) = second.outputs()["builders"].values()
+    assert pushed["lastPush"].startswith("pushed 0 paths")
+    assert modified(minio, "adopted", ".narinfo") == written
+    assert audit(second).keys() == {FIRST: (True, PATHS, PATHS, 0)}
 
 
 def test_a_new_stack_takes_over_the_keys_and_the_bucket_of_a_lost_one(
