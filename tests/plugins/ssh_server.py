@@ -33,11 +33,14 @@ class SshServer:
 
     password = "a-password-for-ssh"
 
-    def __init__(self, *, pass_environment: bool = True) -> None:
-        """`pass_environment` says whether commands see the variables that the client sends."""
+    def __init__(self, *, pass_environment: bool = True, host_key: str = "ssh-ed25519") -> None:
+        """`pass_environment` says whether commands see the variables that the client sends.
+
+        `host_key` is the algorithm of the server's own key.
+        """
         self._pass_environment = pass_environment
         self._key = asyncssh.generate_private_key("ssh-ed25519")
-        self._host_key = asyncssh.generate_private_key("ssh-ed25519")
+        self._host_key = asyncssh.generate_private_key(host_key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0

@@ -114,14 +114,14 @@ class Transcript:
         self._subject = subject
         self._logged = LOGGED[logging]
         self._both = bytearray()
-        self.outputs: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        self._outputs = {name: bytearray() for name in PREVIOUS}
 
     async def follow(self, name: str, stream: Reader) -> None:
         """Take the stream `name` to its end."""
         line = b""
         while data := await stream.read(1 << 16):
             self._both += data
-            self.outputs[name] += data
+            self._outputs[name] += data
             *whole, line = (line + data).split(b"\n")
             for text in whole:
                 await self._show(name, text)
@@ -148,7 +148,7 @@ class Transcript:
         """`stdout` and `stderr`, each without one final newline."""
         return {
             name: data.decode(errors="replace").removesuffix("\n")
-            for name, data in self.outputs.items()
+            for name, data in self._outputs.items()
         }
 
 
@@ -462,11 +462,14 @@ async def _dial(
     tunnel: asyncssh.SSHClientConnection | None,
     open_until_done: AsyncExitStack,
 ) -> asyncssh.SSHClientConnection:
-    host_key = settings.get("hostKey")
-    trusted: Any = None
+    checks: dict[str, Any] = {"known_hosts": None}
     try:
-        if host_key is not None:
-            trusted = ([asyncssh.import_public_key(host_key)], [], [])
+        if settings.get("hostKey") is not None:
+            host_key = asyncssh.import_public_key(settings["hostKey"])
+            # For an RSA key this is the algorithm with SHA-1 alone, which servers of today refuse:
+            # so does the official plugin, and a user shall learn it here.
+            algorithms = [host_key.get_algorithm()]
+            checks = {"known_hosts": ([host_key], [], []), "server_host_key_algs": algorithms}
     except asyncssh.KeyImportError as error:
         raise ResourceError(f"failed to parse host key: {error}") from None
     keys = await _client_keys(settings, open_until_done)
@@ -483,7 +486,7 @@ async def _dial(
                     username=settings["user"],
                     password=settings.get("password"),
                     client_keys=keys or None,
-                    known_hosts=trusted,
+                    **checks,
                     connect_timeout=settings["perDialTimeout"] or None,
                     config=None,
                     agent_path=None,
