@@ -1,0 +1,123 @@
+"""Times previews of a deployed stack with 1, 10 and 50 builders against an empty program's.
+
+Both are Python programs on the same engine, language host and virtual environment, and both load
+the plugins of the server and of commands; the empty one declares nothing else. Every builder has an
+address, a credential and a closure that it has pushed. The previews alternate, and medians are
+compared. It writes
+``build/bench-preview.json``: ``ratio_1``, ``ratio_10``, ``ratio_50``, and the seconds behind them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.system.conftest import builder_settings, server_settings
+from tests.system.stack import Stack
+from toolbox import throwaway_builder, tools
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+COUNTS = (1, 10, 50)
+ROUNDS = 7
+LIMIT = 1.3
+"""Of the ratio, for ten builders."""
+EMPTY_PROGRAM = """\
+import pulumi_command
+import pulumi_minio
+
+pulumi_minio.Provider("minio", minio_server="localhost", minio_user="user")
+pulumi_command.Provider("command")
+"""
+RESULT = tools.CHECKOUT / "build" / "bench-preview.json"
+
+
+def empty_stack(engine: Mapping[str, str], directory: Path) -> Stack:
+    """Return a stack whose program loads the plugins and declares no resource."""
+    stack = Stack(engine, directory, "empty")
+    for name, text in {
+        "Pulumi.yaml": "name: empty\nruntime:\n  name: python\n  options:\n    virtualenv: .venv\n",
+        "__main__.py": EMPTY_PROGRAM,
+    }.items():
+        (stack.project / name).unlink()
+        (stack.project / name).write_text(text)
+    stack.run("stack", "init", "empty").succeeded()
+    stack.up().succeeded()
+    return stack
+
+
+def deployed_stack(
+    engine: Mapping[str, str],
+    directory: Path,
+    server: MinioServer,
+    machine: ThrowawayBuilder,
+    builders: int,
+) -> Stack:
+    """Return a stack whose builders, all on one machine, have pushed what they are to push."""
+    closure = machine.make_closure(1, 1_000, 1, "closure")
+    stack = Stack(engine, directory, f"with-{builders}")
+    stack.set(server_settings(server), bucket=stack.name, upstreamKeys=[])
+    stack.set(
+        sshPrivateKey=machine.private_key,
+        builders=[
+            {**builder_settings(machine, closure), "name": f"builder-{number}"}
+            for number in range(builders)
+        ],
+    )
+    stack.up("--parallel", "4").succeeded()
+    return stack
+
+
+def seconds(stack: Stack) -> float:
+    """Return how long a preview takes that finds nothing to do."""
+    began = time.monotonic()
+    stack.preview("--expect-no-changes").succeeded()
+    return time.monotonic() - began
+
+
+def main() -> int:
+    """Measure, print, write the result; return 1 where ten builders take too long."""
+    reason = throwaway_builder.available()
+    if reason is not None:
+        print(f"error: no builder to push from: {reason}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        tools.install_plugins(directory / "home")
+        engine = tools.engine_environment(directory / "home")
+        with (
+            MinioServer(directory / "minio") as server,
+            ThrowawayBuilder(directory / "builder") as machine,
+        ):
+            stacks = {0: empty_stack(engine, directory / "empty")}
+            for count in COUNTS:
+                print(f"deploying {count} builders", file=sys.stderr, flush=True)
+                place = directory / str(count)
+                stacks[count] = deployed_stack(engine, place, server, machine, count)
+            times: dict[int, list[float]] = {count: [] for count in stacks}
+            for number in range(ROUNDS):
+                print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+                for count, stack in stacks.items():
+                    times[count].append(seconds(stack))
+    medians = {count: statistics.median(measured) for count, measured in times.items()}
+    ratios = {count: medians[count] / medians[0] for count in COUNTS}
+    print(f"an empty program: {medians[0]:.2f} s")
+    for count in COUNTS:
+        print(f"{count} builders: {medians[count]:.2f} s, {ratios[count]:.2f} times as long")
+    RESULT.parent.mkdir(exist_ok=True)
+    result = {
+        **{f"ratio_{count}": round(ratios[count], 3) for count in COUNTS},
+        "seconds_empty": round(medians[0], 3),
+        **{f"seconds_{count}": round(medians[count], 3) for count in COUNTS},
+    }
+    RESULT.write_text(f"{json.dumps(result, indent=2)}\n", encoding="utf-8")
+    return 0 if ratios[10] <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
