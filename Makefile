@@ -79,6 +79,8 @@ check: .venv/ready ## lint, types and unit tests: under a minute
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/shellcheck $(SHELL_FILES)
+	"$$($(VENV)/python -c 'from toolbox import tools; print(tools.workflow_linter().path)')" -shellcheck $(VENV)/shellcheck
+	$(VENV)/zizmor --offline --quiet .github/workflows
 	$(PYTEST) --quiet tests/unit
 
 .PHONY: test

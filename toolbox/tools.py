@@ -88,6 +88,12 @@ ENGINE = Source(
 )
 SERVER = Source("server", "github.com/minio/minio", "github.com/minio/minio", "minio")
 CLIENT = Source("client", "github.com/minio/mc", "github.com/minio/mc", "mc")
+WORKFLOW_LINTER = Source(
+    directory="workflows",
+    module="github.com/rhysd/actionlint",
+    package="github.com/rhysd/actionlint/cmd/actionlint",
+    binary="actionlint",
+)
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,11 @@ def client() -> Tool:
     return _first(
         lambda: _installed("mc", "mc version"), lambda: _built(CLIENT, "the MinIO client")
     )
+
+
+def workflow_linter() -> Tool:
+    """The linter of .github/workflows; its PyPI package only downloads what is built here."""
+    return _built(WORKFLOW_LINTER, "the workflow linter")
 
 
 def engine_environment(pulumi_home: Path) -> dict[str, str]:
