@@ -264,7 +264,7 @@ cleanup() {
     kill -KILL -- "-$group"
   done 2>/dev/null
   wait 2>/dev/null
-  rm -rf ${stage:+"$stage"} ${run:+"$run"}
+  [[ -z $stage ]] || rm -rf "$stage" ${run:+"$run"}
 }
 
 # Secrets reach Nix and curl in files, never as arguments or in the environment.

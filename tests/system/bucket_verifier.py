@@ -6,7 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 
+from minio.datatypes import Object
 from minio.error import S3Error
 
 from components.nix_format import FormatError, NarInfo
@@ -25,13 +27,17 @@ class Verdict:
     """One sentence each: what a reader would trip over."""
 
 
-def verify(bucket: CacheBucket, upstream: frozenset[str] = frozenset()) -> Verdict:
+def verify(
+    bucket: CacheBucket, upstream: frozenset[str] = frozenset(), *, leases: bool = False
+) -> Verdict:
     """Check every narinfo: its signature, its NAR and that NAR's size, its references.
 
-    `upstream` are store paths, without their directory, that need not be in the bucket. Pushes
-    may run meanwhile: what a narinfo needs is looked up after the narinfo was seen.
+    `upstream` are store paths, without their directory, that need not be in the bucket. With
+    `leases`, nothing that a narinfo needs may have been written on an earlier day. Pushes may
+    run meanwhile: what a narinfo needs is looked up after the narinfo was seen.
     """
-    seen = {key: bucket.get(key) for key in bucket.objects() if key.endswith(".narinfo")}
+    listed = {key: o for key, o in bucket.objects().items() if key.endswith(".narinfo")}
+    seen = {key: bucket.get(key) for key in listed}
     objects = bucket.objects()
     verdict = Verdict(walks=1, narinfos=len(seen))
     for key, content in seen.items():
@@ -52,7 +58,18 @@ def verify(bucket: CacheBucket, upstream: frozenset[str] = frozenset()) -> Verdi
             for reference in narinfo.references
             if f"{reference[:32]}.narinfo" not in objects and reference not in upstream
         ]
+        needed = [narinfo.url, *(f"{reference[:32]}.narinfo" for reference in narinfo.references)]
+        verdict.problems += [
+            f"{key} outlives {other}"
+            for other in needed
+            if leases and other in objects and _day(objects[other]) < _day(listed[key])
+        ]
     return verdict
+
+
+def _day(entry: Object) -> date:
+    assert entry.last_modified is not None
+    return entry.last_modified.date()
 
 
 @contextmanager

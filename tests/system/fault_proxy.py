@@ -71,12 +71,12 @@ def fault_proxy(
     server: MinioServer,
     fault: Fault = lambda _: PASS,
     *,
-    error: bytes = b"",
+    retry_after: int | None = None,
     date: str | None = None,
 ) -> Iterator[Traffic]:
     """Run a proxy that treats each request as `fault` says, which may take its time.
 
-    `error` is the body of answers that the proxy makes up, `date` the Date of all answers.
+    Answers that it makes up ask for `retry_after` seconds; `date` is the Date of all answers.
     """
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file), retries=False, maxsize=32)
     lock = threading.Lock()
@@ -99,7 +99,8 @@ def fault_proxy(
             if what == RESET_BEFORE:
                 return self.reset()
             if what > 0:
-                return self.answer(what, {}, error)
+                pause = {} if retry_after is None else {"Retry-After": str(retry_after)}
+                return self.answer(what, pause, b"")
             try:
                 answer = pool.request(
                     self.command,

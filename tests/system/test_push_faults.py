@@ -1,0 +1,436 @@
+"""Pushes that go wrong: whatever fails, a reader never sees half of anything."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+from .bucket_verifier import Verdict, verify, watched
+from .cache_bucket import PUSH_SCRIPT, CacheBucket, leftovers, small_disk, trust
+from .fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
+
+PATHS = 30
+BYTES = 2_000_000
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(minio: MinioServer) -> CacheBucket:
+    return CacheBucket(minio, "faults")
+
+
+@pytest.fixture
+def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
+    """A bucket with nothing but `nix-cache-info`."""
+    yield shared_bucket
+    shared_bucket.empty()
+
+
+@pytest.fixture(scope="module")
+def closure(builder: ThrowawayBuilder) -> str:
+    """The top of a closure of PATHS paths."""
+    return builder.make_closure(PATHS, BYTES, seed=40, name="faulty")
+
+
+def assert_whole(bucket: CacheBucket) -> None:
+    verdict = verify(bucket)
+    assert (verdict.narinfos, verdict.problems) == (PATHS, [])
+
+
+# The server and the network.
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_errors_and_broken_connections_are_overcome(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str, share: float
+) -> None:
+    with (
+        watched(bucket) as watch,
+        fault_proxy(bucket.server, at_random(share, seed=1)) as proxy,
+    ):
+        pushed = bucket.push(builder, closure, endpoint=proxy.url, retention_days=7)
+    assert pushed.counts()["pushed"] == PATHS
+    print(
+        f"{share:.0%} of requests failed: {proxy.faults} of {len(proxy.requests)}; "
+        f"verified {watch.walks} times meanwhile, {watch.narinfos} narinfos"
+    )
+    assert watch.problems == []
+    assert_whole(bucket)
+
+
+def test_a_server_that_is_killed_during_an_upload_and_comes_back_is_waited_for(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    killed = threading.Event()
+
+    def kill_once(request: Request) -> int:
+        if request.method == "PUT" and request.number > PATHS + 10 and not killed.is_set():
+            bucket.server.kill()
+            killed.set()
+            return RESET_BEFORE
+        return PASS
+
+    with fault_proxy(bucket.server, kill_once) as proxy, ThreadPoolExecutor(1) as beside:
+        pushed = beside.submit(bucket.push, builder, closure, endpoint=proxy.url)
+        assert killed.wait(60)
+        # The server ends with the thread that starts it, so that is this one.
+        bucket.server.start()
+        assert pushed.result().counts()["pushed"] == PATHS
+    assert_whole(bucket)
+
+
+def test_a_server_that_stays_away_ends_the_push_with_its_address(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    nobody = "http://127.0.0.1:9"
+    # A sleep that does not: the pauses between attempts are not what is tested.
+    builder.run("mkdir -p /tmp/hasty && printf '#!/bin/sh\\n' >/tmp/hasty/sleep")
+    builder.run("chmod +x /tmp/hasty/sleep")
+    refused = bucket.push(
+        builder, closure, endpoint=nobody, environment="PATH=/tmp/hasty:$PATH"
+    ).refused()
+    assert refused.startswith("push: list: Failed to connect to 127.0.0.1")
+    assert refused.endswith(f"see that the server runs and that endpoint {nobody} is right")
+
+
+def test_what_the_server_asks_for_is_how_long_a_push_waits(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    throttled = threading.Event()
+
+    def throttle_once(request: Request) -> int:
+        if request.method == "PUT" and not throttled.is_set():
+            throttled.set()
+            return 503
+        return PASS
+
+    with fault_proxy(bucket.server, throttle_once, retry_after=2) as proxy:
+        pushed = bucket.push(builder, closure, endpoint=proxy.url)
+    assert "push: upload: 1 requests failed, trying again in 2 s" in pushed.log
+    assert_whole(bucket)
+
+
+# Credentials, clocks, quotas.
+
+
+def test_a_wrong_secret_is_refused_at_once_and_named(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    with fault_proxy(bucket.server) as proxy:
+        refused = bucket.push(
+            builder, closure, secret_access_key="wrong-secret", endpoint=proxy.url
+        ).refused()
+    assert refused.startswith("push: list: GET faults/")
+    assert "HTTP 403 SignatureDoesNotMatch" in refused
+    assert refused.endswith("set secret-access-key to the secret of user faults-builder")
+    assert len(proxy.requests) == len({r.key for r in proxy.requests}), "a 403 was retried"
+
+
+def test_an_unknown_user_is_named(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    refused = bucket.push(builder, closure, access_key_id="stranger").refused()
+    assert "HTTP 403 InvalidAccessKeyId" in refused
+    assert "the server has no enabled user stranger" in refused
+
+
+def test_a_user_who_is_revoked_during_a_push_stops_it_at_once(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    revoked = threading.Event()
+
+    def revoke(request: Request) -> int:
+        if request.method == "PUT" and not revoked.is_set():
+            bucket.admin.user_disable(bucket.user)
+            revoked.set()
+        return PASS
+
+    try:
+        with fault_proxy(bucket.server, revoke) as proxy:
+            refused = bucket.push(builder, closure, endpoint=proxy.url).refused()
+    finally:
+        bucket.admin.user_enable(bucket.user)
+    assert refused.startswith("push: upload: PUT faults/nar/")
+    assert "HTTP 403" in refused
+    assert "faults-builder" in refused
+    assert len(proxy.requests) == len({r.key for r in proxy.requests}), "a 403 was retried"
+    assert verify(bucket).problems == []
+    assert bucket.push(builder, closure).counts()["pushed"] == PATHS
+    assert_whole(bucket)
+
+
+def test_a_clock_that_is_wrong_is_named_with_how_much(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    # curl signs with the time of this header where there is one.
+    builder.run(
+        "mkdir -p /tmp/late && cat >/tmp/late/curl && chmod +x /tmp/late/curl",
+        input=(
+            "#!/bin/sh\n"
+            "then=$(date -u -d '20 minutes ago' +%Y%m%dT%H%M%SZ)\n"
+            'sed "s/^header = .x-amz-content.*/&\\nheader = \\"X-Amz-Date: $then\\"/" |\n'
+            '    exec /usr/bin/curl "$@"\n'
+        ),
+    )
+    builder.run(
+        "cat >/tmp/late/ahead && chmod +x /tmp/late/ahead",
+        input="#!/bin/sh\nexec date -u -R -d '20 minutes' | sed s/+0000/GMT/\n",
+    )
+    ahead = builder.run("/tmp/late/ahead").stdout.strip()
+    with fault_proxy(bucket.server, date=ahead) as proxy:
+        refused = bucket.push(
+            builder, closure, environment="PATH=/tmp/late:$PATH", endpoint=proxy.url
+        ).refused()
+    assert "RequestTimeTooSkewed" in refused
+    _, _, remedy = refused.rpartition("; ")
+    assert remedy.startswith("this machine's clock differs from the server's by -1")
+    assert -1200 <= int(remedy.rpartition(" seconds")[0].rpartition(" ")[2]) <= -1190
+
+
+def test_a_bucket_that_is_full_says_so(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    bucket.admin.bucket_quota_set(bucket.name, 10_000)
+    try:
+        refused = bucket.push(builder, closure).refused()
+    finally:
+        bucket.admin.bucket_quota_clear(bucket.name)
+    assert "XMinioAdminBucketQuotaExceeded" in refused
+    assert refused.endswith("raise the bucket's quota, or wait until entries expire")
+    assert verify(bucket).problems == []
+    assert bucket.push(builder, closure).counts()["pushed"] == PATHS
+    assert_whole(bucket)
+
+
+def test_a_bucket_that_does_not_exist_is_named(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    admin = {"access_key_id": bucket.server.root_user}
+    refused = bucket.push(
+        builder, closure, bucket="elsewhere", secret_access_key=bucket.server.root_password, **admin
+    ).refused()
+    assert refused == (
+        f"push: list: {bucket.server.endpoint} has no bucket elsewhere; create it, or set bucket"
+    )
+
+
+def test_a_server_whose_certificate_is_not_trusted_is_not_talked_to(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    refused = bucket.push(builder, closure, ca_certificate_file=None).refused()
+    assert refused.startswith("push: list: ")
+    assert refused.endswith("set ca-certificate to what signed the certificate of the server")
+
+
+# The builder.
+
+
+def test_a_full_disk_ends_the_push_and_a_larger_one_completes_it(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    with small_disk(builder, 400_000) as disk:
+        refused = bucket.push(builder, closure, environment=f"TMPDIR={disk}").refused()
+        assert refused.startswith("push: stage: ")
+        assert "No space left on device" in refused
+        assert refused.endswith(f"free space in {disk}, or set TMPDIR to a larger disk")
+        assert builder.run(f"ls {disk}").stdout == ""
+    assert verify(bucket).problems == []
+    assert bucket.push(builder, closure).counts()["pushed"] == PATHS
+    assert_whole(bucket)
+
+
+def test_a_path_deleted_during_the_push_is_named(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    top = builder.make_closure(3, 30_000, seed=41, name="fleeting")
+
+    def delete(request: Request) -> int:
+        if request.number == 1:
+            builder.run(
+                f"rm /nix/var/nix/gcroots/fleeting && nix-store --delete --ignore-liveness {top}"
+            )
+        return PASS
+
+    with fault_proxy(bucket.server, delete) as proxy:
+        refused = bucket.push(builder, top, endpoint=proxy.url).refused()
+    assert refused.startswith("push: stage: ")
+    assert f"path '{top}' is not valid" in refused
+    assert refused.endswith("keep the closure alive by a link, and push again")
+    assert verify(bucket).problems == []
+    assert builder.make_closure(3, 30_000, seed=41, name="fleeting") == top
+    assert bucket.push(builder, top).counts()["pushed"] == 3
+
+
+def test_a_path_that_breaks_while_it_is_compressed_is_reported(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    top = builder.make_closure(3, 30_000, seed=42, name="broken")
+    builder.run(f"mv {top} /tmp/broken-content")
+    refused = bucket.push(builder, top).refused()
+    builder.run(f"mv /tmp/broken-content {top}")
+    assert refused.startswith("push: stage: ")
+    assert top in refused
+    assert verify(bucket).problems == []
+    assert bucket.push(builder, top).counts()["pushed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("paths", "settings", "message"),
+    [
+        ("/etc/hostname", {}, "'/etc/hostname' is neither a store path nor a link to one"),
+        ("/nowhere", {}, "'/nowhere' is neither a store path nor a link to one"),
+        (f"/nix/store/{'0' * 32}-gone", {}, "is not valid; build it, or copy it"),
+        ("", {}, "nothing to push; give a store path"),
+        ("/x", {"compression": "lzma"}, "compression 'lzma' is not valid; set it to zstd, xz"),
+        ("/x", {"endpoint": "s3.example"}, "endpoint 's3.example' is not valid; set it to https"),
+        ("/x", {"retention_days": "1.5"}, "retention-days '1.5' is not valid"),
+        ("/x", {"staging_limit": "2G"}, "staging-limit '2G' is not valid"),
+        ("/x", {"part_size": 1_000_000}, "part-size '1000000' is not from 5242880"),
+        ("/x", {"signing_key": "cache-1:public"}, "a signing key is not a secret key"),
+        ("/x", {"signing_key": None}, "signing-key is missing"),
+        ("/x", {"secret_access_key": None}, "secret-access-key is missing"),
+        ("/x", {"secret_access_key_file": "/none"}, "'/none' cannot be read"),
+        ("/x", {"ca_certificate": "bm90IFBFTQ=="}, "ca-certificate is not PEM in base64"),
+        ("/x", {"shoe_size": 43}, "unknown setting 'shoe-size'"),
+    ],
+)
+def test_a_mistake_in_settings_is_one_clear_line(
+    builder: ThrowawayBuilder,
+    bucket: CacheBucket,
+    paths: str,
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    pushed = bucket.push(builder, *paths.split(), **settings)
+    assert message in pushed.refused()
+    assert len(pushed.log.splitlines()) == 1
+    assert leftovers(builder) == []
+
+
+def test_missing_tools_are_named(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    builder.run(
+        "mkdir -p /tmp/few && ln -sf /usr/bin/bash /usr/bin/nix /usr/bin/nix-store /tmp/few"
+    )
+    refused = bucket.push(builder, closure, environment="PATH=/tmp/few").refused()
+    assert refused == (
+        "push: prepare: curl is missing on this machine; install it, or add it to PATH"
+    )
+
+
+# The push itself.
+
+
+class Push:
+    """A push in the background, with a process that can be killed."""
+
+    def __init__(
+        self, builder: ThrowawayBuilder, bucket: CacheBucket, closure: str, endpoint: str
+    ) -> None:
+        self._builder = builder
+        trust(builder, bucket.server)
+        settings = bucket.settings(endpoint=endpoint, retention_days=7)
+        (builder.root / "run" / "settings").write_text(settings)
+        (builder.root / "run" / "push.sh").write_text(PUSH_SCRIPT.read_text())
+        script = f"echo $$ >/run/pid; exec bash /run/push.sh --config /run/settings {closure}"
+        self._thread = threading.Thread(target=builder.run, args=(script,), kwargs={"check": False})
+        self._thread.start()
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send the script, not what it started, a signal; return when it is no more."""
+        self._builder.run(
+            f"pid=$(cat /run/pid) && kill -{number.value} $pid && "
+            "tail --pid=$pid -s 0.01 -f /dev/null",
+            check=False,
+        )
+
+    def wait(self) -> None:
+        """Wait until everything that the script started has ended too."""
+        self._thread.join()
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where, and how, a push is killed; the same seed is always the same."""
+
+    number: signal.Signals
+    renewal: bool
+    """Whether the bucket has everything already, to be renewed."""
+    request: int
+    """When it makes this request,"""
+    delay: float
+    """and so many seconds later."""
+
+    @classmethod
+    def seeded(cls, seed: int) -> Kill:
+        draw = random.Random(seed)
+        number = draw.choice((signal.SIGTERM, signal.SIGKILL))
+        # A look is PATHS + 1 requests, and each path two writes.
+        return cls(number, draw.random() < 0.3, draw.randrange(1, 3 * PATHS), draw.random() * 0.15)
+
+    def __str__(self) -> str:
+        return f"{self.number.name} during a {'renewal' if self.renewal else 'push'}"
+
+
+def push_and_kill(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str, kill: Kill
+) -> list[Verdict]:
+    """Kill a push; return what readers saw at its death, and when its children had ended too."""
+    verdicts: list[Verdict] = []
+    timers: list[threading.Timer] = []
+
+    def strike() -> None:
+        push.kill(kill.number)
+        verdicts.append(verify(bucket, leases=True))
+
+    def count(request: Request) -> int:
+        if request.number == kill.request:
+            timers.append(threading.Timer(kill.delay, strike))
+            timers[0].start()
+        return PASS
+
+    with fault_proxy(bucket.server, count) as proxy:
+        push = Push(builder, bucket, closure, proxy.url)
+        push.wait()
+        for timer in timers:
+            timer.join()
+    return [*verdicts, verify(bucket, leases=True)]
+
+
+def test_a_push_killed_anywhere_leaves_nothing_half_and_the_next_one_completes(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    kills: Counter[str] = Counter()
+    walks = narinfos = cleared = 0
+    for seed in range(KILLS):
+        kill = Kill.seeded(seed)
+        bucket.empty()
+        if kill.renewal:
+            bucket.push(builder, closure).succeeded()
+            bucket.age(2, *bucket.objects())
+        verdicts = push_and_kill(builder, bucket, closure, kill)
+        cleared += len(leftovers(builder))
+        bucket.push(builder, closure, retention_days=7).succeeded()
+        verdicts.append(verify(bucket, leases=True))
+        assert [p for v in verdicts for p in v.problems] == [], f"seed {seed}: {kill}"
+        assert verdicts[-1].narinfos == PATHS
+        assert leftovers(builder) == []
+        walks += len(verdicts)
+        narinfos += sum(verdict.narinfos for verdict in verdicts)
+        kills[str(kill)] += 1
+    print(
+        f"killed {KILLS} times: {dict(kills)}; {walks} walks saw {narinfos} narinfos, all whole; "
+        f"{cleared} directories of killed pushes were cleared by the next"
+    )
