@@ -1,10 +1,11 @@
 """Times previews of a deployed stack with 1, 10 and 50 builders against an empty program's.
 
-Both are Python programs on the same engine, language host and virtual environment, and both load
-the plugins of the server and of commands; the empty one declares nothing else. Every builder has an
-address, a credential and a closure that it has pushed. The previews alternate, and medians are
-compared. It writes
-``build/bench-preview.json``: ``ratio_1``, ``ratio_10``, ``ratio_50``, and the seconds behind them.
+Both are Python programs on the same engine, language host and virtual environment. The empty one
+declares the least that loads the same plugins: the server's, that of commands and that of dynamic
+providers. A bare one, which loads none, is timed too. Every builder has an address, a credential
+and a closure that it has pushed. The previews alternate, and medians are compared. It writes
+``build/bench-preview.json``: ``ratio_1``, ``ratio_10``, ``ratio_50`` to the empty program, and the
+seconds behind them.
 """
 
 from __future__ import annotations
@@ -27,22 +28,25 @@ COUNTS = (1, 10, 50)
 ROUNDS = 7
 LIMIT = 1.3
 """Of the ratio, for ten builders."""
+BARE_PROGRAM = "import pulumi\n"
 EMPTY_PROGRAM = """\
 import pulumi_command
 import pulumi_minio
+from components.closure import Closure
 
 pulumi_minio.Provider("minio", minio_server="localhost", minio_user="user")
 pulumi_command.Provider("command")
+Closure("closure", ["/link"], ["/store-path"])
 """
 RESULT = tools.CHECKOUT / "build" / "bench-preview.json"
 
 
-def empty_stack(engine: Mapping[str, str], directory: Path) -> Stack:
-    """Return a stack whose program loads the plugins and declares no resource."""
+def empty_stack(engine: Mapping[str, str], directory: Path, program: str) -> Stack:
+    """Return a deployed stack of another program."""
     stack = Stack(engine, directory, "empty")
     for name, text in {
         "Pulumi.yaml": "name: empty\nruntime:\n  name: python\n  options:\n    virtualenv: .venv\n",
-        "__main__.py": EMPTY_PROGRAM,
+        "__main__.py": program,
     }.items():
         (stack.project / name).unlink()
         (stack.project / name).write_text(text)
@@ -94,26 +98,28 @@ def main() -> int:
             MinioServer(directory / "minio") as server,
             ThrowawayBuilder(directory / "builder") as machine,
         ):
-            stacks = {0: empty_stack(engine, directory / "empty")}
+            stacks: dict[int | str, Stack] = {
+                "bare": empty_stack(engine, directory / "bare", BARE_PROGRAM),
+                "empty": empty_stack(engine, directory / "empty", EMPTY_PROGRAM),
+            }
             for count in COUNTS:
                 print(f"deploying {count} builders", file=sys.stderr, flush=True)
                 place = directory / str(count)
                 stacks[count] = deployed_stack(engine, place, server, machine, count)
-            times: dict[int, list[float]] = {count: [] for count in stacks}
+            times: dict[int | str, list[float]] = {name: [] for name in stacks}
             for number in range(ROUNDS):
                 print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
-                for count, stack in stacks.items():
-                    times[count].append(seconds(stack))
-    medians = {count: statistics.median(measured) for count, measured in times.items()}
-    ratios = {count: medians[count] / medians[0] for count in COUNTS}
-    print(f"an empty program: {medians[0]:.2f} s")
+                for name, stack in stacks.items():
+                    times[name].append(seconds(stack))
+    medians = {name: statistics.median(measured) for name, measured in times.items()}
+    ratios = {count: medians[count] / medians["empty"] for count in COUNTS}
+    print(f"a bare program: {medians['bare']:.2f} s, an empty one: {medians['empty']:.2f} s")
     for count in COUNTS:
         print(f"{count} builders: {medians[count]:.2f} s, {ratios[count]:.2f} times as long")
     RESULT.parent.mkdir(exist_ok=True)
     result = {
         **{f"ratio_{count}": round(ratios[count], 3) for count in COUNTS},
-        "seconds_empty": round(medians[0], 3),
-        **{f"seconds_{count}": round(medians[count], 3) for count in COUNTS},
+        **{f"seconds_{name}": round(median, 3) for name, median in medians.items()},
     }
     RESULT.write_text(f"{json.dumps(result, indent=2)}\n", encoding="utf-8")
     return 0 if ratios[10] <= LIMIT else 1
