@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -37,7 +38,8 @@ def verify(
     run meanwhile: what a narinfo needs is looked up after the narinfo was seen.
     """
     listed = {key: o for key, o in bucket.objects().items() if key.endswith(".narinfo")}
-    seen = {key: bucket.get(key) for key in listed}
+    with ThreadPoolExecutor(4) as workers:
+        seen = dict(zip(listed, workers.map(bucket.get, listed), strict=True))
     objects = bucket.objects()
     verdict = Verdict(walks=1, narinfos=len(seen))
     for key, content in seen.items():

@@ -7,6 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,7 +43,6 @@ SUMMARY = re.compile(
     r"reused (?P<reused>\d+), skipped (?P<skipped>\d+) upstream \((?P<skipped_size>[^)]+)\), "
     r"renewed (?P<renewed>\d+), repaired (?P<repaired>\d+), in (?P<seconds>[\d.]+) s\n"
 )
-LEFTOVERS = "find /run /dev/shm /var/tmp /tmp -maxdepth 1 -name 'nixcache-push*'"
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class CacheBucket:
     def age(self, days: int, *keys: str) -> None:
         """Make objects look as if they were last written so many days ago."""
         then = utcnow() - timedelta(days=days)
-        for key in keys:
-            self.put(key, self.get(key), modified=then)
+        with ThreadPoolExecutor(4) as workers:
+            list(workers.map(lambda key: self.put(key, self.get(key), modified=then), keys))
 
     def remove(self, *keys: str) -> None:
         """Delete objects."""
@@ -255,9 +255,10 @@ def trust(builder: ThrowawayBuilder, server: MinioServer) -> None:
     (builder.root / "etc" / "private-ca.pem").write_bytes(server.ca_file.read_bytes())
 
 
-def leftovers(builder: ThrowawayBuilder) -> list[str]:
+def leftovers(builder: ThrowawayBuilder) -> list[Path]:
     """Return the directories that pushes left on a builder."""
-    return builder.run(LEFTOVERS).stdout.split()
+    places = (builder.root / place for place in ("run", "dev/shm", "var/tmp", "tmp"))
+    return [directory for place in places for directory in place.glob("nixcache-push*")]
 
 
 @contextmanager
