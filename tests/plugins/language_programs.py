@@ -23,7 +23,7 @@ from pulumi.runtime.proto import (
     resource_pb2_grpc,
 )
 
-from tests.plugins.plugin_process import CALL_LIMIT, CHECKOUT, EngineInTest
+from tests.plugins.plugin_process import CALL_LIMIT, CHECKOUT, EngineInTest, end
 from tests.plugins.transcript import Transcript
 
 SHOW_SETTINGS = """
@@ -133,8 +133,7 @@ class LanguageProcess:
         traceback: TracebackType | None,
     ) -> None:
         self._channel.close()
-        self._process.terminate()
-        self._process.wait()
+        end(self._process)
         self._reader.join()
         if self._process.stdout:
             self._process.stdout.close()

@@ -148,8 +148,7 @@ class PluginProcess:
         traceback: TracebackType | None,
     ) -> None:
         self._channel.close()
-        self._process.terminate()
-        self._process.wait()
+        end(self._process)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self.engine.stop()
@@ -299,6 +298,15 @@ class PluginProcess:
     def cancel(self) -> None:
         """Ask for an early end of what runs."""
         self._call("Cancel", Empty())
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a plugin as the engine does; one that does not go is a fault."""
+    process.terminate()
+    try:
+        process.wait(CALL_LIMIT)
+    finally:
+        process.kill()
 
 
 OUTPUT_VALUE = "d0e6a833031e9bbcd3f4e8bde6ca49a4"

@@ -20,7 +20,7 @@ import ssl
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -134,6 +134,8 @@ class Server:
             raise ResourceError(f"{what}: minio:{' and minio:'.join(self._missing)} not set")
         try:
             yield
+        except AnswerError as error:
+            raise AnswerError(f"{what}: {error}", error.code) from None
         except S3Error as error:
             message = "Access Denied." if error.code == "AccessDenied" else error.message
             raise AnswerError(f"{what}: {message}", error.code or "") from None
@@ -179,7 +181,9 @@ class Server:
             method, bucket, name, timedelta(minutes=10), extra_query_params=dict(query)
         )
         answer = self._http.request(method, url, body=body, headers=dict(headers or {}))
-        content = ElementTree.fromstring(answer.data) if answer.data else ElementTree.Element("_")
+        content = ElementTree.Element("none")
+        with suppress(ElementTree.ParseError):
+            content = ElementTree.fromstring(answer.data)
         code = content.findtext("Code") or content.findtext("{*}Code")
         if answer.status >= 300 or code:
             message = content.findtext("Message") or f"HTTP status {answer.status}"

@@ -84,6 +84,6 @@ def serve(register: Callable[[grpc.Server, Engine], Callable[[], None]]) -> None
     print(port, flush=True)
     ended.wait()
     end_calls()
-    server.stop(grace=LAST_SECONDS).wait()
+    server.stop(grace=LAST_SECONDS).wait(2 * LAST_SECONDS)
     # A call that does not end must not keep the process, which nobody waits for any more.
     os._exit(0)
