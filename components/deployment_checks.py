@@ -8,7 +8,8 @@ import pulumi
 
 from .retention import difference, expiration_rules, expired_share, made_here
 from .server import Server, ServerError
-from .settings import SettingError, Settings
+from .setting_reader import SettingError
+from .settings import Settings
 
 _CONFIRMED_ABOVE = 0.5
 

@@ -13,7 +13,8 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 from components import deployment_checks
 from components.retention import ExpirationRule, expiration_rules
 from components.server import Server, ServerError, explain
-from components.settings import SettingError, parse
+from components.setting_reader import SettingError
+from components.settings import parse
 
 from .configuration import configuration
 from .recording_mocks import use_recording_mocks
