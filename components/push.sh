@@ -488,6 +488,7 @@ request() {
 #   closure  what nix said, between blanks: PATH SIZE [ultimate] SIGNATURE...
 #   own      HASH PATH SIZE: paths of the closure that no upstream key signs
 #   found    HASH PATH SIZE NAR NAR_SIZE DAY SIGNED: own paths with a sound narinfo
+#   references  HASH REFERENCE...: of paths found, and of paths to push, between blanks
 #   nars     NAR NAR_SIZE DAY: NARs in the bucket, those of table found among them
 #   whole    HASH PATH SIZE NAR NAR_DAY DAY SIGNED: own paths whose NAR is in the bucket and
 #            whose narinfo is in $run/narinfos
@@ -541,7 +542,7 @@ list_closure() {
 
 # look: tables whole and missing, of what the bucket holds.
 look() {
-  touch "$run/found" "$run/missing"
+  touch "$run/found" "$run/missing" "$run/references"
   transfer look list
   [[ $(awk -F '\t' '$2 ~ /^[?]/ { print $1 }' "$run/look.answers") == 200 ]] ||
     fail list "${setting[endpoint]} has no bucket ${setting[bucket]}; create it, or set bucket"
@@ -558,7 +559,7 @@ read_narinfos() {
   key=${signing_keys[-1]%%:*} awk "$AWK_DAY"'
     function sound(path,  file, line, name, value, gap, count, i, reference, fits) {
       file = ENVIRON["run"] "/narinfos/" substr(path, 12, 32) ".narinfo"
-      nar = nar_size = hash = ""
+      nar = nar_size = hash = references = ""
       signed = 0
       fits = 1
       while ((getline line < file) > 0) {
@@ -571,6 +572,7 @@ read_narinfos() {
         if (name == "NarHash") hash = value
         if (name == "Sig" && index(value, ENVIRON["key"] ":") == 1) signed = 1
         if (name == "References") {
+          references = value
           count = split(value, reference, " ")
           for (i = 1; i <= count; i++) if (!(reference[i] in closure)) fits = 0
         }
@@ -583,6 +585,7 @@ read_narinfos() {
     FILENAME == ARGV[2] { if ($1 ~ /^2/) written[$2] = day($3); next }
     $1 ".narinfo" in written && sound($2) {
       print $1, $2, $3, nar, nar_size, written[$1 ".narinfo"], signed > (ENVIRON["run"] "/found")
+      print $1, references > (ENVIRON["run"] "/references")
       next
     }
     {
@@ -734,28 +737,39 @@ readonly AWK_FACTS='
 
 # plan_batches: deal table missing into batches, $run/batches/N, lines of PATH SIZE REFERENCE....
 # Each takes a share of what is left: the first are large, as every nix copy costs its start, the
-# last small, as nothing runs beside them. Large paths go first for the same reason.
+# last small, as little runs beside them. What is large goes first for the same reason; the rest
+# stays in Nix's order, references first, so that narinfos need not wait for later batches.
 plan_batches() {
   cut -f 2 "$run/missing" | xargs nix-store --dump-db >"$run/facts" 2>"$run/errors" ||
     fail stage "$(error_in "$run/errors"); keep the closure alive by a link, and push again"
   rm -f "$run/batches"/*
-  awk "$AWK_FACTS"' { read_facts(); print path " " size references }' "$run/facts" |
-    sort -k 2,2nr >"$run/plan"
-  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) \
-    share=$((3 * setting[parallelism])) awk '
+  awk "$AWK_FACTS"'
+    {
+      read_facts()
+      print path " " size references
+      print substr(path, 12, 32) "\t" substr(references, 2) >> (ENVIRON["run"] "/references")
+    }' "$run/facts" >"$run/plan"
+  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) workers=${setting[parallelism]} awk '
     # Even a small path costs as much as so many bytes.
     function cost(size) { return size + 100000 }
-    NR == FNR { left += cost($2); next }
-    !batches || spent >= share || paths == 500 || paths && bytes + $2 > ENVIRON["limit"] + 0 {
+    function end_batch() {
+      if (!paths) return
+      print paths, bytes
       close(file)
-      file = ENVIRON["run"] "/batches/" ++batches
-      share = left / ENVIRON["share"]
-      if (share < 4000000) share = 4000000
       paths = bytes = spent = 0
     }
+    FNR == 1 { pass++; large = left / (4 * ENVIRON["workers"]) }
+    pass == 1 { left += cost($2); next }
+    FNR == 1 && pass == 2 { threshold = large }
+    (pass == 2) != (cost($2) > threshold) { next }
+    spent >= share || paths == 500 || bytes + $2 > ENVIRON["limit"] + 0 { end_batch() }
+    !paths {
+      file = ENVIRON["run"] "/batches/" ++batches
+      share = left / (2 * ENVIRON["workers"])
+      if (share < 4000000) share = 4000000
+    }
     { print > file; paths++; bytes += $2; spent += cost($2); left -= cost($2) }
-    END { print batches + 0 }' "$run/plan" "$run/plan" >"$run/batch_count"
-  read -r batches <"$run/batch_count"
+    END { end_batch() }' "$run/plan" "$run/plan" "$run/plan" >"$run/batches/sizes"
 }
 
 # compress_batch N: have Nix compress and sign a batch. Its narinfos go to $run/narinfos, its
@@ -798,10 +812,9 @@ compress_batch() {
       }
       close(file)
       if (!signed) { print $1 > (batch ".unsigned"); exit }
-      # A push that was interrupted may have brought the NAR.
-      there = size[nar] == nar_size
-      print hash, $1, $2, nar, there ? day[nar] : ENVIRON["today"], 0, 1 > (batch ".whole")
-      if (there) next
+      # A push that was interrupted may have brought the NAR today.
+      print hash, $1, $2, nar, ENVIRON["today"], 0, 1 > (batch ".whole")
+      if (size[nar] == nar_size && day[nar] >= ENVIRON["today"]) next
       size[nar] = nar_size
       day[nar] = ENVIRON["today"]
       print "PUT", nar, ENVIRON["directory"] "/" nar, "Content-Type: application/x-nix-nar",
@@ -827,23 +840,27 @@ compression_failed() {
   fail stage "$text"
 }
 
-# push_missing: compress and upload the NARs of table missing, and move its paths to table whole.
-# Batches are compressed side by side, while those before are uploaded. What they may take on disk,
-# twice a batch's size while Nix works at it, stays within the limit unless one runs alone.
+# push_missing: push table missing, and move its paths to table whole. Batches are compressed side
+# by side, while the NARs of those before are uploaded, and then such narinfos as depend on none to
+# come. What batches may take on disk, twice their size while Nix works at them, stays within the
+# limit unless one runs alone.
 push_missing() {
-  local next=1 held=0 bytes compressing=0 uploading='' ticking='' ready=() batch pid
-  local total total_bytes landed=0 landed_bytes=0
-  local -A doing size
+  local batch=0 held=0 compressing=0 uploading='' ticking='' ready=() pid count size bytes
+  local total=0 total_bytes=0 landed=0 landed_bytes=0
+  local -A doing=() on_disk=()
+  local -a counts=(0) sizes=(0)
   plan_batches
-  total=$(wc -l <"$run/plan")
-  total_bytes=$(sum_of 2 "$run/plan")
-  while ((next <= batches || compressing || ${#ready[@]})) || [[ -n $uploading ]]; do
-    while ((next <= batches && compressing < setting[parallelism])); do
-      bytes=$((2 * $(sum_of 2 "$run/batches/$next")))
-      ((held == 0 || held + bytes <= setting[staging-limit])) || break
-      compress_batch "$next" &
-      doing[$!]=$next size[$next]=$bytes
-      ((held += bytes, compressing++, next++))
+  while read -r count size; do
+    counts+=("$count") sizes+=("$size")
+    ((total += count, total_bytes += size))
+  done <"$run/batches/sizes"
+  while ((landed < total)); do
+    while ((batch + 1 < ${#sizes[@]} && compressing < setting[parallelism])); do
+      ((held == 0 || held + 2 * sizes[batch + 1] <= setting[staging-limit])) || break
+      ((batch++, compressing++, held += 2 * sizes[batch]))
+      on_disk[$batch]=$((2 * sizes[batch]))
+      compress_batch "$batch" &
+      doing[$!]=$batch
     done
     if [[ -z $uploading ]] && ((${#ready[@]})); then
       upload_batches "${ready[@]}" &
@@ -854,39 +871,33 @@ push_missing() {
       ticking=$!
     fi
     wait -n -p pid || exit 1
-    case $pid in
-      "$ticking") ticking='' ;;
-      "$uploading")
-        for batch in ${doing[$pid]}; do
-          ((held -= size[$batch], landed += $(wc -l <"$run/batches/$batch")))
-          ((landed_bytes += $(sum_of 2 "$run/batches/$batch")))
-        done
-        uploading=''
-        ;;
-      *)
-        batch=${doing[$pid]}
-        bytes=$(sum_of 5 "$run/batches/$batch.uploads" $'\t')
-        ((held += bytes - size[$batch], compressing--))
-        size[$batch]=$bytes
-        ready+=("$batch")
-        continue
-        ;;
-    esac
+    if [[ $pid == "$ticking" ]]; then
+      ticking=''
+    elif [[ $pid == "$uploading" ]]; then
+      uploading=''
+      for done in ${doing[$pid]}; do
+        ((held -= on_disk[$done], landed += counts[done], landed_bytes += sizes[done]))
+      done
+    else
+      done=${doing[$pid]}
+      bytes=$(sum_of 5 "$run/batches/$done.uploads")
+      ((compressing--, held += bytes - on_disk[$done]))
+      on_disk[$done]=$bytes
+      ready+=("$done")
+      continue
+    fi
     say "upload: $landed of $total paths, $(human "$landed_bytes") of $(human "$total_bytes")"
   done
   [[ -z $ticking ]] || { kill -KILL "$ticking" && wait "$ticking"; } 2>/dev/null
-  cat "$run"/batches/*.whole >>"$run/whole"
   : >"$run/missing"
 }
 
-# sum_of FIELD FILE [SEPARATOR]
-sum_of() {
-  awk -F "${3- }" -v field="$1" '{ sum += $field } END { printf "%d", sum }' "$2"
-}
+# sum_of FIELD TABLE
+sum_of() { awk -F '\t' -v field="$1" '{ sum += $field } END { printf "%d", sum }' "$2"; }
 
 # ------------------------------------------------------------------------------------ uploads
 
-# upload_batches N...: upload the NARs of batches, and delete them.
+# upload_batches N...: upload the NARs of batches, delete them, and publish what can be.
 upload_batches() {
   local batch key file bytes uploads=()
   for batch; do uploads+=("$run/batches/$batch.uploads"); done
@@ -896,7 +907,11 @@ upload_batches() {
   while IFS=$'\t' read -r _ key file _ bytes; do
     write_in_parts upload "$key" "$bytes" "$file"
   done <"$run/large"
-  for batch; do rm -rf "${stage:?}/$batch"; done
+  for batch; do
+    rm -rf "${stage:?}/$batch"
+    cat "$run/batches/$batch.whole" >>"$run/whole"
+  done
+  publish || true
 }
 
 # write_in_parts STEP KEY BYTES [FILE]: write an object in parts: of the file, which is used up;
@@ -1003,51 +1018,47 @@ renew_nars() {
   mv "$run/kept" "$run/nars"
 }
 
-# publish: write the narinfos of table whole that the bucket lacks or, with a retention, that were
-# not written today, in waves, so that none comes before one that it refers to.
+# publish: write narinfos of table whole that the bucket lacks or, with a retention, that were not
+# written today, in waves, so that none comes before one that it refers to. Those that depend on
+# a path that is missing are left; fails if there are any.
 publish() {
-  local wave way
+  local wave way left=0
   retention=${setting[retention-days]} narrow=$NARROW_WAVE awk '
+    # Its level is one more than the highest of what it refers to.
+    function place(it,  i, count, reference, other, highest) {
+      count = split(references[it], reference, " ")
+      for (i = 1; i <= count; i++) {
+        other = substr(reference[i], 1, 32)
+        if (other == it || !(other in own)) continue
+        if (!(other in level)) return 0
+        if (level[other] > highest) highest = level[other]
+      }
+      level[it] = highest + (it in due)
+      if (!(it in due)) return 1
+      left--
+      width[level[it]]++
+      if (level[it] > levels) levels = level[it]
+      puts[level[it]] = puts[level[it]] "PUT" OFS it ".narinfo" OFS \
+        ENVIRON["run"] "/narinfos/" it ".narinfo" OFS "Content-Type: text/x-nix-narinfo\n"
+      return 1
+    }
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] {
-      whole[$1] = 1
-      if ($6 == 0 || ENVIRON["retention"] > 0 && $6 < ENVIRON["today"]) { due[$1] = 1; writes++ }
+      whole[$1] = $0
+      if ($6 == 0 || ENVIRON["retention"] > 0 && $6 < ENVIRON["today"]) { due[$1] = 1; left++ }
       next
     }
-    !writes { exit }
-    $1 in whole {
-      hash[++paths] = $1
-      file = ENVIRON["run"] "/narinfos/" $1 ".narinfo"
-      while ((getline line < file) > 0)
-        if (line ~ /^References: /) references[$1] = substr(line, 13)
-      close(file)
-    }
+    !left { exit }
+    FILENAME == ARGV[2] { references[$1] = $2; next }
+    { own[$1] = 1; if ($1 in whole) hash[++paths] = $1 }
     END {
-      # Nix lists references first: then one pass places every path.
-      for (placed = 0; placed < paths; placed += progress) {
+      if (!left) exit
+      # Nix lists references first, so that the first of these passes does nearly all.
+      do {
         progress = 0
-        for (i = 1; i <= paths; i++) {
-          if ((it = hash[i]) in level) continue
-          deepest = 0
-          count = split(references[it], reference, " ")
-          for (j = 1; j <= count && deepest >= 0; j++) {
-            other = substr(reference[j], 1, 32)
-            if (other == it || !(other in whole)) continue
-            if (!(other in level)) deepest = -1
-            else if (level[other] > deepest) deepest = level[other]
-          }
-          if (deepest < 0) continue
-          progress++
-          level[it] = deepest
-          if (it in due) {
-            if (++level[it] > levels) levels = level[it]
-            width[level[it]]++
-            rows[level[it]] = rows[level[it]] "PUT" OFS it ".narinfo" OFS \
-              ENVIRON["run"] "/narinfos/" it ".narinfo" OFS "Content-Type: text/x-nix-narinfo\n"
-          }
-        }
-        if (!progress) exit 1
-      }
+        for (i = 1; i <= paths; i++)
+          if (!(hash[i] in level) && place(hash[i])) progress++
+      } while (progress)
       # Narrow waves that follow one another become one sequence.
       for (i = 1; i <= levels; i++) {
         before = way
@@ -1056,21 +1067,29 @@ publish() {
           if (i > 1) { print wave, before; close(file) }
           file = ENVIRON["run"] "/wave" ++wave ".requests"
         }
-        printf "%s", rows[i] > file
+        printf "%s", puts[i] > file
       }
       if (levels) print wave, way
-    }' "$run/whole" "$run/own" >"$run/waves" ||
-    fail publish 'narinfos in the cache refer to one another in a circle; delete them'
+      for (i = 1; i <= paths; i++) {
+        $0 = whole[hash[i]]
+        if ($1 in due && $1 in level) $6 = ENVIRON["today"]
+        print > (ENVIRON["run"] "/published")
+      }
+      exit left > 0
+    }' "$run/whole" "$run/references" "$run/own" >"$run/waves" || left=1
+  [[ -s $run/waves ]] || return "$left"
   while IFS=$'\t' read -r wave way; do
     transfer "wave$wave" publish "$way"
   done <"$run/waves"
+  mv "$run/published" "$run/whole"
+  return "$left"
 }
 
 # --------------------------------------------------------------------------------------- main
 
 # count_missing: add table missing to what the summary says.
 count_missing() {
-  ((pushed += $(wc -l <"$run/missing"), pushed_bytes += $(sum_of 3 "$run/missing" $'\t')))
+  ((pushed += $(wc -l <"$run/missing"), pushed_bytes += $(sum_of 3 "$run/missing")))
   ((repaired += $(grep -c 'broken$' "$run/missing")))
 }
 
@@ -1137,11 +1156,10 @@ main() {
   sign_whole
   count_renewals
   while :; do
-    until [[ ! -s $run/missing ]] && renew_nars && [[ ! -s $run/missing ]]; do
-      count_missing
-      push_missing
-    done
-    publish
+    renew_nars
+    count_missing
+    [[ ! -s $run/missing ]] || push_missing
+    publish || fail publish 'narinfos in the cache refer to one another in a circle; delete them'
     # A push that sees midnight go by leaves some of what it wrote a day older than the rest.
     ((setting[retention-days])) && [[ $server_day > $today ]] || break
     today=$server_day

@@ -43,6 +43,7 @@ class SshServer:
         self._host_key = asyncssh.generate_private_key(host_key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._children: set[asyncio.subprocess.Process] = set()
         self.port = 0
         self.busy = threading.Event()
         """Set once a command has been started."""
@@ -98,6 +99,9 @@ class SshServer:
     async def _close(self) -> None:
         self._server.close()
         await self._server.wait_closed()
+        for child in self._children:
+            child.kill()
+            await child.wait()
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         given = dict(process.env) if self._pass_environment else {}
@@ -110,8 +114,10 @@ class SshServer:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        self._children.add(child)
         self.busy.set()
         stdout, stderr = await child.communicate(await process.stdin.read())
+        self._children.discard(child)
         process.stdout.write(stdout)
         process.stderr.write(stderr)
         if child.returncode is not None and child.returncode < 0:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from components.closure import resolve
 from components.builder_settings import BuilderSettings
+from components.closure import resolve
 from operations.preview_markdown import render
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
