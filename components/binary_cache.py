@@ -106,8 +106,9 @@ class BinaryCache(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect, import_=args.adopt),
         )
         child = pulumi.ResourceOptions(parent=self)
+        settings_of_the_bucket: list[pulumi.Resource] = []
         if args.anonymous_download:
-            minio.S3BucketPolicy(
+            download = minio.S3BucketPolicy(
                 f"{name}-download",
                 bucket=bucket.bucket,
                 policy=pulumi.Output.all(args.bucket, args.anonymous_listing).apply(
@@ -115,6 +116,7 @@ class BinaryCache(pulumi.ComponentResource):
                 ),
                 opts=child,
             )
+            settings_of_the_bucket.append(download)
         self.lifecycle = bucket.id
         if args.retention_days is not None:
             lifecycle = minio.IlmPolicy(
@@ -128,7 +130,9 @@ class BinaryCache(pulumi.ComponentResource):
                         for rule in expiration_rules(int(days[0]), int(days[1]))
                     ]
                 ),
-                opts=child,
+                # One after the other: MinIO keeps a bucket's settings in one file, and of two
+                # written at the same moment it may lose one, having answered that both are set.
+                opts=pulumi.ResourceOptions(parent=self, depends_on=settings_of_the_bucket),
             )
             self.lifecycle = lifecycle.id
         content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(

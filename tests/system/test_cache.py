@@ -197,6 +197,15 @@ def test_children_belong_to_their_components(deployed: Deployed) -> None:
     assert parents["nixbuilder-command"] == "nixbuilder"
 
 
+def test_settings_of_the_bucket_are_never_written_at_the_same_moment(deployed: Deployed) -> None:
+    (lifecycle,) = [
+        resource
+        for resource in deployed.stack.resources()
+        if resource["type"] == "minio:index/ilmPolicy:IlmPolicy"
+    ]
+    assert [urn for urn in lifecycle["dependencies"] if urn.endswith("::cache-download")]
+
+
 def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Deployed) -> None:
     root = s3(deployed.server, deployed.server.root_user, deployed.server.root_password)
     root.put_object("nix-cache", "nix-cache-info", io.BytesIO(b"StoreDir: /x\n"), 13)
