@@ -85,7 +85,7 @@ check: .venv/ready ## lint, types and unit tests: under a minute
 
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH
-	$(PYTEST)
+	$(PYTEST) --numprocesses 3 --dist loadfile
 
 .PHONY: conformance
 conformance: prepare ## the drop-in plugins against the recorded behaviour of the official ones
