@@ -255,11 +255,12 @@ def _run(
     def run() -> Any:
         return _plain(host.call("Run", run_request(host, program, entry_point)))
 
-    lines.ask(key, run)
+    answer = lines.ask(key, run)
     logged = [line for line in host.engine.taken() if line[0] != "DEBUG"]
     lines.note(key, "log", [(level, own_frames(text, program)) for level, text in logged])
     lines.note(key, "output", [own_frames(line, program) for line in host.printed()])
-    lines.note(key, "registered", sorted(host.monitor.registered))
+    # A program that fails may end before or after its registrations arrive.
+    lines.note(key, "registered", [] if answer else sorted(host.monitor.registered))
     host.monitor.registered.clear()
 
 
@@ -268,7 +269,8 @@ def own_frames(text: str, program: Path) -> str:
     if "Traceback (most recent call last)" not in text:
         return text
     kept, own = [], True
-    for line in text.splitlines():
+    # Python 3.10 names a program by the path it was given.
+    for line in text.replace("/./", "/").splitlines():
         if line.startswith('  File "'):
             own = f'"{program}' in line
         elif not line.startswith("    "):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from types import TracebackType
 from typing import Any
@@ -99,8 +100,8 @@ class SshServer:
     async def _close(self) -> None:
         self._server.close()
         await self._server.wait_closed()
-        for child in self._children:
-            child.kill()
+        for child in list(self._children):
+            os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -113,6 +114,7 @@ class SshServer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         self._children.add(child)
         self.busy.set()

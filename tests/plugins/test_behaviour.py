@@ -27,6 +27,7 @@ from toolbox.plugins.property_values import Properties
 from toolbox.processes import started, wait_until
 
 DROP_INS = {contract.name: contract.drop_in for contract in CONTRACTS}
+WAITING = "sleep 1000 & echo $!; wait"
 LOCAL = "urn:pulumi:test::test::command:local:Command::row"
 REMOTE = "urn:pulumi:test::test::command:remote:Command::row"
 
@@ -69,7 +70,7 @@ def test_a_plugin_ends_when_its_engine_has_gone(name: str) -> None:
 def test_a_command_ends_with_its_plugins_engine() -> None:
     with PluginProcess(DROP_INS["command"]) as plugin, ThreadPoolExecutor() as threads:
         plugin.configure("command", {"version": "1.2.1"})
-        running = threads.submit(run_locally, plugin, {"create": "echo $$; exec sleep 1000"})
+        running = threads.submit(run_locally, plugin, {"create": WAITING})
         _, pid = plugin.engine.lines.get(timeout=30)
         plugin.engine.stop()
         assert plugin.wait(30) == 0
@@ -90,7 +91,7 @@ def test_a_program_ends_with_its_hosts_engine(language: LanguageProcess, tmp_pat
 
 def test_cancelling_ends_a_local_command(command: PluginProcess) -> None:
     with ThreadPoolExecutor() as threads:
-        running = threads.submit(run_locally, command, {"create": "echo $$; exec sleep 1000"})
+        running = threads.submit(run_locally, command, {"create": WAITING})
         _, pid = command.engine.lines.get(timeout=30)
         assert started(int(pid))
         command.cancel()

@@ -286,6 +286,7 @@ class LocalCommand(Command):
                 stdin=asyncio.subprocess.PIPE if data else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
             )
         except OSError as error:
             tried = "chdir" if error.filename == inputs.get("dir") else "fork/exec"
@@ -302,7 +303,7 @@ class LocalCommand(Command):
             await asyncio.gather(*streams)
             code = await process.wait()
         except asyncio.CancelledError:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             raise
         if code:
             how = f"signal: {_signal_words(-code)}" if code < 0 else f"exit status {code}"

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,12 +50,12 @@ class Engine:
         with contextlib.suppress(grpc.RpcError):
             self._stub.Log(request)
 
-    def leave_with_it(self) -> None:
-        """End this process as soon as the engine has gone, however it went."""
+    def when_gone(self, act: Callable[[], object]) -> None:
+        """Call `act` as soon as the engine has gone, however it went."""
 
         def watch(state: grpc.ChannelConnectivity) -> None:
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                os.kill(os.getpid(), signal.SIGTERM)
+                act()
             elif state is grpc.ChannelConnectivity.IDLE:
                 # What ended the connection shows when it is made again.
                 self._channel.subscribe(lambda _: None, try_to_connect=True)
@@ -77,12 +76,15 @@ def serve(register: Callable[[grpc.Server, Engine], Callable[[], None]]) -> None
     end_calls = register(server, engine)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    ended = threading.Event()
+    # Whichever thread a signal reaches, a byte arrives here.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    engine.leave_with_it()
+        signal.signal(number, lambda *_: None)
+    engine.when_gone(lambda: os.write(tell, b"\0"))
     print(port, flush=True)
-    ended.wait()
+    os.read(told, 1)
     end_calls()
     server.stop(grace=LAST_SECONDS).wait(2 * LAST_SECONDS)
     # A call that does not end must not keep the process, which nobody waits for any more.
