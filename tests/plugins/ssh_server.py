@@ -103,6 +103,10 @@ class SshServer:
         for child in list(self._children):
             os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         given = dict(process.env) if self._pass_environment else {}
