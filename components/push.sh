@@ -31,8 +31,10 @@ readonly TRANSFERS=16
 readonly ATTEMPTS=15
 # A listing of a thousand keys costs a server about as much as so many HEAD requests.
 readonly PAGE_IN_HEADS=30
-# A wave of fewer narinfos is written faster one by one than by starting curl for it.
-readonly NARROW_WAVE=7
+# A wave of fewer narinfos is written faster one by one than by a curl of its own.
+readonly NARROW_WAVE=12
+# So many narinfos are published at a time beside uploads: one by one, which costs least.
+readonly SEQUENCE=64
 # No narinfo and no page of a listing is larger. A larger object in its place would fill memory.
 readonly LARGEST_ANSWER=16777216
 
@@ -91,17 +93,17 @@ error_in() {
     END { sub(/^error: */, "", text); print substr(text == "" ? last : text, 1, 600) }' "$1"
 }
 
-# human BYTES: such as 12.3 MB.
+# human VARIABLE BYTES: assign it something like 12.3 MB.
 human() {
-  local value=$1 tenths=0 unit
+  local value=$2 tenths=0 unit
   for unit in B kB MB GB TB; do
     ((value < 1000)) && break
     ((tenths = value % 1000 / 100, value /= 1000))
   done
   if [[ $unit == B ]]; then
-    printf '%d B' "$value"
+    printf -v "$1" '%d B' "$value"
   else
-    printf '%d.%d %s' "$value" "$tenths" "$unit"
+    printf -v "$1" '%d.%d %s' "$value" "$tenths" "$unit"
   fi
 }
 
@@ -254,6 +256,8 @@ make_directories() {
     break
   done
   mkdir "$run/narinfos" "$run/batches"
+  # Until the server tells.
+  TZ=UTC printf '%(%F)T\n' >"$run/day"
 }
 
 # The way out of every end but SIGKILL. A background job is a process group of its own (set -m),
@@ -406,7 +410,7 @@ transfer() {
     wait $!
     verdict=$(judge "$pending" "$file.report" "$file.answers")
     IFS=$'\037' read -r answered left pause day hopeless _ <<<"$verdict"
-    server_day=${day:-$server_day}
+    [[ -z $day ]] || printf '%s\n' "$day" >"$run/day"
     ((left)) || break
     ((tries = answered ? 1 : tries + 1))
     ((!hopeless && tries < ATTEMPTS)) || refused "$2" "$file.bodies" "$verdict"
@@ -546,7 +550,7 @@ look() {
   transfer look list
   [[ $(awk -F '\t' '$2 ~ /^[?]/ { print $1 }' "$run/look.answers") == 200 ]] ||
     fail list "${setting[endpoint]} has no bucket ${setting[bucket]}; create it, or set bucket"
-  today=${server_day:-$(TZ=UTC printf '%(%F)T')}
+  read -r today <"$run/day"
   read_narinfos
   locate_nars
   compare_nars
@@ -749,7 +753,8 @@ plan_batches() {
       print path " " size references
       print substr(path, 12, 32) "\t" substr(references, 2) >> (ENVIRON["run"] "/references")
     }' "$run/facts" >"$run/plan"
-  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) workers=${setting[parallelism]} awk '
+  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) \
+    workers=${setting[parallelism]} awk '
     # Even a small path costs as much as so many bytes.
     function cost(size) { return size + 100000 }
     function end_batch() {
@@ -765,8 +770,8 @@ plan_batches() {
     spent >= share || paths == 500 || bytes + $2 > ENVIRON["limit"] + 0 { end_batch() }
     !paths {
       file = ENVIRON["run"] "/batches/" ++batches
-      share = left / (2 * ENVIRON["workers"])
-      if (share < 4000000) share = 4000000
+      share = left / (1.5 * ENVIRON["workers"])
+      if (share < 8000000) share = 8000000
     }
     { print > file; paths++; bytes += $2; spent += cost($2); left -= cost($2) }
     END { end_batch() }' "$run/plan" "$run/plan" "$run/plan" >"$run/batches/sizes"
@@ -777,11 +782,12 @@ plan_batches() {
 # NAR's size for a fifth field, to N.uploads.
 compress_batch() {
   local plan=$run/batches/$1 directory=$stage/$1 target targets path narinfos=()
+  mapfile -t targets <"$plan"
+  targets=("${targets[@]%% *}")
   mkdir -p "$directory/tmp"
-  mapfile -t targets < <(cut -d ' ' -f 1 "$plan")
   # Stubs for what the batch refers to: Nix insists that it be there, and copies what is not.
   directory=$directory awk '
-    FILENAME == ARGV[1] { known[$1] = 1; next }
+    NR == FNR { known[substr($1, 12)] = 1; next }
     {
       for (i = 3; i <= NF; i++) {
         if ($i in known) continue
@@ -791,15 +797,14 @@ compress_batch() {
         printf "NarHash: sha256:%052d\nNarSize: 1\nReferences: \n", 0 > file
         close(file)
       }
-    }' <(cut -d ' ' -f 1 "$plan" | cut -c 12-) "$plan"
+    }' "$plan" "$plan"
   target="file://$directory?compression=${setting[compression]}&secret-key=$run/signing-key"
   target+=${setting[compression-level]:+"&compression-level=${setting[compression-level]}"}
   TMPDIR=$directory/tmp XDG_CACHE_HOME=$directory/tmp NIX_CACHE_HOME=$directory/tmp \
     nix_command copy --no-recursive --to "$target" "${targets[@]}" >"$plan.errors" 2>&1 ||
     compression_failed "$plan.errors"
-  touch "$plan.whole" "$plan.uploads"
   key=${signing_keys[-1]%%:*} directory=$directory batch=$plan awk '
-    BEGIN { OFS = "\t"; batch = ENVIRON["batch"] }
+    BEGIN { OFS = "\t"; batch = ENVIRON["batch"]; printf "" > (batch ".uploads") }
     FILENAME == ARGV[1] { size[$1] = $2; day[$1] = $3; next }
     {
       hash = substr($1, 12, 32)
@@ -840,13 +845,13 @@ compression_failed() {
   fail stage "$text"
 }
 
-# push_missing: push table missing, and move its paths to table whole. Batches are compressed side
-# by side, while the NARs of those before are uploaded, and then such narinfos as depend on none to
-# come. What batches may take on disk, twice their size while Nix works at them, stays within the
-# limit unless one runs alone.
+# push_missing: push table missing, and move its paths to table whole. All at the same time, batches
+# are compressed, NARs of earlier batches go up, and narinfos that depend on nothing to come are
+# published. What batches may take on disk, twice their size while Nix works at them, stays within
+# the limit unless one runs alone.
 push_missing() {
-  local batch=0 held=0 compressing=0 uploading='' ticking='' ready=() pid count size bytes
-  local total=0 total_bytes=0 landed=0 landed_bytes=0
+  local batch=0 held=0 compressing=0 uploading='' publishing='' ticking='' ready=() fresh='' pid
+  local count size bytes total=0 total_bytes=0 landed=0 landed_bytes=0 so_far all
   local -A doing=() on_disk=()
   local -a counts=(0) sizes=(0)
   plan_batches
@@ -854,7 +859,8 @@ push_missing() {
     counts+=("$count") sizes+=("$size")
     ((total += count, total_bytes += size))
   done <"$run/batches/sizes"
-  while ((landed < total)); do
+  human all "$total_bytes"
+  while ((landed < total)) || [[ -n $publishing ]]; do
     while ((batch + 1 < ${#sizes[@]} && compressing < setting[parallelism])); do
       ((held == 0 || held + 2 * sizes[batch + 1] <= setting[staging-limit])) || break
       ((batch++, compressing++, held += 2 * sizes[batch]))
@@ -862,31 +868,49 @@ push_missing() {
       compress_batch "$batch" &
       doing[$!]=$batch
     done
-    if [[ -z $uploading ]] && ((${#ready[@]})); then
+    if [[ -z $uploading && -n ${ready[*]} ]]; then
       upload_batches "${ready[@]}" &
       uploading=$! doing[$!]=${ready[*]} ready=()
+    fi
+    if [[ -z $publishing && -n $fresh ]]; then
+      plan_waves "$SEQUENCE" >"$run/left"
+      if [[ -s $run/waves ]]; then
+        write_waves &
+        publishing=$!
+      else
+        fresh=''
+      fi
     fi
     if [[ -z $ticking ]]; then
       sleep 30 &
       ticking=$!
     fi
     wait -n -p pid || exit 1
-    if [[ $pid == "$ticking" ]]; then
-      ticking=''
-    elif [[ $pid == "$uploading" ]]; then
-      uploading=''
-      for done in ${doing[$pid]}; do
-        ((held -= on_disk[$done], landed += counts[done], landed_bytes += sizes[done]))
-      done
-    else
-      done=${doing[$pid]}
-      bytes=$(sum_of 5 "$run/batches/$done.uploads")
-      ((compressing--, held += bytes - on_disk[$done]))
-      on_disk[$done]=$bytes
-      ready+=("$done")
-      continue
-    fi
-    say "upload: $landed of $total paths, $(human "$landed_bytes") of $(human "$total_bytes")"
+    case $pid in
+      "$ticking") ticking='' ;;
+      "$publishing")
+        publishing=''
+        mark_published
+        continue
+        ;;
+      "$uploading")
+        uploading='' fresh=1
+        for done in ${doing[$pid]}; do
+          ((held -= on_disk[$done], landed += counts[done], landed_bytes += sizes[done]))
+          cat "$run/batches/$done.whole"
+        done >>"$run/whole"
+        ;;
+      *)
+        done=${doing[$pid]}
+        bytes=$(sum_of 5 "$run/batches/$done.uploads")
+        ((compressing--, held += bytes - on_disk[$done]))
+        on_disk[$done]=$bytes
+        ready+=("$done")
+        continue
+        ;;
+    esac
+    human so_far "$landed_bytes"
+    say "upload: $landed of $total paths, $so_far of $all"
   done
   [[ -z $ticking ]] || { kill -KILL "$ticking" && wait "$ticking"; } 2>/dev/null
   : >"$run/missing"
@@ -897,7 +921,7 @@ sum_of() { awk -F '\t' -v field="$1" '{ sum += $field } END { printf "%d", sum }
 
 # ------------------------------------------------------------------------------------ uploads
 
-# upload_batches N...: upload the NARs of batches, delete them, and publish what can be.
+# upload_batches N...: upload the NARs of batches, and delete them.
 upload_batches() {
   local batch key file bytes uploads=()
   for batch; do uploads+=("$run/batches/$batch.uploads"); done
@@ -907,11 +931,7 @@ upload_batches() {
   while IFS=$'\t' read -r _ key file _ bytes; do
     write_in_parts upload "$key" "$bytes" "$file"
   done <"$run/large"
-  for batch; do
-    rm -rf "${stage:?}/$batch"
-    cat "$run/batches/$batch.whole" >>"$run/whole"
-  done
-  publish || true
+  for batch; do rm -rf "${stage:?}/$batch"; done
 }
 
 # write_in_parts STEP KEY BYTES [FILE]: write an object in parts: of the file, which is used up;
@@ -1018,13 +1038,13 @@ renew_nars() {
   mv "$run/kept" "$run/nars"
 }
 
-# publish: write narinfos of table whole that the bucket lacks or, with a retention, that were not
-# written today, in waves, so that none comes before one that it refers to. Those that depend on
-# a path that is missing are left; fails if there are any.
-publish() {
-  local wave way left=0
-  retention=${setting[retention-days]} narrow=$NARROW_WAVE awk '
-    # Its level is one more than the highest of what it refers to.
+# plan_waves [LIMIT]: table waves, WAVE WAY, of narinfos of table whole that the bucket lacks or,
+# with a retention, that were not written today. None comes before one that it refers to, and
+# those that depend on a missing path are left; prints how many are. With a limit, so many of them
+# make one sequence.
+plan_waves() {
+  retention=${setting[retention-days]} narrow=$NARROW_WAVE limit=${1-0} awk '
+    # A level is that of the wave at which a path, with all it refers to, is published.
     function place(it,  i, count, reference, other, highest) {
       count = split(references[it], reference, " ")
       for (i = 1; i <= count; i++) {
@@ -1033,56 +1053,94 @@ publish() {
         if (!(other in level)) return 0
         if (level[other] > highest) highest = level[other]
       }
-      level[it] = highest + (it in due)
-      if (!(it in due)) return 1
-      left--
-      width[level[it]]++
-      if (level[it] > levels) levels = level[it]
-      puts[level[it]] = puts[level[it]] "PUT" OFS it ".narinfo" OFS \
-        ENVIRON["run"] "/narinfos/" it ".narinfo" OFS "Content-Type: text/x-nix-narinfo\n"
+      if (it in due) {
+        highest++
+        order[++placed] = it
+        width[highest]++
+        members[highest] = members[highest] " " it
+      }
+      level[it] = highest
       return 1
     }
-    BEGIN { FS = OFS = "\t" }
+    function put(it) {
+      print "PUT", it ".narinfo", ENVIRON["run"] "/narinfos/" it ".narinfo",
+        "Content-Type: text/x-nix-narinfo" > file
+      print it > (ENVIRON["run"] "/published")
+    }
+    function end_wave() {
+      print wave, way > (ENVIRON["run"] "/waves")
+      close(file)
+    }
+    BEGIN {
+      FS = OFS = "\t"
+      printf "" > (ENVIRON["run"] "/waves")
+      printf "" > (ENVIRON["run"] "/published")
+      limit = ENVIRON["limit"] + 0
+    }
     FILENAME == ARGV[1] {
-      whole[$1] = $0
-      if ($6 == 0 || ENVIRON["retention"] > 0 && $6 < ENVIRON["today"]) { due[$1] = 1; left++ }
+      whole[$1] = 1
+      if ($6 == 0 || ENVIRON["retention"] > 0 && $6 < ENVIRON["today"]) { due[$1] = 1; count++ }
       next
     }
-    !left { exit }
+    !count { exit }
     FILENAME == ARGV[2] { references[$1] = $2; next }
     { own[$1] = 1; if ($1 in whole) hash[++paths] = $1 }
     END {
-      if (!left) exit
+      if (!count) exit
       # Nix lists references first, so that the first of these passes does nearly all.
       do {
         progress = 0
         for (i = 1; i <= paths; i++)
           if (!(hash[i] in level) && place(hash[i])) progress++
       } while (progress)
-      # Narrow waves that follow one another become one sequence.
-      for (i = 1; i <= levels; i++) {
+      print count - placed
+      file = ENVIRON["run"] "/wave" ++wave ".requests"
+      if (limit) {
+        way = "sequence"
+        for (i = 1; i <= placed && i <= limit; i++) put(order[i])
+        if (placed) end_wave()
+        exit
+      }
+      for (i = 1; i in width; i++) {
         before = way
         way = width[i] < ENVIRON["narrow"] ? "sequence" : ""
-        if (i == 1 || way == "" || before == "") {
-          if (i > 1) { print wave, before; close(file) }
+        # Narrow waves that follow one another become one sequence.
+        if (i > 1 && (way == "" || before == "")) {
+          swap = way; way = before; end_wave(); way = swap
           file = ENVIRON["run"] "/wave" ++wave ".requests"
         }
-        printf "%s", puts[i] > file
+        count = split(members[i], member, " ")
+        for (j = 1; j <= count; j++) put(member[j])
       }
-      if (levels) print wave, way
-      for (i = 1; i <= paths; i++) {
-        $0 = whole[hash[i]]
-        if ($1 in due && $1 in level) $6 = ENVIRON["today"]
-        print > (ENVIRON["run"] "/published")
-      }
-      exit left > 0
-    }' "$run/whole" "$run/references" "$run/own" >"$run/waves" || left=1
-  [[ -s $run/waves ]] || return "$left"
+      if (placed) end_wave()
+    }' "$run/whole" "$run/references" "$run/own"
+}
+
+write_waves() {
+  local wave way
   while IFS=$'\t' read -r wave way; do
     transfer "wave$wave" publish "$way"
   done <"$run/waves"
-  mv "$run/published" "$run/whole"
-  return "$left"
+}
+
+# mark_published: note in table whole what write_waves wrote.
+mark_published() {
+  awk '
+    BEGIN { FS = OFS = "\t" }
+    FILENAME == ARGV[1] { published[$1] = 1; next }
+    $1 in published { $6 = ENVIRON["today"] }
+    { print }' "$run/published" "$run/whole" >"$run/kept"
+  mv "$run/kept" "$run/whole"
+}
+
+# publish: write all narinfos that are due.
+publish() {
+  local left
+  left=$(plan_waves)
+  ((${left:-0} == 0)) || fail publish "$left narinfos in the bucket refer in a circle; delete them"
+  [[ -s $run/waves ]] || return 0
+  write_waves
+  mark_published
 }
 
 # --------------------------------------------------------------------------------------- main
@@ -1103,16 +1161,18 @@ count_renewals() {
 
 # summary VERB: the one line on standard output.
 summary() {
-  local tenths=$(((${EPOCHREALTIME/./} - began) / 100000))
+  local tenths=$(((${EPOCHREALTIME/./} - began) / 100000)) pushed_size skipped_size
+  human pushed_size "$pushed_bytes"
+  human skipped_size "$skipped_bytes"
   printf '%s %d paths (%s), reused %d, skipped %d upstream (%s), ' \
-    "$1" "$pushed" "$(human "$pushed_bytes")" $(($(wc -l <"$run/own") - pushed)) \
-    "$skipped" "$(human "$skipped_bytes")"
+    "$1" "$pushed" "$pushed_size" $(($(wc -l <"$run/own") - pushed)) \
+    "$skipped" "$skipped_size"
   printf 'renewed %d, repaired %d, in %d.%d s\n' \
     "$renewed" "$repaired" $((tenths / 10)) $((tenths % 10))
 }
 
 main() {
-  local config='' dry_run='' began=${EPOCHREALTIME/./} server_day='' batches
+  local config='' dry_run='' began=${EPOCHREALTIME/./} day
   local skipped skipped_bytes pushed=0 pushed_bytes=0 repaired=0 renewed=0
   while (($#)); do
     case $1 in
@@ -1159,10 +1219,11 @@ main() {
     renew_nars
     count_missing
     [[ ! -s $run/missing ]] || push_missing
-    publish || fail publish 'narinfos in the cache refer to one another in a circle; delete them'
+    publish
     # A push that sees midnight go by leaves some of what it wrote a day older than the rest.
-    ((setting[retention-days])) && [[ $server_day > $today ]] || break
-    today=$server_day
+    read -r day <"$run/day"
+    ((setting[retention-days])) && [[ $day > $today ]] || break
+    today=$day
   done
   summary pushed
 }
