@@ -1,0 +1,241 @@
+"""Times pushes against `nix copy`: real Nix, a real MinIO server over TLS, all on this machine.
+
+Closures of 300 paths and 600 MB and of 3,000 small paths are made, always the same. In each round
+every way of pushing takes its turn, into an empty bucket where it is a fresh push; medians are
+compared. `nix copy` with zstd goes straight to S3, into a bucket that takes unsigned writes, so
+that no proxy slows it; so does the recipe by hand, which signs and then copies with Nix's default
+xz, once. Peak memory is that of the largest process. It writes ``build/bench-push.json``.
+
+Usage: python -m benchmarks.bench_push [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from components.nix_format import SecretKey
+from tests.system.cache_bucket import PUSH_SCRIPT, CacheBucket, trust
+from toolbox import throwaway_builder, tools
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+ROUNDS = 5
+RESULT = tools.CHECKOUT / "build" / "bench-push.json"
+NIX = "nix --extra-experimental-features nix-command"
+UPSTREAM = "cache.nixos.org-1"
+GOALS = {
+    "full_vs_nix_zstd": 0.6,
+    "full_vs_recipe": 1 / 45,
+    "upstream90_vs_nix_zstd": 1 / 6,
+    "noop_300_s": 0.2,
+    "noop_3000_s": 1.5,
+    "peak_rss_mb": 180,
+}
+"""What is to be reached; at most."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a command on the builder took."""
+
+    seconds: float
+    peak_mb: float
+    """Resident memory of its largest process."""
+    output: str
+
+
+class Bench:
+    """A server, a builder, and the ways to push from one to the other."""
+
+    def __init__(self, server: MinioServer, builder: ThrowawayBuilder) -> None:
+        """Make closures, keys and buckets."""
+        self._builder = builder
+        self._bucket = CacheBucket(server, "ours")
+        self._unsigned = CacheBucket(server, "theirs")
+        everybody = {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["s3:*"]}
+        statement = everybody | {"Resource": ["arn:aws:s3:::theirs", "arn:aws:s3:::theirs/*"]}
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        self._unsigned.client.set_bucket_policy("theirs", json.dumps(policy))
+        trust(builder, server)
+        self._place("push.sh", PUSH_SCRIPT.read_text())
+        self._place("key", self._bucket.key.to_nix())
+        self.wide = builder.make_closure(300, 600_000_000, seed=1, name="c300")
+        self.many = builder.make_closure(3000, 120_000_000, seed=2, name="c3000")
+        # What an upstream cache has is closed under references: the first nine tenths are.
+        self._place("upstream", SecretKey.generate(UPSTREAM).to_nix())
+        self.upstream = self.paths(self.wide)[:270]
+        builder.run(f"{NIX} store sign -k /run/upstream {' '.join(self.upstream)}")
+        self._changes = 0
+
+    def paths(self, top: str) -> list[str]:
+        """Return a closure's paths, references first."""
+        return self._builder.run(f"nix-store --query --requisites {top}").stdout.split()
+
+    def changed(self) -> str:
+        """Return a closure that is the wide one and one new path."""
+        self._changes += 1
+        (self._builder.root / "run" / "changed.nix").write_text(
+            f'derivation {{ name = "changed-{self._changes}"; builder = "/bin/sh"; '
+            "system = builtins.currentSystem; "
+            f'args = [ "-c" "echo ${{builtins.storePath {self.wide}}} >$out" ]; }}'
+        )
+        return self._builder.run("nix-build --no-out-link /run/changed.nix").stdout.strip()
+
+    def empty(self) -> None:
+        """Forget all pushes, and let the disk come to rest."""
+        self._bucket.empty()
+        self._unsigned.empty()
+        os.sync()
+
+    def lose(self, paths: list[str]) -> None:
+        """Remove the entries of some paths."""
+        keys = [f"{path.removeprefix('/nix/store/')[:32]}.narinfo" for path in paths]
+        texts = [self._bucket.get(key).decode() for key in keys]
+        nars = [line[5:] for text in texts for line in text.splitlines() if line[:5] == "URL: "]
+        self._bucket.remove(*keys, *nars)
+        os.sync()
+
+    def push(self, top: str, upstream_key: str | None = None) -> Run:
+        """Push with the script, by hand."""
+        settings = self._bucket.settings(retention_days=7, upstream_key=upstream_key)
+        self._place("settings", settings)
+        return self._run(f"bash /run/push.sh --config /run/settings {top}")
+
+    def copy(self, top: str) -> Run:
+        """Push with `nix copy` and zstd."""
+        return self._copy(top, "&compression=zstd&secret-key=/run/key")
+
+    def recipe(self, top: str) -> Run:
+        """Push as the recipe by hand does."""
+        signed = self._run(f"{NIX} store sign --recursive --key-file /run/key {top}")
+        copied = self._copy(top, "")
+        return Run(signed.seconds + copied.seconds, copied.peak_mb, "")
+
+    def _copy(self, top: str, parameters: str) -> Run:
+        url = f"s3://theirs?endpoint={self._bucket.server.endpoint}&region=us-east-1{parameters}"
+        # Without a cache of its own, Nix would believe what earlier runs found.
+        return self._run(
+            "export NIX_SSL_CERT_FILE=/etc/private-ca.pem XDG_CACHE_HOME=$(mktemp -d); "
+            f"{NIX} copy --to '{url}' {top}"
+        )
+
+    def _run(self, script: str) -> Run:
+        # Into the builder's namespaces rather than over SSH, so that the kernel tells the memory.
+        pid = self._builder.root.parts[2]
+        entered = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root", "--wd=/"]
+        environment = ["env", "-i", "PATH=/usr/bin:/bin", "HOME=/root"]
+        with tempfile.TemporaryFile("w+") as output:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                [*entered, *environment, "bash", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            text = output.read()
+        if process.returncode != 0:
+            raise RuntimeError(f"{script} failed: {text[-2000:]}")
+        return Run(seconds, usage.ru_maxrss / 1024, text)
+
+    def _place(self, name: str, text: str) -> None:
+        (self._builder.root / "run" / name).write_text(text)
+
+
+OURS_FRESH = "300 paths, 600 MB: push.sh"
+COPY_FRESH = "300 paths, 600 MB: nix copy, zstd"
+RECIPE = "300 paths, 600 MB: the recipe, xz"
+UPSTREAM_90 = "300 paths, 270 upstream: push.sh"
+NOOP_300 = "300 paths, nothing new: push.sh"
+CHANGED = "301 paths, one new: push.sh"
+OURS_MANY = "3,000 paths, 120 MB: push.sh"
+COPY_MANY = "3,000 paths, 120 MB: nix copy, zstd"
+NOOP_3000 = "3,000 paths, nothing new: push.sh"
+SOME_MANY = "3,000 paths, 300 new: push.sh"
+
+
+def measure(bench: Bench, rounds: int) -> dict[str, list[Run]]:
+    """Run every way of pushing `rounds` times, alternating; the recipe once."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+
+    def timed(name: str, way: Callable[[], Run]) -> None:
+        run = way()
+        runs[name].append(run)
+        print(f"  {name}: {run.seconds:.2f} s", file=sys.stderr, flush=True)
+
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        bench.empty()
+        timed(COPY_FRESH, lambda: bench.copy(bench.wide))
+        timed(OURS_FRESH, lambda: bench.push(bench.wide))
+        timed(NOOP_300, lambda: bench.push(bench.wide))
+        timed(CHANGED, partial(bench.push, bench.changed()))
+        bench.empty()
+        timed(UPSTREAM_90, lambda: bench.push(bench.wide, UPSTREAM))
+        bench.empty()
+        timed(COPY_MANY, lambda: bench.copy(bench.many))
+        timed(OURS_MANY, lambda: bench.push(bench.many))
+        timed(NOOP_3000, lambda: bench.push(bench.many))
+        bench.lose(bench.paths(bench.many)[-300:])
+        timed(SOME_MANY, lambda: bench.push(bench.many))
+    bench.empty()
+    timed(RECIPE, lambda: bench.recipe(bench.wide))
+    return runs
+
+
+def main() -> int:
+    """Measure, print a table, write the result; return 1 where a goal is missed."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    reason = throwaway_builder.available()
+    if reason is not None:
+        print(f"error: no builder to push from: {reason}", file=sys.stderr)
+        return 2
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        MinioServer(Path(scratch, "minio")) as server,
+        ThrowawayBuilder(Path(scratch, "builder")) as builder,
+    ):
+        runs = measure(Bench(server, builder), rounds)
+    medians = {name: statistics.median(run.seconds for run in all_) for name, all_ in runs.items()}
+    ours = [run for name, all_ in runs.items() if name.endswith("push.sh") for run in all_]
+    result = {
+        "full_vs_nix_zstd": medians[OURS_FRESH] / medians[COPY_FRESH],
+        "full_vs_recipe": medians[OURS_FRESH] / medians[RECIPE],
+        "upstream90_vs_nix_zstd": medians[UPSTREAM_90] / medians[COPY_FRESH],
+        "noop_300_s": medians[NOOP_300],
+        "noop_3000_s": medians[NOOP_3000],
+        "one_changed_s": medians[CHANGED],
+        "peak_rss_mb": max(run.peak_mb for run in ours),
+    }
+    print(f"{'':38} {'median':>8} {'least':>8} {'most':>8} {'memory':>8} {'runs':>5}")
+    for name, all_ in runs.items():
+        seconds = [run.seconds for run in all_]
+        print(
+            f"{name:38} {medians[name]:6.2f} s {min(seconds):6.2f} s {max(seconds):6.2f} s "
+            f"{max(run.peak_mb for run in all_):5.0f} MB {len(all_):5}"
+        )
+    for name, value in result.items():
+        goal = GOALS.get(name)
+        print(f"{name}: {value:.3g}" + (f" (goal: at most {goal:.3g})" if goal else ""))
+    RESULT.parent.mkdir(exist_ok=True)
+    rounded = {name: round(value, 4) for name, value in result.items()}
+    RESULT.write_text(json.dumps({**rounded, "seconds": medians, "runs": rounds}, indent=2) + "\n")
+    return 1 if any(result[name] > goal for name, goal in GOALS.items()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
