@@ -88,8 +88,8 @@ test: prepare ## all tests: the real engine, server, Nix and SSH
 	$(PYTEST) --numprocesses 3 --dist loadfile
 
 .PHONY: conformance
-conformance: prepare ## the drop-in plugins against the recorded behaviour of the official ones
-	$(PYTEST) tests/plugins
+conformance: prepare ## compare the drop-in plugins with the official ones: build/conformance.json
+	@$(VENV)/python -m tests.plugins.conformance
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one" >&2; exit 1; }

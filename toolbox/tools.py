@@ -218,8 +218,9 @@ def launcher(module: str) -> str:
     """A shell script that runs ``module`` of this checkout in the present interpreter."""
     return (
         "#!/bin/sh\n"
-        f"export PYTHONPATH='{CHECKOUT}'\n"
-        f"exec '{sys.executable}' -u -m {module} \"$@\"\n"
+        # Not by PYTHONPATH, which every command that a plugin runs would inherit.
+        f"exec '{sys.executable}' -u -c 'import sys; sys.path.insert(0, \"{CHECKOUT}\"); "
+        f'from {module} import main; main()\' "$@"\n'
     )
 
 

@@ -31,10 +31,13 @@ class Point:
 SEED = 20
 CHANCE = random.Random(SEED)
 POINTS = [
-    [Point(CHANCE.randrange(1, most), CHANCE.uniform(0, 0.1)) for most in (35, 15)]
+    [Point(CHANCE.randrange(1, most), CHANCE.uniform(0, 0.03)) for most in (28, 9)]
     for _ in range(10)
 ]
-"""Twenty: in a first `up`, which prints some 45 lines, and in one that changes a stack."""
+"""Twenty: in a first `up`, which prints some 45 lines, and in one that changes a stack.
+
+They end well before the `up` does, however fast its plugins are.
+"""
 
 
 def processes_of(session: int) -> list[int]:

@@ -111,11 +111,18 @@ def test_the_dynamic_providers_run_in_the_environment_that_the_project_names(
     assert ran.stdout == "-u -m pulumi.dynamic address of the engine\n"
 
 
-def test_a_launcher_runs_a_module_of_this_checkout_with_its_arguments(tmp_path: Path) -> None:
-    script = command(
-        tmp_path, "launcher", tools.launcher("toolbox.made_closure").partition("\n")[2]
+def test_a_launcher_runs_a_module_of_this_checkout_with_its_arguments_and_adds_no_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "CHECKOUT", tmp_path)
+    (tmp_path / "plugin.py").write_text(
+        "import os, sys\ndef main(): print(sys.argv[1:], 'PYTHONPATH' in os.environ)\n"
     )
-    assert subprocess.run([script, "a b"], cwd=tmp_path, check=False).returncode == 0
+    script = command(tmp_path, "launcher", tools.launcher("plugin").partition("\n")[2])
+    ran = subprocess.run(
+        [script, "a b"], cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "['a b'] False\n"
 
 
 def test_plugins_that_the_users_engine_has_are_taken_before_any_drop_in(
