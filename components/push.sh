@@ -83,14 +83,19 @@ fail() {
   exit 1
 }
 
-# error_in FILE: what a failed nix wrote, on one line of bounded length.
+# error_in FILE: what a failed nix wrote, or what it crashed of, on one line of bounded length.
 error_in() {
   awk '
     { gsub(/\033\[[0-9;]*m/, ""); sub(/^ +/, "") }
+    /^Exception: / { sub(/^.*error: /, ""); crash = $0 }
     /^error:/ { found = 1 }
     found && NF { text = text (text == "" ? "" : " ") $0 }
     NF { last = $0 }
-    END { sub(/^error: */, "", text); print substr(text == "" ? last : text, 1, 600) }' "$1"
+    END {
+      if (crash != "") text = crash
+      sub(/^error: */, "", text)
+      print substr(text == "" ? last : text, 1, 600)
+    }' "$1"
 }
 
 # human VARIABLE BYTES: assign it something like 12.3 MB.
@@ -206,7 +211,7 @@ check_settings() {
 check_tools() {
   local tool
   for tool in nix nix-store curl awk grep xargs base64 cut mktemp nproc readlink sort stat tail; do
-    [[ -n $(type -P "$tool") ]] ||
+    type -P "$tool" >/dev/null ||
       fail prepare "$tool is missing on this machine; install it, or add it to PATH"
   done
 }
@@ -355,7 +360,7 @@ judge() {
     # One too large to be what was asked for (63) is as good as none.
     function final(method) {
       if (code == 63) status = 404
-      return code == 0 || code == 63 || status == 404 && method != "PUT" ||
+      return status ~ /^2/ && code == 0 || status == 404 && method != "PUT" ||
         status == 400 && method == "COPY"
     }
     function transient() {
@@ -368,7 +373,9 @@ judge() {
     {
       key = $2
       known = split(report[key], reported, FS)
-      status = reported[1]; code = reported[2]
+      status = reported[1]
+      # Whatever the server said that is not well, a redirection too, is curl 22.
+      code = reported[2] == 0 && status !~ /^2/ ? 22 : reported[2]
       if (known && final($1)) {
         answered++
         print status, key, reported[5], reported[6], reported[7] >> ENVIRON["answers"]
@@ -460,6 +467,7 @@ refused() {
       what+="; set secret-access-key to the secret of user ${setting[access-key-id]}" ;;
     AccessDenied)
       what+="; give user ${setting[access-key-id]} the write policy of the bucket" ;;
+    PermanentRedirect | AuthorizationHeaderMalformed) what+="; set region to the server's" ;;
     NoSuchBucket) what+='; create the bucket, or set bucket to the right one' ;;
     RequestTimeTooSkewed) what+="; $(clock_skew "$date")" ;;
     XMinioAdminBucketQuotaExceeded | QuotaExceeded)
@@ -489,14 +497,14 @@ request() {
 # -------------------------------------------------------------- what is there, what is missing
 #
 # Tables in $run, fields between tabs:
-#   closure  what nix said, between blanks: PATH SIZE [ultimate] SIGNATURE...
-#   own      HASH PATH SIZE: paths of the closure that no upstream key signs
-#   found    HASH PATH SIZE NAR NAR_SIZE DAY SIGNED: own paths with a sound narinfo
-#   references  HASH REFERENCE...: of paths found, and of paths to push, between blanks
-#   nars     NAR NAR_SIZE DAY: NARs in the bucket, those of table found among them
-#   whole    HASH PATH SIZE NAR NAR_DAY DAY SIGNED: own paths whose NAR is in the bucket and
-#            whose narinfo is in $run/narinfos
-#   missing  HASH PATH SIZE REASON: the other own paths, absent or broken
+#   closure     what nix said, between blanks: PATH SIZE [ultimate] SIGNATURE...
+#   own         HASH PATH SIZE: paths of the closure that no upstream key signs
+#   found       HASH PATH SIZE NAR NAR_SIZE DAY SIGNED: own paths with a sound narinfo
+#   nars        NAR NAR_SIZE DAY: NARs in the bucket, those of table found among them
+#   whole       HASH PATH SIZE NAR NAR_DAY DAY SIGNED: own paths whose NAR is in the bucket and
+#               whose narinfo is in $run/narinfos
+#   missing     HASH PATH SIZE REASON: the other own paths, absent or broken
+#   references  HASH REFERENCES: of paths in found and missing, between blanks
 # A DAY is when the narinfo or NAR was last written; 0 says that the narinfo in $run/narinfos is
 # not in the bucket.
 
@@ -582,7 +590,8 @@ read_narinfos() {
         }
       }
       close(file)
-      return fits && hash != "" && nar ~ /^nar\/[0-9A-Za-z._-]+$/ && nar_size ~ /^[0-9]*$/
+      return fits && hash != "" && nar ~ /^nar\/[0-9A-Za-z][0-9A-Za-z._-]*$/ &&
+        nar_size ~ /^[0-9]+$/
     }
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] { split($0, field, " "); closure[substr(field[1], 12)] = 1; next }
@@ -667,7 +676,7 @@ compare_nars() {
   awk '
     BEGIN { FS = OFS = "\t" }
     FILENAME == ARGV[1] { size[$1] = $2; day[$1] = $3; next }
-    $4 in size && ($5 == "" || $5 == size[$4]) { print $1, $2, $3, $4, day[$4], $6, $7; next }
+    $4 in size && $5 == size[$4] { print $1, $2, $3, $4, day[$4], $6, $7; next }
     { print $1, $2, $3, "broken" >> (ENVIRON["run"] "/missing") }
   ' "$run/nars" "$run/found" >"$run/whole"
 }
@@ -763,10 +772,9 @@ plan_batches() {
       close(file)
       paths = bytes = spent = 0
     }
-    FNR == 1 { pass++; large = left / (4 * ENVIRON["workers"]) }
+    FNR == 1 && ++pass == 2 { large = left / (4 * ENVIRON["workers"]) }
     pass == 1 { left += cost($2); next }
-    FNR == 1 && pass == 2 { threshold = large }
-    (pass == 2) != (cost($2) > threshold) { next }
+    (pass == 2) != (cost($2) > large) { next }
     spent >= share || paths == 500 || bytes + $2 > ENVIRON["limit"] + 0 { end_batch() }
     !paths {
       file = ENVIRON["run"] "/batches/" ++batches
@@ -845,15 +853,18 @@ compression_failed() {
   fail stage "$text"
 }
 
-# push_missing: push table missing, and move its paths to table whole. All at the same time, batches
-# are compressed, NARs of earlier batches go up, and narinfos that depend on nothing to come are
-# published. What batches may take on disk, twice their size while Nix works at them, stays within
-# the limit unless one runs alone.
+# push_missing: push table missing, and move its paths to table whole. All at the same time,
+# batches are compressed, NARs of earlier batches go up, and narinfos that depend on nothing to
+# come are published.
 push_missing() {
-  local batch=0 held=0 compressing=0 uploading='' publishing='' ticking='' ready=() fresh='' pid
-  local count size bytes total=0 total_bytes=0 landed=0 landed_bytes=0 so_far all
-  local -A doing=() on_disk=()
-  local -a counts=(0) sizes=(0)
+  # Jobs: ids of the background processes, and what each is doing.
+  local compressing=0 uploading='' publishing='' ticking='' pid
+  local -A job=()
+  # Batches, counted from 1: the last that was started, those that are compressed, bytes on disk.
+  local batch=0 ready=() held=0
+  local -a counts=(0) sizes=(0) on_disk=(0)
+  # Progress, and whether there may be narinfos to publish.
+  local count size total=0 total_bytes=0 all landed=0 landed_bytes=0 fresh=''
   plan_batches
   while read -r count size; do
     counts+=("$count") sizes+=("$size")
@@ -861,59 +872,68 @@ push_missing() {
   done <"$run/batches/sizes"
   human all "$total_bytes"
   while ((landed < total)) || [[ -n $publishing ]]; do
-    while ((batch + 1 < ${#sizes[@]} && compressing < setting[parallelism])); do
-      ((held == 0 || held + 2 * sizes[batch + 1] <= setting[staging-limit])) || break
-      ((batch++, compressing++, held += 2 * sizes[batch]))
-      on_disk[$batch]=$((2 * sizes[batch]))
-      compress_batch "$batch" &
-      doing[$!]=$batch
-    done
-    if [[ -z $uploading && -n ${ready[*]} ]]; then
-      upload_batches "${ready[@]}" &
-      uploading=$! doing[$!]=${ready[*]} ready=()
-    fi
-    if [[ -z $publishing && -n $fresh ]]; then
-      plan_waves "$SEQUENCE" >"$run/left"
-      if [[ -s $run/waves ]]; then
-        write_waves &
-        publishing=$!
-      else
-        fresh=''
-      fi
-    fi
-    if [[ -z $ticking ]]; then
-      sleep 30 &
-      ticking=$!
-    fi
+    start_jobs
     wait -n -p pid || exit 1
     case $pid in
-      "$ticking") ticking='' ;;
-      "$publishing")
-        publishing=''
-        mark_published
-        continue
-        ;;
-      "$uploading")
-        uploading='' fresh=1
-        for done in ${doing[$pid]}; do
-          ((held -= on_disk[$done], landed += counts[done], landed_bytes += sizes[done]))
-          cat "$run/batches/$done.whole"
-        done >>"$run/whole"
-        ;;
-      *)
-        done=${doing[$pid]}
-        bytes=$(sum_of 5 "$run/batches/$done.uploads")
-        ((compressing--, held += bytes - on_disk[$done]))
-        on_disk[$done]=$bytes
-        ready+=("$done")
-        continue
-        ;;
+      "$ticking") ticking='' && say_progress ;;
+      "$publishing") publishing='' && mark_published ;;
+      "$uploading") uploading='' && count_landed "${job[$pid]}" && say_progress ;;
+      *) count_compressed "${job[$pid]}" ;;
     esac
-    human so_far "$landed_bytes"
-    say "upload: $landed of $total paths, $so_far of $all"
   done
   [[ -z $ticking ]] || { kill -KILL "$ticking" && wait "$ticking"; } 2>/dev/null
   : >"$run/missing"
+}
+
+# start_jobs: start what can be, for push_missing. What batches may take on disk, twice their size
+# while Nix works at them, stays within the limit unless one runs alone.
+start_jobs() {
+  while ((batch + 1 < ${#sizes[@]} && compressing < setting[parallelism])); do
+    ((held == 0 || held + 2 * sizes[batch + 1] <= setting[staging-limit])) || break
+    ((batch++, compressing++, on_disk[batch] = 2 * sizes[batch], held += on_disk[batch]))
+    compress_batch "$batch" &
+    job[$!]=$batch
+  done
+  if [[ -z $uploading && -n ${ready[*]} ]]; then
+    upload_batches "${ready[@]}" &
+    uploading=$! job[$!]=${ready[*]} ready=()
+  fi
+  if [[ -z $publishing && -n $fresh ]]; then
+    plan_waves "$SEQUENCE" >/dev/null
+    fresh=''
+    if [[ -s $run/waves ]]; then
+      write_waves &
+      publishing=$! fresh=1
+    fi
+  fi
+  if [[ -z $ticking ]]; then
+    sleep 30 &
+    ticking=$!
+  fi
+}
+
+# count_compressed N: a batch waits for its upload, and takes what its NARs take.
+count_compressed() {
+  local bytes
+  bytes=$(sum_of 5 "$run/batches/$1.uploads")
+  ((compressing--, held += bytes - on_disk[$1], on_disk[$1] = bytes))
+  ready+=("$1")
+}
+
+# count_landed BATCHES: batches are in the bucket, and off the disk.
+count_landed() {
+  local number
+  for number in $1; do
+    ((held -= on_disk[number], landed += counts[number], landed_bytes += sizes[number]))
+    cat "$run/batches/$number.whole"
+  done >>"$run/whole"
+  fresh=1
+}
+
+say_progress() {
+  local so_far
+  human so_far "$landed_bytes"
+  say "upload: $landed of $total paths, $so_far of $all"
 }
 
 # sum_of FIELD TABLE
@@ -1094,7 +1114,8 @@ plan_waves() {
           if (!(hash[i] in level) && place(hash[i])) progress++
       } while (progress)
       print count - placed
-      file = ENVIRON["run"] "/wave" ++wave ".requests"
+      wave = 1
+      file = ENVIRON["run"] "/wave1.requests"
       if (limit) {
         way = "sequence"
         for (i = 1; i <= placed && i <= limit; i++) put(order[i])
