@@ -61,6 +61,10 @@ stack: ## a stack of its own names beside the others: make stack NAME=staging
 bench-preview: .venv/ready ## time previews of 1, 10 and 50 builders: build/bench-preview.json
 	@$(VENV)/python -m benchmarks.bench_preview
 
+.PHONY: bench-push
+bench-push: prepare ## time pushes against nix copy and the recipe: build/bench-push.json
+	@$(VENV)/python -m benchmarks.bench_push
+
 .PHONY: bench-audit
 bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json
 	@$(VENV)/python -m benchmarks.bench_audit
