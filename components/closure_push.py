@@ -76,8 +76,8 @@ class ClosurePushArgs:
     """`zstd`, `xz` or `none`."""
     compression_level: pulumi.Input[int] | None = None
     """The compression's level; None leaves it to Nix."""
-    parallelism: pulumi.Input[int] | None = None
-    """How many `nix copy` run side by side; None is one per core."""
+    parallelism: pulumi.Input[int] = 1
+    """How many `nix copy` run side by side, each on all cores."""
     staging_limit: pulumi.Input[int] | None = None
     """Bytes of compressed NARs that may wait on the builder's disk; None leaves it to push.sh."""
     connection: pulumi.Input[command.remote.ConnectionArgs] | None = None

@@ -147,7 +147,7 @@ def declare_builder(
                 retention_days=settings.retention_days,
                 compression=settings.compression,
                 compression_level=settings.compression_level or None,
-                parallelism=settings.parallelism or None,
+                parallelism=settings.parallelism,
                 staging_limit=settings.staging_limit,
             ),
         )

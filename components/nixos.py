@@ -109,13 +109,12 @@ def modules_configuration(
         "bucket": settings.bucket,
         "retention-days": settings.retention_days or 0,
         "compression": settings.compression,
+        "parallelism": settings.parallelism,
         "staging-limit": settings.staging_limit,
         "upstream-key": list(settings.upstream_keys),
     }
     if settings.compression_level:
         push["compression-level"] = settings.compression_level
-    if settings.parallelism:
-        push["parallelism"] = settings.parallelism
     return {
         "access": settings.access,
         "substituter": client.substituter,

@@ -13,7 +13,7 @@
 #
 # HOW. `nix copy` fills a directory that already holds, as stubs, all that a path refers to, so it
 # compresses and signs just the paths that the bucket lacks. They are dealt into batches, one
-# `nix copy` each, several side by side, while the NARs of those before go up and are deleted.
+# `nix copy` each, while the NARs of those before go up and are deleted, and their narinfos follow.
 #
 # It needs bash 5.1, nix 2.8, curl 7.88, awk, coreutils, findutils and grep, nothing newer. What
 # it reads from the bucket is input: awk takes it apart, nothing ever evaluates it.
@@ -33,7 +33,8 @@ readonly ATTEMPTS=15
 readonly PAGE_IN_HEADS=30
 # A wave of fewer narinfos is written faster one by one than by a curl of its own.
 readonly NARROW_WAVE=12
-# So many narinfos are published at a time beside uploads: one by one, which costs least.
+# Beside uploads, at most so many narinfos are written one by one: that costs least. If more could
+# be, they go at the same time.
 readonly SEQUENCE=64
 # No narinfo and no page of a listing is larger. A larger object in its place would fill memory.
 readonly LARGEST_ANSWER=16777216
@@ -64,7 +65,7 @@ Settings, one name=value a line; a line that starts with # is a comment:
   upstream-key             name of a key whose paths are not stored; may repeat
   compression              zstd, xz or none (zstd)
   compression-level        its level (Nix's own default)
-  parallelism              how many paths are compressed at once (one per core)
+  parallelism              how many nix copy run at once, each on all cores (1)
   staging-limit            bytes that may lie in TMPDIR, or else /var/tmp (2147483648); a path
                            that needs more is staged alone
   part-size                larger NARs go up in parts of so many bytes (1073741824)
@@ -77,9 +78,12 @@ USAGE
 
 say() { printf 'push: %s\n' "$*" >&2; }
 
-# fail STEP WHAT: end the push, naming what went wrong and, after a semicolon, the remedy.
+# fail STEP WHAT: end the push, naming what went wrong and, after a semicolon, the remedy. What a
+# background job fails of is said at the very end, so that no other job's progress follows it.
 fail() {
-  say "$1: $2"
+  if ((BASHPID == $$)) || ! { say "$1: $2" 2>>"$run/failure"; } 2>/dev/null; then
+    say "$1: $2"
+  fi
   exit 1
 }
 
@@ -128,7 +132,7 @@ declare -A setting=(
   [ca-certificate-file]=''
   [compression]=zstd
   [compression-level]=''
-  [parallelism]=''
+  [parallelism]=1
   [staging-limit]=2147483648
   [part-size]=1073741824
   [retention-days]=0
@@ -183,7 +187,6 @@ check_settings() {
   file=${setting[signing-key-file]}
   [[ -z $file ]] || mapfile -t signing_keys <"$file"
   setting[endpoint]=${setting[endpoint]%/}
-  setting[parallelism]=${setting[parallelism]:-$(nproc)}
 
   require endpoint 'https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?' 'https://host[:port]'
   require region '[A-Za-z0-9-]+' "the server's region, such as us-east-1"
@@ -210,7 +213,7 @@ check_settings() {
 
 check_tools() {
   local tool
-  for tool in nix nix-store curl awk grep xargs base64 cut mktemp nproc readlink sort stat tail; do
+  for tool in nix nix-store curl awk grep xargs base64 cut mktemp readlink sort stat tail; do
     type -P "$tool" >/dev/null ||
       fail prepare "$tool is missing on this machine; install it, or add it to PATH"
   done
@@ -273,6 +276,7 @@ cleanup() {
     kill -KILL -- "-$group"
   done 2>/dev/null
   wait 2>/dev/null
+  [[ -z $run || ! -s $run/failure ]] || head -n 1 "$run/failure" >&2
   [[ -z $stage ]] || rm -rf "$stage" ${run:+"$run"}
 }
 
@@ -748,10 +752,11 @@ readonly AWK_FACTS='
 
 # ------------------------------------------------------------------------------------ staging
 
-# plan_batches: deal table missing into batches, $run/batches/N, lines of PATH SIZE REFERENCE....
-# Each takes a share of what is left: the first are large, as every nix copy costs its start, the
-# last small, as little runs beside them. What is large goes first for the same reason; the rest
-# stays in Nix's order, references first, so that narinfos need not wait for later batches.
+# plan_batches: deal table missing into batches, $run/batches/N, lines of PATH SIZE REFERENCE...,
+# and print N PATHS BYTES for each. Large paths go first, then the rest in Nix's order,
+# references first, so that narinfos need not wait for later batches. Each batch takes a share of
+# what is left: the first are large, as every nix copy costs its start, the last small, as little
+# runs beside them.
 plan_batches() {
   cut -f 2 "$run/missing" | xargs nix-store --dump-db >"$run/facts" 2>"$run/errors" ||
     fail stage "$(error_in "$run/errors"); keep the closure alive by a link, and push again"
@@ -762,27 +767,35 @@ plan_batches() {
       print path " " size references
       print substr(path, 12, 32) "\t" substr(references, 2) >> (ENVIRON["run"] "/references")
     }' "$run/facts" >"$run/plan"
-  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) \
-    workers=${setting[parallelism]} awk '
+  limit=$((setting[staging-limit] / (4 * setting[parallelism]))) awk '
     # Even a small path costs as much as so many bytes.
     function cost(size) { return size + 100000 }
-    function end_batch() {
-      if (!paths) return
-      print paths, bytes
-      close(file)
-      paths = bytes = spent = 0
+    function end_batch(it) {
+      if (paths[it]) print it, paths[it], bytes[it]
+      close(ENVIRON["run"] "/batches/" it)
     }
-    FNR == 1 && ++pass == 2 { large = left / (4 * ENVIRON["workers"]) }
-    pass == 1 { left += cost($2); next }
-    (pass == 2) != (cost($2) > large) { next }
-    spent >= share || paths == 500 || bytes + $2 > ENVIRON["limit"] + 0 { end_batch() }
-    !paths {
-      file = ENVIRON["run"] "/batches/" ++batches
-      share = left / (1.5 * ENVIRON["workers"])
-      if (share < 8000000) share = 8000000
+    # Neighbours often refer to one another, and of such Nix compresses only one at a time. So two
+    # batches are dealt at once, each path to the one that has less.
+    function deal(  it) {
+      it = first + (spent[first + 1] < spent[first])
+      if (spent[it] >= share || paths[it] == 500 ||
+          paths[it] && bytes[it] + $2 > ENVIRON["limit"] + 0) {
+        end_batch(first)
+        end_batch(first + 1)
+        it = first += 2
+        share = left / 3 > 16000000 ? left / 3 : 16000000
+      }
+      print > (ENVIRON["run"] "/batches/" it)
+      paths[it]++
+      bytes[it] += $2
+      spent[it] += cost($2)
+      left -= cost($2)
     }
-    { print > file; paths++; bytes += $2; spent += cost($2); left -= cost($2) }
-    END { end_batch() }' "$run/plan" "$run/plan" "$run/plan" >"$run/batches/sizes"
+    BEGIN { first = -1 }
+    FNR == 1 && ++pass == 2 { large = left / 8 }
+    pass == 1 { left += cost($2) }
+    pass == 2 && cost($2) > large || pass == 3 && cost($2) <= large { deal() }
+    END { end_batch(first); end_batch(first + 1) }' "$run/plan" "$run/plan" "$run/plan"
 }
 
 # compress_batch N: have Nix compress and sign a batch. Its narinfos go to $run/narinfos, its
@@ -860,16 +873,16 @@ push_missing() {
   # Jobs: ids of the background processes, and what each is doing.
   local compressing=0 uploading='' publishing='' ticking='' pid
   local -A job=()
-  # Batches, counted from 1: the last that was started, those that are compressed, bytes on disk.
-  local batch=0 ready=() held=0
-  local -a counts=(0) sizes=(0) on_disk=(0)
+  # Batches: those to come, those that are compressed, and what they take on disk.
+  local number batches=() ready=() held=0
+  local -a counts=() sizes=() on_disk=()
   # Progress, and whether there may be narinfos to publish.
   local count size total=0 total_bytes=0 all landed=0 landed_bytes=0 fresh=''
-  plan_batches
-  while read -r count size; do
-    counts+=("$count") sizes+=("$size")
-    ((total += count, total_bytes += size))
-  done <"$run/batches/sizes"
+  plan_batches >"$run/sizes"
+  while read -r number count size; do
+    batches+=("$number")
+    ((counts[number] = count, sizes[number] = size, total += count, total_bytes += size))
+  done <"$run/sizes"
   human all "$total_bytes"
   while ((landed < total)) || [[ -n $publishing ]]; do
     start_jobs
@@ -888,18 +901,20 @@ push_missing() {
 # start_jobs: start what can be, for push_missing. What batches may take on disk, twice their size
 # while Nix works at them, stays within the limit unless one runs alone.
 start_jobs() {
-  while ((batch + 1 < ${#sizes[@]} && compressing < setting[parallelism])); do
-    ((held == 0 || held + 2 * sizes[batch + 1] <= setting[staging-limit])) || break
-    ((batch++, compressing++, on_disk[batch] = 2 * sizes[batch], held += on_disk[batch]))
-    compress_batch "$batch" &
-    job[$!]=$batch
+  local number
+  while ((${#batches[@]} && compressing < setting[parallelism])); do
+    number=${batches[0]}
+    ((held == 0 || held + 2 * sizes[number] <= setting[staging-limit])) || break
+    ((compressing++, on_disk[number] = 2 * sizes[number], held += on_disk[number]))
+    compress_batch "$number" &
+    job[$!]=$number batches=("${batches[@]:1}")
   done
   if [[ -z $uploading && -n ${ready[*]} ]]; then
     upload_batches "${ready[@]}" &
     uploading=$! job[$!]=${ready[*]} ready=()
   fi
   if [[ -z $publishing && -n $fresh ]]; then
-    plan_waves "$SEQUENCE" >/dev/null
+    plan_waves some >/dev/null
     fresh=''
     if [[ -s $run/waves ]]; then
       write_waves &
@@ -1058,12 +1073,11 @@ renew_nars() {
   mv "$run/kept" "$run/nars"
 }
 
-# plan_waves [LIMIT]: table waves, WAVE WAY, of narinfos of table whole that the bucket lacks or,
+# plan_waves [SOME]: table waves, WAVE WAY, of narinfos of table whole that the bucket lacks or,
 # with a retention, that were not written today. None comes before one that it refers to, and
-# those that depend on a missing path are left; prints how many are. With a limit, so many of them
-# make one sequence.
+# those that depend on a missing path are left; prints how many are. Or only some, as one wave.
 plan_waves() {
-  retention=${setting[retention-days]} narrow=$NARROW_WAVE limit=${1-0} awk '
+  retention=${setting[retention-days]} narrow=$NARROW_WAVE sequence=$SEQUENCE some=${1-} awk '
     # A level is that of the wave at which a path, with all it refers to, is published.
     function place(it,  i, count, reference, other, highest) {
       count = split(references[it], reference, " ")
@@ -1095,7 +1109,6 @@ plan_waves() {
       FS = OFS = "\t"
       printf "" > (ENVIRON["run"] "/waves")
       printf "" > (ENVIRON["run"] "/published")
-      limit = ENVIRON["limit"] + 0
     }
     FILENAME == ARGV[1] {
       whole[$1] = 1
@@ -1116,9 +1129,10 @@ plan_waves() {
       print count - placed
       wave = 1
       file = ENVIRON["run"] "/wave1.requests"
-      if (limit) {
-        way = "sequence"
-        for (i = 1; i <= placed && i <= limit; i++) put(order[i])
+      if (ENVIRON["some"] != "") {
+        way = width[1] > ENVIRON["sequence"] + 0 ? "" : "sequence"
+        count = way == "" ? split(members[1], order, " ") : ENVIRON["sequence"] + 0
+        for (i = 1; i <= placed && i <= count; i++) put(order[i])
         if (placed) end_wave()
         exit
       }

@@ -190,7 +190,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         upstream_keys=_upstream_keys(reader.texts("upstreamKeys")),
         compression=compression,
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
-        parallelism=reader.integer("parallelism", range(1_025)),
+        parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
         builders=builders,
     )

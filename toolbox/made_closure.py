@@ -2,7 +2,8 @@
 
 All paths are outputs of a single derivation, so that 3,000 of them cost one builder process;
 outputs may refer to one another, and Nix finds the references by scanning, as it always does.
-Content is half incompressible, half text: about what zstd makes of programs and libraries.
+An eighth of the content is incompressible, the rest text: zstd makes a third of it, as it does
+of Debian's /usr (35 %).
 """
 
 import math
@@ -95,6 +96,7 @@ use strict;
 use warnings;
 
 my $BLOCK = 32 * 1024;
+my $block = 0;
 my $POOL = 4 * 1024 * 1024;
 
 # Incompressible bytes: a cipher's key stream, without end.
@@ -128,9 +130,9 @@ sub content {
     open my $file, '>', $path or die "$path: $!";
     binmode $file;
     print $file $head or die "$path: $!";
-    for (my $odd = 0; $size > 0; $odd = !$odd) {
+    for (; $size > 0; $block++) {
         my $part = $size < $BLOCK ? $size : $BLOCK;
-        print $file $odd ? noise($part) : text($part) or die "$path: $!";
+        print $file $block % 8 ? text($part) : noise($part) or die "$path: $!";
         $size -= $part;
     }
     close $file or die "$path: $!";

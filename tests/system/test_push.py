@@ -347,7 +347,7 @@ def test_content_that_this_builder_does_not_have_never_gets_its_signature(
 def test_a_large_nar_goes_up_in_parts_and_is_renewed_in_parts(
     builder: ThrowawayBuilder, bucket: CacheBucket
 ) -> None:
-    path = builder.make_closure(1, 30_000_000, seed=8, name="large")
+    path = builder.make_closure(1, 50_000_000, seed=8, name="large")
     part = 5 * 1024 * 1024
     with fault_proxy(bucket.server) as proxy:
         bucket.push(builder, path, part_size=part, endpoint=proxy.url).succeeded()
@@ -376,7 +376,7 @@ def test_a_large_nar_goes_up_in_parts_and_is_renewed_in_parts(
 def test_an_upload_in_parts_that_fails_is_taken_back(
     builder: ThrowawayBuilder, bucket: CacheBucket
 ) -> None:
-    path = builder.make_closure(1, 30_000_000, seed=8, name="large")
+    path = builder.make_closure(1, 50_000_000, seed=8, name="large")
 
     def refuse_third(request: Request) -> int:
         return 403 if "partNumber=3&" in request.key else PASS

@@ -282,7 +282,9 @@ def test_a_path_that_breaks_while_it_is_compressed_is_reported(
     assert refused.startswith("push: stage: ")
     assert top in refused
     assert verify(bucket).problems == []
-    assert bucket.push(builder, top).counts()["pushed"] == 3
+    bucket.push(builder, top).succeeded()
+    assert verify(bucket).problems == []
+    assert bucket.pull(builder, top) == 3
 
 
 @pytest.mark.parametrize(

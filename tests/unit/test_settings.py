@@ -258,7 +258,7 @@ def test_a_password_is_never_part_of_a_message() -> None:
         ("compression", "gzip"),
         ("compressionLevel", 30),
         ("graceDays", 0),
-        ("parallelism", -1),
+        ("parallelism", 0),
         ("stagingLimit", 5),
         ("priority", -1),
         ("protect", "maybe"),
