@@ -4,7 +4,8 @@ Closures of 300 paths and 600 MB and of 3,000 small paths are made, always the s
 every way of pushing takes its turn, into an empty bucket where it is a fresh push; medians are
 compared. `nix copy` with zstd goes straight to S3, into a bucket that takes unsigned writes, so
 that no proxy slows it; so does the recipe by hand, which signs and then copies with Nix's default
-xz, once. Peak memory is that of the largest process. It writes ``build/bench-push.json``.
+xz, once. Each run waits until the one before has left the machine at rest. Peak memory is that of
+the largest process. It writes ``build/bench-push.json``.
 
 Usage: python -m benchmarks.bench_push [ROUNDS]
 """
@@ -43,6 +44,40 @@ GOALS = {
     "peak_rss_mb": 180,
 }
 """What is to be reached; at most."""
+
+
+MEASURE = """
+import os, sys, time
+began = time.monotonic()
+outputs = [(os.POSIX_SPAWN_DUP2, 2, 1)]
+process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=outputs)
+_, status, usage = os.wait4(process, 0)
+print(time.monotonic() - began, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a command and prints its seconds and kilobytes.
+
+A process of its own, because Linux counts the memory of whoever starts a command as the command's.
+"""
+
+
+def rest() -> None:
+    """Wait until the machine is at rest, for at most 20 seconds.
+
+    What the server and the kernel still write and delete would slow whatever runs next.
+    """
+    os.sync()
+    for _ in range(80):
+        before = _busy_ticks()
+        time.sleep(0.25)
+        if _busy_ticks() - before <= 2:
+            return
+
+
+def _busy_ticks() -> int:
+    # user nice system idle iowait irq softirq: see proc(5)
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:8]
+    return sum(int(field) for index, field in enumerate(fields) if index not in (3, 4))
 
 
 @dataclass(frozen=True)
@@ -93,10 +128,9 @@ class Bench:
         return self._builder.run("nix-build --no-out-link /run/changed.nix").stdout.strip()
 
     def empty(self) -> None:
-        """Forget all pushes, and let the disk come to rest."""
+        """Forget all pushes."""
         self._bucket.empty()
         self._unsigned.empty()
-        os.sync()
 
     def lose(self, paths: list[str]) -> None:
         """Remove the entries of some paths."""
@@ -104,7 +138,6 @@ class Bench:
         texts = [self._bucket.get(key).decode() for key in keys]
         nars = [line[5:] for text in texts for line in text.splitlines() if line[:5] == "URL: "]
         self._bucket.remove(*keys, *nars)
-        os.sync()
 
     def push(self, top: str, upstream_key: str | None = None) -> Run:
         """Push with the script, by hand."""
@@ -135,22 +168,23 @@ class Bench:
         pid = self._builder.root.parts[2]
         entered = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root", "--wd=/"]
         environment = ["env", "-i", "PATH=/usr/bin:/bin", "HOME=/root"]
+        rest()
+        command = [*entered, *environment, "bash", "-c", script]
         with tempfile.TemporaryFile("w+") as output:
-            began = time.monotonic()
-            process = subprocess.Popen(
-                [*entered, *environment, "bash", "-c", script],
+            process = subprocess.run(
+                [sys.executable, "-IS", "-c", MEASURE, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                check=False,
             )
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.monotonic() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
             output.seek(0)
             text = output.read()
         if process.returncode != 0:
             raise RuntimeError(f"{script} failed: {text[-2000:]}")
-        return Run(seconds, usage.ru_maxrss / 1024, text)
+        seconds, kilobytes = map(float, process.stdout.split())
+        return Run(seconds, kilobytes / 1024, text)
 
     def _place(self, name: str, text: str) -> None:
         (self._builder.root / "run" / name).write_text(text)

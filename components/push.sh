@@ -783,7 +783,7 @@ plan_batches() {
         end_batch(first)
         end_batch(first + 1)
         it = first += 2
-        share = left / 3 > 16000000 ? left / 3 : 16000000
+        share = left / 3 > 64000000 ? left / 3 : 64000000
       }
       print > (ENVIRON["run"] "/batches/" it)
       paths[it]++
