@@ -272,6 +272,8 @@ make_directories() {
 # and none leaves anything outside the two directories.
 cleanup() {
   local group
+  # A signal that comes now must not cut this short.
+  trap '' HUP INT PIPE TERM
   for group in $(jobs -p); do
     kill -KILL -- "-$group"
   done 2>/dev/null
@@ -1266,9 +1268,9 @@ main() {
 # What takes long runs in the background, and is waited for, so that signals act at once.
 set -m
 trap cleanup EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 141' PIPE
-trap 'exit 143' TERM
+trap 'cleanup; exit 129' HUP
+trap 'cleanup; exit 130' INT
+trap 'cleanup; exit 141' PIPE
+trap 'cleanup; exit 143' TERM
 
 main "$@" || exit 1
