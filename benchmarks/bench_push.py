@@ -69,6 +69,7 @@ def rest() -> None:
     os.sync()
     for _ in range(80):
         before = _busy_ticks()
+        # How busy a machine is shows only over a time.
         time.sleep(0.25)
         if _busy_ticks() - before <= 2:
             return

@@ -924,6 +924,7 @@ start_jobs() {
     fi
   fi
   if [[ -z $ticking ]]; then
+    # When it ends, a line of progress is due: a large batch may take long to land.
     sleep 30 &
     ticking=$!
   fi

@@ -282,7 +282,8 @@ def test_a_path_that_breaks_while_it_is_compressed_is_reported(
     assert refused.startswith("push: stage: ")
     assert top in refused
     assert verify(bucket).problems == []
-    bucket.push(builder, top).succeeded()
+    # What the first push finished beside the failure is reused.
+    assert 1 <= bucket.push(builder, top).counts()["pushed"] <= 3
     assert verify(bucket).problems == []
     assert bucket.pull(builder, top) == 3
 

@@ -168,6 +168,7 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert [line for line in lines if line.startswith("signing-key=")][-1].endswith("S3CRET-NEW")
     (ca,) = [line for line in lines if line.startswith("ca-certificate=")]
     assert base64.b64decode(ca.partition("=")[2]).startswith(b"-----BEGIN CERTIFICATE")
+    assert "parallelism=1" in lines
     assert not [line for line in lines if line.startswith("compression-level=")]
 
 
