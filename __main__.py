@@ -43,7 +43,7 @@ Safeguard("safeguard", protect=stack.protect, guarded=[cache, *signing_keys, *re
 
 pulumi.export("substituter", nixos.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
-pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
+pulumi.export("retention", deployment_checks.check_lifecycle(stack, server, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .deployment_checks import server_of
-from .server import ServerError
+from .server_error import ServerError
 from .setting_reader import SettingError
 from .settings import Settings
 
@@ -18,7 +18,7 @@ from .settings import Settings
 def check(settings: Settings) -> str | None:
     """Return the bucket that is to be imported, if any; refuse secrets that the server refuses.
 
-    A server that does not answer is nothing to import from, and has been told of already.
+    A server that does not answer is nothing to import from; `deployment_checks` tells of it.
 
     Raises:
         SettingError: an adopted user has another secret. Creating it over would change that, and

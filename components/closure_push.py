@@ -6,6 +6,7 @@ import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pulumi
@@ -16,12 +17,22 @@ from .builder_settings import BuilderSettings
 PUSH_SCRIPT = Path(__file__).with_name("push.sh")
 """The one script that runs on a builder."""
 
-
 _LOADER = 'IFS= read -r -d "" script && eval "$script"'
 """Runs the script that standard input begins with, up to a NUL, and leaves it what follows.
 
 A script that arrives incomplete is not run at all, so settings are never taken for commands.
 """
+
+
+@cache
+def push_script() -> str:
+    """Return push.sh as it travels and lies in the state: without comments and indentation.
+
+    The engine keeps it twice for each builder, and writes it a dozen times into the log of each
+    preview. So push.sh has no text whose lines begin with `#` or mean something by their blanks.
+    """
+    lines = (line.lstrip() for line in PUSH_SCRIPT.read_text(encoding="utf-8").splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
 
 
 def push_command(store_paths: Sequence[str]) -> str:
@@ -125,7 +136,7 @@ class ClosurePush(pulumi.ComponentResource):
                 lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
             ).apply(
                 lambda given: (
-                    PUSH_SCRIPT.read_text(encoding="utf-8")
+                    push_script()
                     + "\0"
                     + push_settings(_whole_numbers(given["values"]), given["lists"])
                 )

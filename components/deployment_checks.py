@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import pulumi
 
 from .retention import difference, expiration_rules, expired_share, made_here
-from .server import Server, ServerError
+from .server_error import ServerError
 from .setting_reader import SettingError
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .server import Server
 
 _CONFIRMED_ABOVE = 0.5
 
 
 def server_of(settings: Settings) -> Server:
     """Return the server that a stack's settings name."""
+    # Imported here: a preview need not wait for the S3 client before it declares anything.
+    from .server import Server  # noqa: PLC0415
+
     return Server(
         address=settings.endpoint.server,
         tls=settings.endpoint.tls,
@@ -27,15 +35,19 @@ def server_of(settings: Settings) -> Server:
 
 
 def check_server(settings: Settings) -> None:
-    """Refuse a deployment that the server would refuse half-way, or that would lose much.
+    """Refuse an update that the server would refuse half-way, or that would lose much.
 
-    Where the server cannot be reached an update refuses, and a preview only warns: a pull
-    request's preview may run where the server cannot be seen.
+    A preview changes nothing: it asks the same in `check_lifecycle`, and need not wait for it here.
 
     Raises:
         SettingError: the server does not answer, refuses the user, or would expire more than half
             of its entries at once.
     """
+    if not pulumi.runtime.is_dry_run():
+        _check_server(settings)
+
+
+def _check_server(settings: Settings) -> None:
     server = server_of(settings)
     try:
         _check_shortened_retention(settings, server)
@@ -50,41 +62,55 @@ def check_server(settings: Settings) -> None:
         pulumi.log.warn(f"{refusal}; this preview could not check the server")
 
 
-def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.Output[str]:
+def check_lifecycle(
+    settings: Settings, provider: pulumi.Resource, applied: pulumi.Output[str]
+) -> pulumi.Output[str]:
     """Read the lifecycle back once it is applied, and say in words what is in force.
 
     The MinIO provider reports a lifecycle as updated even where the server refused it, and a
-    retention that is not in force loses data or keeps it for ever.
+    retention that is not in force loses data or keeps it for ever. A preview says what will be in
+    force, and is refused where an update would be. Where the server cannot be reached it only
+    warns: a pull request's preview may run where the server cannot be seen.
 
     Args:
         settings: the stack's settings.
+        provider: the provider of the server. A preview asks the server once it is loaded: until
+            then the program has everything else to declare, and from then on mostly waits.
         applied: an output that is there when the lifecycle has been applied; its value is unused.
 
     Returns:
-        One sentence. It fails with a `pulumi.RunError` where the server's rules are others.
+        One sentence. It fails with a `pulumi.RunError` where the server's rules are others, and in
+        a preview as `check_server` does.
     """
 
-    def compare(_: str) -> str:
-        declared = expiration_rules(settings.retention_days, settings.grace_days)
-        if not pulumi.runtime.is_dry_run():
-            applied_rules = server_of(settings).lifecycle(settings.bucket) or ()
-            found = difference(declared, applied_rules)
-            if settings.retention_days is None and made_here(applied_rules):
-                # The engine deletes last, when nothing of the program runs any more.
-                pulumi.log.warn(
-                    f"expire is off: the lifecycle rules of bucket {settings.bucket} go at the end "
-                    "of this deployment; where the next one says so again, delete them by hand"
-                )
-            elif found is not None:
-                raise pulumi.RunError(
-                    f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
-                    "the deploying user may set the lifecycle, then run pulumi up --refresh"
-                )
-        if settings.retention_days is None:
-            return "Entries never expire."
-        return f"An entry expires {settings.retention_days} days after its last push."
+    async def ask(_: str) -> str:
+        await asyncio.to_thread(_check_server, settings)
+        return _in_words(settings)
 
-    return applied.apply(compare)
+    def read_back(_: str) -> str:
+        declared = expiration_rules(settings.retention_days, settings.grace_days)
+        applied_rules = server_of(settings).lifecycle(settings.bucket) or ()
+        found = difference(declared, applied_rules)
+        if settings.retention_days is None and made_here(applied_rules):
+            # The engine deletes last, when nothing of the program runs any more.
+            pulumi.log.warn(
+                f"expire is off: the lifecycle rules of bucket {settings.bucket} go at the end "
+                "of this deployment; where the next one says so again, delete them by hand"
+            )
+        elif found is not None:
+            raise pulumi.RunError(
+                f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
+                "the deploying user may set the lifecycle, then run pulumi up --refresh"
+            )
+        return _in_words(settings)
+
+    return provider.urn.apply(ask) if pulumi.runtime.is_dry_run() else applied.apply(read_back)
+
+
+def _in_words(settings: Settings) -> str:
+    if settings.retention_days is None:
+        return "Entries never expire."
+    return f"An entry expires {settings.retention_days} days after its last push."
 
 
 def _check_shortened_retention(settings: Settings, server: Server) -> None:

@@ -3,6 +3,9 @@
 The providers find out resource by resource, half-way, whether the server answers and the user may
 do what is declared; a refresh against a server that does not answer drops resources from the
 state. One signed request tells it all beforehand.
+
+The S3 client takes as long to import as everything else together, so `deployment_checks` imports
+this module only when it asks.
 """
 
 from __future__ import annotations
@@ -17,24 +20,10 @@ from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
 from .retention import ExpirationRule
+from .server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
 _FAILURES = (MinioException, HTTPError)
-
-
-class ServerError(Exception):
-    """The server cannot be used; the message is one sentence with the remedy.
-
-    Attributes:
-        subject: what the sentence is about: `endpoint`, `user` or `password`.
-        reachable: whether the server answered at all.
-    """
-
-    def __init__(self, subject: str, remedy: str, *, reachable: bool = True) -> None:
-        """Say what is wrong with `subject`, and what to do."""
-        super().__init__(remedy)
-        self.subject = subject
-        self.reachable = reachable
 
 
 _REMEDIES = {

@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
-from components.server import ServerError, explain
+from components.server import explain
+from components.server_error import ServerError
 
 from .bucket import Bucket, Credential
 from .cache_audit import CONNECTIONS, Cache, Report, audit

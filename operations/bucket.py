@@ -10,7 +10,8 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from components.server import ServerError, explain
+from components.server import explain
+from components.server_error import ServerError
 from components.settings import Settings
 
 _LIFE_OF_A_URL = timedelta(minutes=10)

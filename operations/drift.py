@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.deployment_checks import server_of
-from components.server import ServerError
+from components.server_error import ServerError
 
 from .bucket import Bucket, Credential
 from .deployed_stack import DeployedStack, OperationError, read_stack

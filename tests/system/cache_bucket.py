@@ -23,6 +23,7 @@ from minio.deleteobjects import DeleteObject
 from minio.signer import sign_v4_s3
 from minio.time import utcnow
 
+from components.closure_push import push_command, push_script
 from components.nix_format import PublicKey, SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -138,8 +139,8 @@ class CacheBucket:
         """Push as Pulumi does: the script and then its settings on standard input."""
         trust(builder, self.server)
         ran = builder.run(
-            f"{environment} bash -s -- {options} --config - {' '.join(paths)}",
-            input=PUSH_SCRIPT.read_text() + self.settings(**changes),
+            f"{environment} {push_command([*options.split(), *paths])}",
+            input=f"{push_script()}\0{self.settings(**changes)}",
             check=False,
         )
         return Pushed(ran.returncode, ran.stdout, ran.stderr)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from components import adoption
-from components.server import Server, ServerError
+from components.server import Server
+from components.server_error import ServerError
 from components.setting_reader import SettingError
 from components.settings import Settings, parse
 

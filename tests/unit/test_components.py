@@ -19,6 +19,7 @@ from components.closure_push import (
     ClosurePush,
     ClosurePushArgs,
     push_command,
+    push_script,
     push_settings,
     ssh_connection,
 )
@@ -161,7 +162,7 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert inputs["create"].endswith(f" push.sh --config - {STORE_PATH}")
     assert "S3CRET" not in json.dumps(inputs)
     script, _, given = settings.partition("\0")
-    assert script == PUSH_SCRIPT.read_text()
+    assert script == push_script()
     lines = given.splitlines()
     assert "secret-access-key=S3CRET-USER" in lines
     assert "upstream-key=cache.nixos.org-1" in lines
@@ -170,6 +171,18 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert base64.b64decode(ca.partition("=")[2]).startswith(b"-----BEGIN CERTIFICATE")
     assert "parallelism=1" in lines
     assert not [line for line in lines if line.startswith("compression-level=")]
+
+
+def test_a_script_travels_without_its_comments_and_does_the_same() -> None:
+    script = push_script()
+    assert len(script) < 3 / 4 * len(PUSH_SCRIPT.read_text())
+    assert not [line for line in script.splitlines() if line.startswith(("#", " ")) or not line]
+
+    def usage(text: str) -> list[str]:
+        command_ = ["bash", "-c", text, "push.sh", "--help"]
+        return subprocess.run(command_, capture_output=True, check=True, text=True).stdout.split()
+
+    assert usage(script) == usage(PUSH_SCRIPT.read_text())
 
 
 def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:

@@ -10,9 +10,11 @@ import pytest
 from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
+import components.server
 from components import deployment_checks
 from components.retention import ExpirationRule, expiration_rules
-from components.server import Server, ServerError, explain
+from components.server import Server, explain
+from components.server_error import ServerError
 from components.setting_reader import SettingError
 from components.settings import parse
 
@@ -43,14 +45,30 @@ class FakeServer(Server):
 def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
-    monkeypatch.setattr(deployment_checks, "Server", FakeServer)
+    monkeypatch.setattr(components.server, "Server", FakeServer)
     use_recording_mocks()
     return FakeServer
 
 
 def check(**changes: object) -> None:
-    """Check the server for a configuration with `changes`."""
+    """Let an update of a configuration with `changes` check the server."""
     deployment_checks.check_server(parse(configuration(**changes)))
+
+
+def retention(preview: bool = False, **changes: object) -> str:
+    """Return what a deployment of a configuration with `changes` says of its retention."""
+    use_recording_mocks(preview)
+    said: list[str] = []
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def deploy() -> pulumi.Output[None]:
+        provider = pulumi.ProviderResource("minio", "minio")
+        applied = pulumi.Output.from_input("applied")
+        settings = parse(configuration(**changes))
+        return deployment_checks.check_lifecycle(settings, provider, applied).apply(said.append)
+
+    deploy()
+    return said[0]
 
 
 def test_a_bucket_that_is_not_there_yet_is_no_reason_to_refuse(server: type[FakeServer]) -> None:
@@ -64,19 +82,32 @@ def test_a_refused_password_is_named_and_not_shown(server: type[FakeServer]) -> 
         check()
 
 
-def test_a_preview_only_warns_of_a_server_it_cannot_reach(server: type[FakeServer]) -> None:
+def test_a_preview_only_warns_of_a_server_it_cannot_reach(
+    server: type[FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
     server.error = ServerError("endpoint", "no S3 server answers there", reachable=False)
     with pytest.raises(SettingError, match="no S3 server answers"):
         check()
-    use_recording_mocks(preview=True)
-    check()
+    assert retention(preview=True) == "An entry expires 7 days after its last push."
+    assert "this preview could not check the server" in caplog.text
 
 
 def test_a_preview_refuses_where_the_server_itself_says_no(server: type[FakeServer]) -> None:
     server.error = ServerError("user", "the server knows no such user")
-    use_recording_mocks(preview=True)
     with pytest.raises(SettingError, match="no such user"):
-        check()
+        retention(preview=True)
+
+
+def test_a_preview_declares_everything_before_it_asks(server: type[FakeServer]) -> None:
+    server.error = ServerError("user", "the server knows no such user")
+    use_recording_mocks(preview=True)
+    check()
+
+
+def test_a_preview_says_what_will_be_in_force(server: type[FakeServer]) -> None:
+    server.rules = expiration_rules(7, 1)
+    assert "30 days" in retention(preview=True, retentionDays=30)
+    assert retention(preview=True, expire=False) == "Entries never expire."
 
 
 def test_a_shorter_retention_that_takes_most_of_the_cache_wants_a_confirmation(
@@ -109,34 +140,22 @@ def test_the_same_or_a_longer_retention_is_nobodys_business(server: type[FakeSer
 
 
 def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[FakeServer]) -> None:
-    settings = parse(configuration())
     server.rules = expiration_rules(30, 1)
-
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    def deploy() -> pulumi.Output[str]:
-        return deployment_checks.check_lifecycle(settings, pulumi.Output.from_input("applied"))
-
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
-        deploy()
+        retention()
     server.rules = expiration_rules(7, 1)
-    deploy()
+    assert retention() == "An entry expires 7 days after its last push."
 
 
 def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_be_left(
     server: type[FakeServer],
 ) -> None:
-    settings = parse(configuration(expire=False))
-
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    def deploy() -> pulumi.Output[str]:
-        return deployment_checks.check_lifecycle(settings, pulumi.Output.from_input("applied"))
-
     for rules in ((), expiration_rules(30, 1)):
         server.rules = rules
-        deploy()
+        assert retention(expire=False) == "Entries never expire."
     server.rules = (ExpirationRule("expire", "", 7),)
     with pytest.raises(pulumi.RunError, match=r"1 not declared"):
-        deploy()
+        retention(expire=False)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_the_last_key_signs_and_no_other_reaches_a_builder(run: Any) -> None:
     keys = ["s3.homelab.local-1", "s3.homelab.local-2"]
     path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-x"
     mocks = run(signingKeys=keys, builders=[{"name": "a", "local": True, "closures": [path]}])
-    assert names(mocks, "pulumi-python:dynamic/nixcache:SigningKey") == keys
+    assert sorted(names(mocks, "pulumi-python:dynamic/nixcache:SigningKey")) == keys
     stdin = mocks.inputs("command:local:Command")["stdin"]["value"]
     lines = stdin.partition("\0")[2].splitlines()
     assert [line for line in lines if line.startswith("signing-key=")] == [
