@@ -7,7 +7,7 @@ import pulumi
 from components import adoption, deployment_checks, key_rotation, nixos, settings
 from components.closure import resolve
 from components.declaration import (
-    declare_builder,
+    declare_builders,
     declare_cache,
     declare_readers,
     declare_server,
@@ -32,12 +32,7 @@ public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: nixos.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server, cache)
-builders = {
-    builder.name: declare_builder(
-        stack, builder, store_paths.get(builder.name), server, cache, signing_keys[-1]
-    )
-    for builder in stack.builders
-}
+builders = declare_builders(stack, store_paths, server, cache, signing_keys[-1])
 declared = [resource for builder in builders.values() for resource in builder.resources]
 Safeguard("safeguard", protect=stack.protect, guarded=[cache, *signing_keys, *readers, *declared])
 

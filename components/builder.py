@@ -1,4 +1,4 @@
-"""BuilderAccess and ReaderAccess: who may write and read. All of MinIO's admin API is here."""
+"""Who may write and read: users and policies. All of MinIO's admin API is here."""
 
 from __future__ import annotations
 
@@ -37,21 +37,49 @@ def _policy(actions: Sequence[str], resources: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuilderAccessArgs:
-    """What a builder is called on the server, and what it may write to."""
+class WritePolicyArgs:
+    """What the policy is called on the server, and what it lets its users write to."""
 
     bucket: pulumi.Input[str]
-    """The bucket that the builder pushes to."""
+    """The bucket that builders push to."""
+    policy: pulumi.Input[str]
+    """The policy's name. An existing policy of that name gets this one's text."""
+
+
+class WritePolicy(pulumi.ComponentResource):
+    """What every builder may do: push to the bucket, and read it."""
+
+    policy: pulumi.Output[str]
+    """The policy's name, once it exists."""
+
+    def __init__(
+        self, name: str, args: WritePolicyArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        """Declare the policy; `name` is the prefix of its child's name."""
+        super().__init__("nixcache:index:WritePolicy", name, None, opts)
+        self.policy = minio.IamPolicy(
+            f"{name}-policy",
+            name=args.policy,
+            policy=pulumi.Output.from_input(args.bucket).apply(write_policy),
+            opts=pulumi.ResourceOptions(parent=self),
+        ).name
+        self.register_outputs({"policy": self.policy})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuilderAccessArgs:
+    """What a builder is called on the server, and what it may do there."""
+
     user: pulumi.Input[str]
     """The user's name, which is its access key too. An existing user's secret is overwritten."""
     policy: pulumi.Input[str]
-    """The name of the policy made for it."""
+    """The policy that it gets: the output of a `WritePolicy`, so that the policy goes last."""
     secret: pulumi.Input[str] | None = None
     """The secret that the user has already; None lets the server make one."""
 
 
 class _UserAccess(pulumi.ComponentResource):
-    """A user, its policy, and the attachment of one to the other.
+    """A user, and the attachment of a policy to it.
 
     The user's secret is the server's to make, unless it was chosen before there was a stack.
     """
@@ -61,17 +89,13 @@ class _UserAccess(pulumi.ComponentResource):
     secret_access_key: pulumi.Output[str]
     """The user's secret key; a secret."""
 
-    def __init__(
+    def _grant(
         self,
-        type_: str,
         name: str,
         user: pulumi.Input[str],
         policy: pulumi.Input[str],
-        document: pulumi.Output[str],
-        opts: pulumi.ResourceOptions | None,
         secret: pulumi.Input[str] | None = None,
     ) -> None:
-        super().__init__(type_, name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         user_ = minio.IamUser(
             f"{name}-user",
@@ -81,12 +105,11 @@ class _UserAccess(pulumi.ComponentResource):
             secret=None if secret is None else pulumi.Output.secret(secret),
             opts=child,
         )
-        policy_ = minio.IamPolicy(f"{name}-policy", name=policy, policy=document, opts=child)
         attachment = minio.IamUserPolicyAttachment(
             f"{name}-attachment",
-            # Their outputs, not the arguments: a policy in use can be deleted only after this.
+            # The output, not the argument: a user goes only after this.
             user_name=user_.name,
-            policy_name=policy_.name,
+            policy_name=policy,
             opts=child,
         )
         # Through the attachment, so that nothing pushes before the server lets it.
@@ -101,22 +124,14 @@ class _UserAccess(pulumi.ComponentResource):
 
 
 class BuilderAccess(_UserAccess):
-    """What a builder may do: push to the bucket, and read it."""
+    """One builder's user, with a policy that other builders share."""
 
     def __init__(
         self, name: str, args: BuilderAccessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         """Declare the access; `name` is the prefix of its children's names."""
-        document = pulumi.Output.from_input(args.bucket).apply(write_policy)
-        super().__init__(
-            "nixcache:index:BuilderAccess",
-            name,
-            args.user,
-            args.policy,
-            document,
-            opts,
-            args.secret,
-        )
+        super().__init__("nixcache:index:BuilderAccess", name, None, opts)
+        self._grant(name, args.user, args.policy, args.secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,5 +151,11 @@ class ReaderAccess(_UserAccess):
         self, name: str, args: ReaderAccessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         """Declare the access; `name` is the prefix of its children's names."""
-        document = pulumi.Output.from_input(args.bucket).apply(read_policy)
-        super().__init__("nixcache:index:ReaderAccess", name, args.user, args.user, document, opts)
+        super().__init__("nixcache:index:ReaderAccess", name, None, opts)
+        policy = minio.IamPolicy(
+            f"{name}-policy",
+            name=args.user,
+            policy=pulumi.Output.from_input(args.bucket).apply(read_policy),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self._grant(name, args.user, policy.name)

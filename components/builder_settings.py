@@ -28,8 +28,6 @@ class BuilderSettings:
     """What the builder is called in this stack."""
     s3_user: str
     """Its user on the S3 server."""
-    s3_policy: str
-    """Its policy on the S3 server."""
     closures: tuple[str, ...]
     """Store paths, or links to them, whose closures it pushes."""
     local: bool = False
@@ -71,7 +69,6 @@ def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, 
     for setting, names in (
         ("name", [builder.name for builder in builders]),
         ("s3User", [builder.s3_user for builder in builders]),
-        ("s3Policy", [builder.s3_policy for builder in builders]),
     ):
         duplicate = first_duplicate(names)
         if duplicate is not None:
@@ -87,8 +84,7 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
         raise SettingError(
             reader.full_name("name"), name, "write 1 to 32 lower-case letters, digits and hyphens"
         )
-    s3_user = _s3_name(reader, "s3User", f"{bucket}-{name}")
-    s3_policy = _s3_name(reader, "s3Policy", f"{bucket}-write-{name}")
+    s3_user = read_s3_name(reader, "s3User", f"{bucket}-{name}")
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
     remedy = "README lists a builder's settings"
@@ -97,7 +93,6 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
         return BuilderSettings(
             name,
             s3_user,
-            s3_policy,
             closures,
             local=True,
             credentials_directory=credentials_directory,
@@ -115,7 +110,6 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
     return BuilderSettings(
         name,
         s3_user,
-        s3_policy,
         closures,
         False,
         host,
@@ -144,8 +138,9 @@ def _credentials_directory(reader: SettingReader) -> str | None:
     return directory
 
 
-def _s3_name(reader: SettingReader, setting: str, default: str) -> str:
-    name = reader.text(setting, default)
+def read_s3_name(reader: SettingReader, setting: str, default: str) -> str:
+    """Take a name on the S3 server; an empty one is the default."""
+    name = reader.text(setting, "") or default
     if not _S3_NAME.fullmatch(name):
         raise SettingError(
             reader.full_name(setting),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +18,35 @@ from .builder_settings import BuilderSettings
 PUSH_SCRIPT = Path(__file__).with_name("push.sh")
 """The one script that runs on a builder."""
 
-_LOADER = 'IFS= read -r -d "" script && eval "$script"'
+_LOADER = (
+    'IFS= read -r -d "" script && script=$(base64 -d <<<"$script" | bzip2 -d) && eval "$script"'
+)
 """Runs the script that standard input begins with, up to a NUL, and leaves it what follows.
 
 A script that arrives incomplete is not run at all, so settings are never taken for commands.
 """
 
 
-@cache
-def push_script() -> str:
-    """Return push.sh as it travels and lies in the state: without comments and indentation.
+def packed(script: str) -> str:
+    """Return a script as it travels and lies in the state: without comments, bzip2, base64.
 
     The engine keeps it twice for each builder, and writes it a dozen times into the log of each
-    preview. So push.sh has no text whose lines begin with `#` or mean something by their blanks.
+    preview: unpacked, that was a third of what a preview of ten builders took. Of the compressors
+    that builders have, bzip2 alone makes the same bytes wherever Pulumi runs, so that nothing seems
+    to change.
+
+    Args:
+        script: no text in it has lines that begin with `#`, or mean something by their blanks.
     """
-    lines = (line.lstrip() for line in PUSH_SCRIPT.read_text(encoding="utf-8").splitlines())
-    return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+    lines = (line.lstrip() for line in script.splitlines())
+    bare = "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+    return base64.b64encode(bz2.compress(bare.encode())).decode()
+
+
+@cache
+def packed_push_script() -> str:
+    """Return push.sh, packed."""
+    return packed(PUSH_SCRIPT.read_text(encoding="utf-8"))
 
 
 def push_command(store_paths: Sequence[str]) -> str:
@@ -136,7 +150,7 @@ class ClosurePush(pulumi.ComponentResource):
                 lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
             ).apply(
                 lambda given: (
-                    push_script()
+                    packed_push_script()
                     + "\0"
                     + push_settings(_whole_numbers(given["values"]), given["lists"])
                 )

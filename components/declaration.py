@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_minio as minio
 
 from .binary_cache import BinaryCache, BinaryCacheArgs
-from .builder import BuilderAccess, BuilderAccessArgs, ReaderAccess, ReaderAccessArgs
+from .builder import (
+    BuilderAccess,
+    BuilderAccessArgs,
+    ReaderAccess,
+    ReaderAccessArgs,
+    WritePolicy,
+    WritePolicyArgs,
+)
 from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
 from .builder_settings import BuilderSettings
 from .closure import Closure
@@ -87,30 +94,51 @@ class DeclaredBuilder:
     """`accessKeyId`, `secretAccessKey` and, where it has closures or pins, `lastPush`."""
 
 
-def declare_builder(
+def declare_builders(
+    settings: Settings,
+    store_paths: Mapping[str, Sequence[str]],
+    server: minio.Provider,
+    cache: BinaryCache,
+    signing_key: SigningKey,
+) -> dict[str, DeclaredBuilder]:
+    """Declare the builders by name: access, and credentials and push where the settings want them.
+
+    Args:
+        settings: the stack's settings.
+        store_paths: what each builder's closures and pins are now, of those that answered.
+        server: the provider for users and policy.
+        cache: what they push to.
+        signing_key: the key that signs their pushes.
+    """
+    if not settings.builders:
+        return {}
+    policy = WritePolicy(
+        "builders",
+        WritePolicyArgs(bucket=cache.bucket, policy=settings.write_policy),
+        pulumi.ResourceOptions(provider=server),
+    )
+    return {
+        builder.name: _declare_builder(
+            settings, builder, store_paths.get(builder.name), server, cache, policy, signing_key
+        )
+        for builder in settings.builders
+    }
+
+
+def _declare_builder(
     settings: Settings,
     builder: BuilderSettings,
     store_paths: Sequence[str] | None,
     server: minio.Provider,
     cache: BinaryCache,
+    policy: WritePolicy,
     signing_key: SigningKey,
 ) -> DeclaredBuilder:
-    """Declare a builder's access, and its credentials and push where the settings want them.
-
-    Args:
-        settings: the stack's settings.
-        builder: the builder's own.
-        store_paths: what its closures and pins are now; None where it did not answer.
-        server: the provider for its user and policy.
-        cache: what it pushes to.
-        signing_key: the key that signs its pushes.
-    """
     access = BuilderAccess(
         builder.name,
         BuilderAccessArgs(
-            bucket=cache.bucket,
             user=builder.s3_user,
-            policy=builder.s3_policy,
+            policy=policy.policy,
             secret=settings.adopted_user_secrets.get(builder.s3_user),
         ),
         pulumi.ResourceOptions(provider=server),

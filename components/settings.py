@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from .builder_settings import BuilderSettings, read_builders
+from .builder_settings import BuilderSettings, read_builders, read_s3_name
 from .nix_format import FormatError, KeyName, SecretKey, is_key_domain
 from .setting_reader import SettingError, SettingReader
 from .ssh_settings import HOST
@@ -102,6 +102,7 @@ class Settings:
     compression_level: int
     parallelism: int
     staging_limit: int
+    write_policy: str
     builders: tuple[BuilderSettings, ...]
 
     @property
@@ -192,6 +193,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
         parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
+        write_policy=read_s3_name(reader, "writePolicy", f"{bucket}-write"),
         builders=builders,
     )
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
@@ -204,6 +206,10 @@ def _check_private(settings: Settings) -> None:
     if settings.anonymous_listing:
         raise SettingError(
             "anonymousListing", True, "nobody is anonymous to a private cache; write false"
+        )
+    if settings.write_policy == settings.reader_user:
+        raise SettingError(
+            "writePolicy", settings.write_policy, "this is the reader's policy; take another name"
         )
     if settings.reader_user in {builder.s3_user for builder in settings.builders}:
         raise SettingError(

@@ -12,6 +12,7 @@ SUITES = {"bookworm": "2.8", "trixie": "2.26", "forky": "2.34"}
 
 PACKAGES = (
     "bash",
+    "bzip2",
     "ca-certificates",
     "coreutils",
     "curl",

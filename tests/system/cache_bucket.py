@@ -23,7 +23,7 @@ from minio.deleteobjects import DeleteObject
 from minio.signer import sign_v4_s3
 from minio.time import utcnow
 
-from components.closure_push import push_command, push_script
+from components.closure_push import packed_push_script, push_command
 from components.nix_format import PublicKey, SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -140,7 +140,7 @@ class CacheBucket:
         trust(builder, self.server)
         ran = builder.run(
             f"{environment} {push_command([*options.split(), *paths])}",
-            input=f"{push_script()}\0{self.settings(**changes)}",
+            input=f"{packed_push_script()}\0{self.settings(**changes)}",
             check=False,
         )
         return Pushed(ran.returncode, ran.stdout, ran.stderr)

@@ -66,7 +66,8 @@ def test_a_cache_made_by_hand_keeps_its_objects_its_key_and_its_user(
 
     stack = new_stack(**server_settings(minio), bucket=BUCKET, adoptBucket=True)
     stack.set(
-        builders=[{"name": "here", "local": True, "s3User": USER, "s3Policy": POLICY}],
+        writePolicy=POLICY,
+        builders=[{"name": "here", "local": True, "s3User": USER}],
         adoptedUserSecrets=f"{USER}:{SECRET}",
         adoptedSigningKeys=key,
     )

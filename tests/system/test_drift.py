@@ -16,7 +16,7 @@ from .minio_client import MinioClient
 from .stack import Outcome, Stack
 
 BUCKET = "drifting"
-USER, POLICY = f"{BUCKET}-here", f"{BUCKET}-write-here"
+USER, POLICY = f"{BUCKET}-here", f"{BUCKET}-write"
 AS_DECLARED, DIFFERS, CANNOT_TELL = range(3)
 
 
@@ -92,9 +92,9 @@ SEEN_BY_A_REFRESH: dict[str, tuple[Callable[[Deployed], object], str]] = {
         lambda d: d.mc.run(f"rm s3/{BUCKET}/index.html"),
         "**deleted** | object `cache-index.html`",
     ),
-    "the builder's policy is widened": (
+    "the builders' policy is widened": (
         lambda d: d.mc.run(f"admin policy create s3 {POLICY} {d.file(WIDER)}"),
-        "changed | policy `here-policy`",
+        "changed | policy `builders-policy`",
     ),
     "the builder's policy is detached": (
         lambda d: d.mc.run(f"admin policy detach s3 {POLICY} --user {USER}"),

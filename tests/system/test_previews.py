@@ -157,7 +157,6 @@ def test_ten_builders_are_asked_side_by_side_within_five_seconds(
             BuilderSettings(
                 f"b{number}",
                 "user",
-                "policy",
                 (LINK,),
                 host=builder.host,
                 port=port,

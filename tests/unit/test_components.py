@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
 import subprocess
 from collections.abc import Callable
@@ -13,13 +14,20 @@ import pulumi_command as command
 import pytest
 
 from components.binary_cache import BinaryCache, BinaryCacheArgs, multipart_etag, nix_cache_info
-from components.builder import WRITE_ACTIONS, BuilderAccess, BuilderAccessArgs
+from components.builder import (
+    WRITE_ACTIONS,
+    BuilderAccess,
+    BuilderAccessArgs,
+    WritePolicy,
+    WritePolicyArgs,
+)
 from components.closure_push import (
     PUSH_SCRIPT,
     ClosurePush,
     ClosurePushArgs,
+    packed,
+    packed_push_script,
     push_command,
-    push_script,
     push_settings,
     ssh_connection,
 )
@@ -121,8 +129,15 @@ def test_another_content_has_another_etag() -> None:
 def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     engine: RecordingMocks,
 ) -> None:
-    args = BuilderAccessArgs(bucket="nix-cache", user="nixbuilder", policy="nix-cache-write")
-    settled(lambda: BuilderAccess("nixbuilder", args).secret_access_key)
+    policy_args = WritePolicyArgs(bucket="nix-cache", policy="nix-cache-write")
+
+    def access() -> pulumi.Output[str]:
+        policy = WritePolicy("builders", policy_args).policy
+        return BuilderAccess(
+            "nixbuilder", BuilderAccessArgs(user="nixbuilder", policy=policy)
+        ).secret_access_key
+
+    settled(access)
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
     (statement,) = policy["Statement"]
@@ -162,7 +177,7 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert inputs["create"].endswith(f" push.sh --config - {STORE_PATH}")
     assert "S3CRET" not in json.dumps(inputs)
     script, _, given = settings.partition("\0")
-    assert script == push_script()
+    assert script == packed_push_script()
     lines = given.splitlines()
     assert "secret-access-key=S3CRET-USER" in lines
     assert "upstream-key=cache.nixos.org-1" in lines
@@ -173,16 +188,17 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert not [line for line in lines if line.startswith("compression-level=")]
 
 
-def test_a_script_travels_without_its_comments_and_does_the_same() -> None:
-    script = push_script()
-    assert len(script) < 3 / 4 * len(PUSH_SCRIPT.read_text())
-    assert not [line for line in script.splitlines() if line.startswith(("#", " ")) or not line]
+def test_a_script_travels_packed_and_does_the_same() -> None:
+    script = packed_push_script()
+    assert len(script) < len(PUSH_SCRIPT.read_text()) / 3
+    assert bz2.decompress(base64.b64decode(script)).startswith(b"set -u -o pipefail\n")
 
-    def usage(text: str) -> list[str]:
-        command_ = ["bash", "-c", text, "push.sh", "--help"]
-        return subprocess.run(command_, capture_output=True, check=True, text=True).stdout.split()
+    def usage(*command_: str, stdin: str = "") -> list[str]:
+        done = subprocess.run(command_, capture_output=True, check=True, text=True, input=stdin)
+        return done.stdout.split()
 
-    assert usage(script) == usage(PUSH_SCRIPT.read_text())
+    travelled = usage("sh", "-c", f"{push_command([])} --help", stdin=f"{script}\0")
+    assert travelled == usage("bash", str(PUSH_SCRIPT), "--help")
 
 
 def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:
@@ -210,14 +226,19 @@ def run_on_a_builder(link: str, standard_input: str) -> subprocess.CompletedProc
 def test_a_script_gets_its_arguments_as_words_and_the_settings_behind_it() -> None:
     link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
     script = 'printf \'%s\\n\' "$0" "$@"; cat'
-    done = run_on_a_builder(link, f"{script}\0bucket=nix-cache\n")
+    done = run_on_a_builder(link, f"{packed(script)}\0bucket=nix-cache\n")
     assert done.stdout.splitlines() == ["push.sh", "--config", "-", link, "bucket=nix-cache"]
 
 
 def test_a_script_that_arrives_incomplete_runs_nothing_and_takes_no_setting_for_a_command() -> None:
-    done = run_on_a_builder("/link", "echo begun\nsecret-access-key=S3CRET\n")
+    script = packed("echo begun")
+    done = run_on_a_builder("/link", script)
     assert done.returncode != 0
     assert done.stdout + done.stderr == ""
+    done = run_on_a_builder("/link", f"{script[:-8]}\0echo begun\nsecret-access-key=S3CRET\n")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "S3CRET" not in done.stderr
 
 
 def test_a_connection_carries_the_host_keys_of_every_hop() -> None:

@@ -55,7 +55,7 @@ def test_homelab_example_is_the_recipe() -> None:
     assert str(settings.endpoint) == "https://s3.homelab.local"
     assert settings.signing_keys == ("s3.homelab.local-1",)
     (only,) = settings.builders
-    assert (only.s3_user, only.s3_policy) == ("nixbuilder", "nix-cache-write")
+    assert (only.s3_user, settings.write_policy) == ("nixbuilder", "nix-cache-write")
     assert only.closures == ("/run/current-system",)
 
 
@@ -74,7 +74,7 @@ def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
 def test_names_on_the_server_are_the_buckets_own_so_that_stacks_can_share_it() -> None:
     settings = parse(configuration(bucket="staging-cache", builders=[builder(name="ci")]))
     assert settings.builders[0].s3_user == "staging-cache-ci"
-    assert settings.builders[0].s3_policy == "staging-cache-write-ci"
+    assert settings.write_policy == "staging-cache-write"
 
 
 def test_a_private_key_file_takes_the_place_of_the_shared_key(tmp_path: Path) -> None:
@@ -217,7 +217,6 @@ def test_an_rsa_host_key_is_refused_for_what_the_provider_does_with_it() -> None
     [
         (builder(), "builders[].name"),
         (builder(name="other", s3User="nix-cache-nixbuilder"), "builders[].s3User"),
-        (builder(name="other", s3Policy="nix-cache-write-nixbuilder"), "builders[].s3Policy"),
     ],
 )
 def test_two_builders_that_share_a_name_are_refused(
