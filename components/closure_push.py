@@ -19,11 +19,14 @@ PUSH_SCRIPT = Path(__file__).with_name("push.sh")
 """The one script that runs on a builder."""
 
 _LOADER = (
-    'IFS= read -r -d "" script && script=$(base64 -d <<<"$script" | bzip2 -d) && eval "$script"'
+    'IFS= read -r -d "" script && script=$(base64 -d <<<"$script" | bzip2 -d) && '
+    'exec bash <(printf %s "$script") "$@"'
 )
 """Runs the script that standard input begins with, up to a NUL, and leaves it what follows.
 
-A script that arrives incomplete is not run at all, so settings are never taken for commands.
+A script that arrives incomplete is not run at all, so settings are never taken for commands. A
+shell of its own runs it, from a file: `bash -c` itself forgets jobs that end while another command
+runs (bash 5.2, `notify_of_job_status`), and a push that waits for such a job waits for ever.
 """
 
 

@@ -225,9 +225,16 @@ def run_on_a_builder(link: str, standard_input: str) -> subprocess.CompletedProc
 
 def test_a_script_gets_its_arguments_as_words_and_the_settings_behind_it() -> None:
     link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
-    script = 'printf \'%s\\n\' "$0" "$@"; cat'
+    script = "printf '%s\\n' \"$@\"; cat"
     done = run_on_a_builder(link, f"{packed(script)}\0bucket=nix-cache\n")
-    assert done.stdout.splitlines() == ["push.sh", "--config", "-", link, "bucket=nix-cache"]
+    assert done.stdout.splitlines() == ["--config", "-", link, "bucket=nix-cache"]
+
+
+def test_a_script_hears_of_every_job_of_its_own() -> None:
+    # The job has ended by the time that the command in the foreground does.
+    job = "true & ended=$!; tail --pid=$ended -f /dev/null; wait -n -p pid; echo $((pid == ended))"
+    done = run_on_a_builder("/link", packed(f"set -m\n{job}\n") + "\0")
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 def test_a_script_that_arrives_incomplete_runs_nothing_and_takes_no_setting_for_a_command() -> None:
