@@ -324,9 +324,12 @@ def test_a_mistake_in_settings_is_one_clear_line(
 def test_missing_tools_are_named(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    builder.run(
-        "mkdir -p /tmp/few && ln -sf /usr/bin/bash /usr/bin/nix /usr/bin/nix-store /tmp/few"
-    )
+    tools = "/usr/bin/bash /usr/bin/base64 /usr/bin/nix /usr/bin/nix-store"
+    builder.run(f"mkdir -p /tmp/few && ln -sf {tools} /tmp/few")
+    unpackable = bucket.push(builder, closure, environment="PATH=/tmp/few")
+    assert unpackable.code != 0
+    assert "bzip2: command not found" in unpackable.log
+    builder.run("ln -sf /usr/bin/bzip2 /tmp/few")
     refused = bucket.push(builder, closure, environment="PATH=/tmp/few").refused()
     assert refused == (
         "push: prepare: curl is missing on this machine; install it, or add it to PATH"
