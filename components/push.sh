@@ -17,6 +17,8 @@
 #
 # It needs bash 5.1, nix 2.8, curl 7.88, awk, coreutils, findutils and grep, nothing newer. What
 # it reads from the bucket is input: awk takes it apart, nothing ever evaluates it.
+# Pulumi sends it without comments and indentation: no text in it has lines that begin with a #, or
+# that mean something by their blanks.
 
 set -u -o pipefail
 export LC_ALL=C
