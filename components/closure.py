@@ -37,6 +37,11 @@ class UnresolvedError(Exception):
     """A builder's links cannot be followed; the message says why, in half a sentence."""
 
 
+def has_links(builder: BuilderSettings, store_dir: str) -> bool:
+    """Return whether a builder has to be asked what it is to push: store paths say it already."""
+    return not all(is_store_path(closure, store_dir) for closure in builder.pushed)
+
+
 def resolve(builders: Sequence[BuilderSettings], store_dir: str) -> dict[str, list[str]]:
     """Return the store paths that each builder's closures and pins are now, by its name.
 
@@ -46,10 +51,10 @@ def resolve(builders: Sequence[BuilderSettings], store_dir: str) -> dict[str, li
     answers: dict[str, list[str]] = {}
     asked = []
     for builder in builders:
-        if all(is_store_path(closure, store_dir) for closure in builder.pushed):
-            answers[builder.name] = list(builder.pushed)
-        else:
+        if has_links(builder, store_dir):
             asked.append(builder)
+        else:
+            answers[builder.name] = list(builder.pushed)
     if asked:
         # The program runs inside an event loop already: this one needs a thread of its own.
         with ThreadPoolExecutor(1) as thread:

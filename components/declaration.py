@@ -19,7 +19,7 @@ from .builder import (
 )
 from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
 from .builder_settings import BuilderSettings
-from .closure import Closure
+from .closure import Closure, has_links
 from .closure_push import ClosurePush, ClosurePushArgs, ssh_connection
 from .landing_page import landing_page
 from .nixos import ClientConfiguration
@@ -158,12 +158,16 @@ def _declare_builder(
         )
         resources.append(BuilderCredentials(builder.name, credentials))
     if builder.pushed:
-        closure = Closure(builder.name, builder.pushed, store_paths)
+        closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
+        if has_links(builder, settings.store_dir):
+            closure = Closure(builder.name, builder.pushed, store_paths)
+            resources.append(closure)
+            closures = closure.store_paths
         push = ClosurePush(
             builder.name,
             ClosurePushArgs(
                 connection=connection,
-                closures=closure.store_paths,
+                closures=closures,
                 endpoint=str(settings.endpoint),
                 region=settings.region,
                 ca_certificate=settings.ca_certificate,
@@ -179,6 +183,6 @@ def _declare_builder(
                 staging_limit=settings.staging_limit,
             ),
         )
-        resources += [closure, push]
+        resources.append(push)
         outputs["lastPush"] = push.summary
     return DeclaredBuilder(resources, outputs)

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -228,27 +229,46 @@ def _expirations(inputs: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _closures_in_words(steps: Sequence[Step]) -> Iterator[str]:
-    pushes = {step.name.removesuffix("-command") for step in steps if _runs(step)}
-    for step in steps:
-        if step.type == _CLOSURE and step.operation not in _PASSED_OVER:
-            pushes.discard(step.name)
-            yield from (f"builder {code(step.name)} {words}" for words in _pushed(step))
-    for name in sorted(pushes):
-        yield f"builder {code(name)} pushes the same closures again: the push's settings change"
+    closures = {
+        step.name: step
+        for step in steps
+        if step.type == _CLOSURE and step.operation not in _PASSED_OVER
+    }
+    pushes = {
+        step.name.removesuffix("-command"): step
+        for step in steps
+        if step.type in _COMMANDS and step.name.endswith("-command")
+    }
+    for name in dict.fromkeys((*closures, *pushes)):
+        for words in _told(closures.get(name), pushes.get(name)):
+            yield f"builder {code(name)} {words}"
 
 
-def _runs(step: Step) -> bool:
-    return step.type in _COMMANDS and step.operation in ("create", "update", "replace")
-
-
-def _pushed(closure: Step) -> Iterator[str]:
-    if not closure.after:
-        yield "pushes nothing any more; what it pushed stays until it expires"
+def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
+    """Say what one builder is to push: its links are a closure's, store paths stand in the push."""
+    if closure is not None and closure.after:
+        last = list(closure.before.get("store_paths", ()))
+        yield from _pushed(closure.after["links"], closure.after["store_paths"], last)
+    elif push is None or push.operation in _PASSED_OVER:
         return
-    last = list(closure.before.get("store_paths", ()))
-    for number, (link, target) in enumerate(
-        zip(closure.after["links"], closure.after["store_paths"], strict=True)
-    ):
+    elif not push.after:
+        yield "pushes nothing any more; what it pushed stays until it expires"
+    else:
+        before, after = _pushed_paths(push.before), _pushed_paths(push.after)
+        if before == after:
+            yield "pushes the same closures again: the push's settings change"
+        else:
+            yield from _pushed(after, after, before)
+
+
+def _pushed_paths(command: Mapping[str, Any]) -> Sequence[str]:
+    """Return the store paths that a push's command line ends with."""
+    words = shlex.split(str(command.get("create", "")))
+    return [word for word in words if word.startswith("/")]
+
+
+def _pushed(links: Sequence[str], targets: Sequence[str], last: Sequence[str]) -> Iterator[str]:
+    for number, (link, target) in enumerate(zip(links, targets, strict=True)):
         path = code(target) if link == target else f"{code(target)} ({code(link)})"
         if target in last:
             yield f"keeps {path}"

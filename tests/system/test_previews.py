@@ -141,6 +141,21 @@ def test_store_paths_need_no_connection(
     assert "warning: builder" not in text
 
 
+def test_a_store_path_in_the_place_of_a_link_is_pushed_only_if_it_is_another(
+    pushing: Stack, builder: ThrowawayBuilder, store_paths: list[str]
+) -> None:
+    old, new = store_paths
+    point(builder, old)
+    pushing.up().succeeded()
+    pushing.set(builders=[builder_settings(builder, old)])
+    assert pushing.changes() == {"delete": 1}
+    assert "**Closures:**" not in report(pushing)
+    pushing.up().succeeded()
+    pushing.set(builders=[builder_settings(builder, new)])
+    assert pushing.changes() == {"update": 1}
+    assert f"- builder `nixbuilder` pushes `{new}`; before: `{old}`\n" in report(pushing)
+
+
 def test_ten_builders_are_asked_side_by_side_within_five_seconds(
     builder: ThrowawayBuilder, store_paths: list[str]
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.closure_push import push_command
 from operations import preview_markdown
 from operations.preview_markdown import NoPreviewError, code, failed, render
 
@@ -111,12 +112,46 @@ def test_an_ordinary_creation_or_deletion_is_no_loss() -> None:
     ],
 )
 def test_a_closure_is_told_in_words(before: str | None, after: str | None, words: str) -> None:
-    known = [
+    known: list[dict[str, Any] | None] = [
         None if target is None else {"links": [LINK], "store_paths": [target]}
         for target in (before, after)
     ]
     operation = "create" if before is None else "delete" if after is None else "update"
-    assert f"- builder `nixbuilder` {words}\n" in report(step(operation, CLOSURE, *known))
+    pushed = [one and {"create": push_command(one["store_paths"])} for one in known]
+    steps = (step(operation, CLOSURE, *known), step(operation, COMMAND, *pushed))
+    assert f"- builder `nixbuilder` {words}\n" in report(*steps)
+
+
+@pytest.mark.parametrize(
+    ("operation", "before", "after", "words"),
+    [
+        ("create", [], ["/nix/store/a"], "pushes `/nix/store/a` for the first time"),
+        ("update", ["/nix/store/a"], ["/nix/store/b"], "pushes `/nix/store/b`; before: `/nix/sto"),
+        ("update", ["/nix/store/a"], ["/nix/store/a", "/nix/store/b"], "keeps `/nix/store/a`\n"),
+        ("delete", ["/nix/store/a"], [], "pushes nothing any more"),
+    ],
+)
+def test_store_paths_are_told_in_words_too(
+    operation: str, before: list[str], after: list[str], words: str
+) -> None:
+    known = [{"create": push_command(paths)} if paths else None for paths in (before, after)]
+    assert f"- builder `nixbuilder` {words}" in report(step(operation, COMMAND, *known))
+
+
+def test_a_link_that_makes_way_for_its_store_path_takes_no_push_away() -> None:
+    gone = step("delete", CLOSURE, {"links": [LINK], "store_paths": ["/nix/store/a"]}, None)
+    assert "Closures:" not in report(gone)
+    same = {"create": push_command(["/nix/store/a"])}
+    assert "Closures:" not in report(gone, step("same", COMMAND, same, same))
+    new = {"create": push_command(["/nix/store/b"])}
+    text = report(gone, step("update", COMMAND, same, new))
+    assert "- builder `nixbuilder` pushes `/nix/store/b`; before: `/nix/store/a`\n" in text
+
+
+def test_a_credential_that_is_placed_anew_is_no_push() -> None:
+    files = "nixcache:index:BuilderCredentials$command:remote:Command::nixbuilder-files"
+    given = {"create": "sh -c place place-credentials /var/lib/nix-binary-cache"}
+    assert "Closures:" not in report(step("update", files, given, {**given, "stdin": "[secret]"}))
 
 
 def test_a_push_whose_settings_change_is_told_and_its_secrets_are_not() -> None:
