@@ -146,6 +146,7 @@ def test_a_store_path_in_the_place_of_a_link_is_pushed_only_if_it_is_another(
 ) -> None:
     old, new = store_paths
     point(builder, old)
+    pushing.set(bucket="by-store-path")
     pushing.up().succeeded()
     pushing.set(builders=[builder_settings(builder, old)])
     assert pushing.changes() == {"delete": 1}
