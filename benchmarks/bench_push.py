@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from components.closure_push import PUSH_SCRIPT
 from components.nix_format import SecretKey
-from tests.system.cache_bucket import PUSH_SCRIPT, CacheBucket, trust
+from tests.system.cache_bucket import CacheBucket, trust
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder

@@ -84,7 +84,7 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
         raise SettingError(
             reader.full_name("name"), name, "write 1 to 32 lower-case letters, digits and hyphens"
         )
-    s3_user = read_s3_name(reader, "s3User", f"{bucket}-{name}")
+    s3_user = check_s3_name(reader.full_name("s3User"), reader.text("s3User", f"{bucket}-{name}"))
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
     remedy = "README lists a builder's settings"
@@ -138,15 +138,10 @@ def _credentials_directory(reader: SettingReader) -> str | None:
     return directory
 
 
-def read_s3_name(reader: SettingReader, setting: str, default: str) -> str:
-    """Take a name on the S3 server; an empty one is the default."""
-    name = reader.text(setting, "") or default
+def check_s3_name(setting: str, name: str) -> str:
+    """Return the name of a user or policy on the S3 server, or refuse what the setting says."""
     if not _S3_NAME.fullmatch(name):
-        raise SettingError(
-            reader.full_name(setting),
-            name,
-            "write 3 to 128 letters, digits and ._@+- without spaces",
-        )
+        raise SettingError(setting, name, "write 3 to 128 letters, digits and ._@+- without spaces")
     return name
 
 

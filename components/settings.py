@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from .builder_settings import BuilderSettings, read_builders, read_s3_name
+from .builder_settings import BuilderSettings, check_s3_name, read_builders
 from .nix_format import FormatError, KeyName, SecretKey, is_key_domain
 from .setting_reader import SettingError, SettingReader
 from .ssh_settings import HOST
@@ -193,7 +193,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
         parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
-        write_policy=read_s3_name(reader, "writePolicy", f"{bucket}-write"),
+        write_policy=check_s3_name("writePolicy", reader.text("writePolicy") or f"{bucket}-write"),
         builders=builders,
     )
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")

@@ -131,7 +131,7 @@ def render(preview: Mapping[str, Any]) -> str:
     losses = [f"- ⚠️ {loss}" for step in steps for loss in _losses(step, steps)]
     if losses:
         sections.append("\n".join(["**Data would be lost:**", *losses]))
-    closures = [f"- {line}" for line in _closures_in_words(steps)]
+    closures = [f"- {line}" for line in _closures_in_words(moving)]
     if closures:
         sections.append("\n".join(["**Closures:**", *closures]))
     messages = [f"- {line}" for line in _messages(preview)]
@@ -228,18 +228,14 @@ def _expirations(inputs: Mapping[str, Any]) -> dict[str, int]:
     return days
 
 
-def _closures_in_words(steps: Sequence[Step]) -> Iterator[str]:
-    closures = {
-        step.name: step
-        for step in steps
-        if step.type == _CLOSURE and step.operation not in _PASSED_OVER
-    }
+def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:
+    closures = {step.name: step for step in moving if step.type == _CLOSURE}
     pushes = {
         step.name.removesuffix("-command"): step
-        for step in steps
+        for step in moving
         if step.type in _COMMANDS and step.name.endswith("-command")
     }
-    for name in dict.fromkeys((*closures, *pushes)):
+    for name in sorted({*closures, *pushes}):
         for words in _told(closures.get(name), pushes.get(name)):
             yield f"builder {code(name)} {words}"
 
@@ -249,11 +245,9 @@ def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
     if closure is not None and closure.after:
         last = list(closure.before.get("store_paths", ()))
         yield from _pushed(closure.after["links"], closure.after["store_paths"], last)
-    elif push is None or push.operation in _PASSED_OVER:
-        return
-    elif not push.after:
+    elif push is not None and not push.after:
         yield "pushes nothing any more; what it pushed stays until it expires"
-    else:
+    elif push is not None:
         before, after = _pushed_paths(push.before), _pushed_paths(push.after)
         if before == after:
             yield "pushes the same closures again: the push's settings change"

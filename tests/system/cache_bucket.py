@@ -28,7 +28,6 @@ from components.nix_format import PublicKey, SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
-PUSH_SCRIPT = Path(__file__).parents[2] / "components" / "push.sh"
 NIX_CACHE_INFO = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n"
 WRITE_ACTIONS = (
     "s3:AbortMultipartUpload",

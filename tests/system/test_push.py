@@ -11,12 +11,13 @@ from datetime import timezone
 import pytest
 from minio.time import utcnow
 
+from components.closure_push import PUSH_SCRIPT
 from components.nix_format import NarInfo, SecretKey, nix32_encode
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 from .bucket_verifier import verify
-from .cache_bucket import PUSH_SCRIPT, CacheBucket, leftovers, small_disk, trust
+from .cache_bucket import CacheBucket, leftovers, small_disk, trust
 from .fault_proxy import PASS, Fault, Request, fault_proxy
 
 PATHS = 40

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from components.closure_push import PUSH_SCRIPT
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 from .bucket_verifier import Verdict, verify, watched
-from .cache_bucket import PUSH_SCRIPT, CacheBucket, leftovers, small_disk, trust
+from .cache_bucket import CacheBucket, leftovers, small_disk, trust
 from .fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
 
 PATHS = 30

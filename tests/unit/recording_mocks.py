@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,3 +50,9 @@ def use_recording_mocks(preview: bool = False) -> RecordingMocks:
     mocks = RecordingMocks()
     pulumi.runtime.set_mocks(mocks, project="nixcache", stack="test", preview=preview)
     return mocks
+
+
+def settled(declare: Callable[[], pulumi.Output[Any]]) -> None:
+    """Run `declare` as a program, and wait until all it declares is registered."""
+    run: Callable[[], None] = pulumi.runtime.test(declare)  # type: ignore[no-untyped-call]
+    run()

@@ -6,8 +6,6 @@ import base64
 import bz2
 import json
 import subprocess
-from collections.abc import Callable
-from typing import Any
 
 import pulumi
 import pulumi_command as command
@@ -34,7 +32,7 @@ from components.closure_push import (
 from components.settings import parse
 
 from .configuration import configuration
-from .recording_mocks import RecordingMocks, use_recording_mocks
+from .recording_mocks import RecordingMocks, settled, use_recording_mocks
 from .test_settings import HOST_KEY
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
@@ -47,12 +45,6 @@ STORE_PATH = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting"
 def engine() -> RecordingMocks:
     """An engine that records."""
     return use_recording_mocks()
-
-
-def settled(declare: Callable[[], pulumi.Output[Any]]) -> None:
-    """Run `declare` as a program, and wait until all it declares is registered."""
-    run: Callable[[], None] = pulumi.runtime.test(declare)  # type: ignore[no-untyped-call]
-    run()
 
 
 def test_a_cache_is_bucket_download_policy_lifecycle_and_nix_cache_info(

@@ -19,7 +19,7 @@ from components.setting_reader import SettingError
 from components.settings import parse
 
 from .configuration import configuration
-from .recording_mocks import use_recording_mocks
+from .recording_mocks import settled, use_recording_mocks
 
 
 class FakeServer(Server):
@@ -60,14 +60,13 @@ def retention(preview: bool = False, **changes: object) -> str:
     use_recording_mocks(preview)
     said: list[str] = []
 
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def deploy() -> pulumi.Output[None]:
         provider = pulumi.ProviderResource("minio", "minio")
         applied = pulumi.Output.from_input("applied")
         settings = parse(configuration(**changes))
         return deployment_checks.check_lifecycle(settings, provider, applied).apply(said.append)
 
-    deploy()
+    settled(deploy)
     return said[0]
 
 

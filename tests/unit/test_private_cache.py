@@ -74,6 +74,10 @@ def test_clients_of_a_public_cache_read_from_the_public_url() -> None:
             "anonymousListing is true: nobody is anonymous to a private cache; write false",
         ),
         (
+            {"access": "private", "writePolicy": "nix-cache-reader"},
+            'writePolicy is "nix-cache-reader": this is the reader\'s policy; take another name',
+        ),
+        (
             {
                 "access": "private",
                 "builders": [{"name": "reader", "host": "builder", "hostKey": HOST_KEY}],

@@ -77,6 +77,10 @@ def test_names_on_the_server_are_the_buckets_own_so_that_stacks_can_share_it() -
     assert settings.write_policy == "staging-cache-write"
 
 
+def test_a_builders_user_has_a_name() -> None:
+    assert refusal(builders=[builder(s3User="")]).startswith('builders[0].s3User is "": write 3 ')
+
+
 def test_a_private_key_file_takes_the_place_of_the_shared_key(tmp_path: Path) -> None:
     key = generated_key(tmp_path)
     settings = parse(configuration(builders=[builder(privateKeyFile=str(key))]))
@@ -255,6 +259,7 @@ def test_a_password_is_never_part_of_a_message() -> None:
     ("setting", "value"),
     [
         ("compression", "gzip"),
+        ("writePolicy", "not a name"),
         ("compressionLevel", 30),
         ("graceDays", 0),
         ("parallelism", -1),
