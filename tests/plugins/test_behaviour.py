@@ -75,7 +75,7 @@ def test_a_command_ends_with_its_plugins_engine() -> None:
         plugin.engine.stop()
         assert plugin.wait(30) == 0
         assert running.exception(30)
-    assert started(int(pid)) is None
+    assert wait_until(lambda: started(int(pid)) is None, 30)
 
 
 def test_a_program_ends_with_its_hosts_engine(language: LanguageProcess, tmp_path: Path) -> None:
