@@ -21,34 +21,34 @@ from components.safeguard import Safeguard
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 stack = settings.load()
-key_rotation.check(stack)
-deployment_checks.check_server(stack)
+deployment_checks.check_update(stack)
 adopt = adoption.check(stack)
 store_paths = resolve(stack.builders, stack.store_dir)
 
 server = declare_server(stack)
 signing_keys = declare_signing_keys(stack)
+deployment_checks.check_preview(stack)
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: nixos.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server, cache)
 builders = declare_builders(stack, store_paths, server, cache, signing_keys[-1])
-declared = [resource for builder in builders.values() for resource in builder.resources]
-Safeguard("safeguard", protect=stack.protect, guarded=[cache, *signing_keys, *readers, *declared])
+guarded = [cache, *signing_keys, *readers, *builders.resources]
+Safeguard("safeguard", protect=stack.protect, guarded=guarded)
 
 pulumi.export("substituter", nixos.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
-pulumi.export("retention", deployment_checks.check_lifecycle(stack, server, cache.lifecycle))
+pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
-pulumi.export("builders", {name: builder.outputs for name, builder in builders.items()})
+pulumi.export("builders", builders.outputs)
 for reader in readers:
     credential = pulumi.Output.all(
-        stack.reader_user, reader.access_key_id, reader.secret_access_key
+        stack.reader_user, reader.credential.access_key_id, reader.credential.secret_access_key
     )
     pulumi.export("readerCredentials", credential.apply(lambda c: nixos.credentials_file(*c)))
-users = {name: builder.outputs["accessKeyId"] for name, builder in builders.items()}
+users = {name: outputs["accessKeyId"] for name, outputs in builders.outputs.items()}
 pulumi.export(
     "nixos",
     pulumi.Output.all(client, users).apply(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pulumi
 import pulumi_minio as minio
@@ -37,101 +37,52 @@ def _policy(actions: Sequence[str], resources: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritePolicyArgs:
-    """What the policy is called on the server, and what it lets its users write to."""
+class Credential:
+    """What a user proves itself by."""
 
-    bucket: pulumi.Input[str]
-    """The bucket that builders push to."""
-    policy: pulumi.Input[str]
-    """The policy's name. An existing policy of that name gets this one's text."""
-
-
-class WritePolicy(pulumi.ComponentResource):
-    """What every builder may do: push to the bucket, and read it."""
-
-    policy: pulumi.Output[str]
-    """The policy's name, once it exists."""
-
-    def __init__(
-        self, name: str, args: WritePolicyArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        """Declare the policy; `name` is the prefix of its child's name."""
-        super().__init__("nixcache:index:WritePolicy", name, None, opts)
-        self.policy = minio.IamPolicy(
-            f"{name}-policy",
-            name=args.policy,
-            policy=pulumi.Output.from_input(args.bucket).apply(write_policy),
-            opts=pulumi.ResourceOptions(parent=self),
-        ).name
-        self.register_outputs({"policy": self.policy})
+    access_key_id: pulumi.Output[str]
+    """The user's access key, usable once its policy is attached."""
+    secret_access_key: pulumi.Output[str]
+    """The user's secret key; a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuilderAccessArgs:
-    """What a builder is called on the server, and what it may do there."""
+    """What the builders are called on the server, and what they may do there."""
 
-    user: pulumi.Input[str]
-    """The user's name, which is its access key too. An existing user's secret is overwritten."""
+    bucket: pulumi.Input[str]
+    """The bucket that builders push to."""
     policy: pulumi.Input[str]
-    """The policy that it gets: the output of a `WritePolicy`, so that the policy goes last."""
-    secret: pulumi.Input[str] | None = None
-    """The secret that the user has already; None lets the server make one."""
+    """The name of their policy. An existing policy of that name gets this one's text."""
+    users: Mapping[str, str]
+    """The name of each builder's user, which is its access key too, by the builder's name."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """The secrets that users have already, by the user's name. Of the others the server makes one,
+    and overwrites what an existing user of that name has."""
 
 
-class _UserAccess(pulumi.ComponentResource):
-    """A user, and the attachment of a policy to it.
+class BuilderAccess(pulumi.ComponentResource):
+    """A user for each builder, and the policy that they share: push to the bucket, and read it."""
 
-    The user's secret is the server's to make, unless it was chosen before there was a stack.
-    """
-
-    access_key_id: pulumi.Output[str]
-    """The user's access key, usable once the policy is attached."""
-    secret_access_key: pulumi.Output[str]
-    """The user's secret key; a secret."""
-
-    def _grant(
-        self,
-        name: str,
-        user: pulumi.Input[str],
-        policy: pulumi.Input[str],
-        secret: pulumi.Input[str] | None = None,
-    ) -> None:
-        child = pulumi.ResourceOptions(parent=self)
-        user_ = minio.IamUser(
-            f"{name}-user",
-            name=user,
-            # Created over, not imported: the server tells nobody a secret, and an imported user
-            # would have none in the state. What it has already, it keeps.
-            secret=None if secret is None else pulumi.Output.secret(secret),
-            opts=child,
-        )
-        attachment = minio.IamUserPolicyAttachment(
-            f"{name}-attachment",
-            # The output, not the argument: a user goes only after this.
-            user_name=user_.name,
-            policy_name=policy,
-            opts=child,
-        )
-        # Through the attachment, so that nothing pushes before the server lets it.
-        self.access_key_id = attachment.user_name
-        self.secret_access_key = user_.secret
-        self.register_outputs(
-            {
-                "access_key_id": self.access_key_id,
-                "secret_access_key": self.secret_access_key,
-            }
-        )
-
-
-class BuilderAccess(_UserAccess):
-    """One builder's user, with a policy that other builders share."""
+    credentials: dict[str, Credential]
+    """Each builder's credential, by the builder's name."""
 
     def __init__(
         self, name: str, args: BuilderAccessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the access; `name` is the prefix of its children's names."""
+        """Declare policy and users; users' resources carry their builders' names."""
         super().__init__("nixcache:index:BuilderAccess", name, None, opts)
-        self._grant(name, args.user, args.policy, args.secret)
+        policy = minio.IamPolicy(
+            f"{name}-policy",
+            name=args.policy,
+            policy=pulumi.Output.from_input(args.bucket).apply(write_policy),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.credentials = {
+            builder: _declare_user(self, builder, user, policy, args.secrets.get(user))
+            for builder, user in args.users.items()
+        }
+        self.register_outputs({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +91,15 @@ class ReaderAccessArgs:
 
     bucket: pulumi.Input[str]
     """The bucket that clients read."""
-    user: pulumi.Input[str]
+    user: str
     """The name of the user, and of its policy. An existing user's secret is overwritten."""
 
 
-class ReaderAccess(_UserAccess):
+class ReaderAccess(pulumi.ComponentResource):
     """What the clients of a private cache may do: read the objects whose names they know."""
+
+    credential: Credential
+    """The credential that all of them share."""
 
     def __init__(
         self, name: str, args: ReaderAccessArgs, opts: pulumi.ResourceOptions | None = None
@@ -158,4 +112,36 @@ class ReaderAccess(_UserAccess):
             policy=pulumi.Output.from_input(args.bucket).apply(read_policy),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        self._grant(name, args.user, policy.name)
+        self.credential = _declare_user(self, name, args.user, policy)
+        self.register_outputs({})
+
+
+def _declare_user(
+    parent: pulumi.Resource,
+    name: str,
+    user: str,
+    policy: minio.IamPolicy,
+    secret: str | None = None,
+) -> Credential:
+    """Declare a user with a policy.
+
+    The user's secret is the server's to make, unless it was chosen before there was a stack.
+    """
+    child = pulumi.ResourceOptions(parent=parent)
+    user_ = minio.IamUser(
+        f"{name}-user",
+        name=user,
+        # Created over, not imported: the server tells nobody a secret, and an imported user would
+        # have none in the state. What it has already, it keeps.
+        secret=None if secret is None else pulumi.Output.secret(secret),
+        opts=child,
+    )
+    attachment = minio.IamUserPolicyAttachment(
+        f"{name}-attachment",
+        # The outputs, not the arguments: user and policy go only after this.
+        user_name=user_.name,
+        policy_name=policy.name,
+        opts=child,
+    )
+    # Through the attachment, so that nothing pushes before the server lets it.
+    return Credential(access_key_id=attachment.user_name, secret_access_key=user_.secret)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pulumi
 import pulumi_command as command
 
+from .builder import Credential
 from .builder_settings import BuilderSettings
 
 PUSH_SCRIPT = Path(__file__).with_name("push.sh")
@@ -77,19 +78,27 @@ def push_settings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosurePushArgs:
-    """What is pushed, from where, to where, and signed by which key."""
+class BuilderPush:
+    """What one builder pushes, and as whom."""
 
     closures: pulumi.Input[Sequence[str]]
     """Store paths, or links to them, on the builder."""
+    credential: Credential
+    """The builder's user on the server."""
+    connection: command.remote.ConnectionArgs | None = None
+    """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosurePushArgs:
+    """What is pushed, from where, to where, and signed by which key."""
+
+    builders: Mapping[str, BuilderPush]
+    """The builders that push, by name."""
     endpoint: pulumi.Input[str]
     """The S3 server: scheme, host and port."""
     bucket: pulumi.Input[str]
     """The bucket."""
-    access_key_id: pulumi.Input[str]
-    """The builder's user on the server."""
-    secret_access_key: pulumi.Input[str]
-    """The user's secret."""
     signing_keys: pulumi.Input[Sequence[pulumi.Input[str]]]
     """Secret keys in Nix's format; the last one signs."""
     upstream_keys: pulumi.Input[Sequence[str]]
@@ -108,78 +117,95 @@ class ClosurePushArgs:
     """How many `nix copy` run side by side, each on all cores."""
     staging_limit: pulumi.Input[int] | None = None
     """Bytes of compressed NARs that may wait on the builder's disk; None leaves it to push.sh."""
-    connection: pulumi.Input[command.remote.ConnectionArgs] | None = None
-    """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
 
 
 class ClosurePush(pulumi.ComponentResource):
     """Runs push.sh on a builder whenever what it is to push, or how, has changed.
 
-    The signing key and the user's secret reach the builder on standard input only. Destroying it
+    The signing key and the users' secrets reach the builders on standard input only. Destroying it
     runs nothing: what was pushed stays until it expires.
     """
 
-    summary: pulumi.Output[str]
-    """The last push's one line: what was pushed, reused, skipped, renewed and repaired."""
+    summaries: dict[str, pulumi.Output[str]]
+    """Each builder's last push in one line, by the builder's name: what was pushed, reused,
+    skipped, renewed and repaired."""
 
     def __init__(
         self, name: str, args: ClosurePushArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the push; `name` is the prefix of its child's name."""
+        """Declare the pushes; their resources carry the builders' names."""
         super().__init__("nixcache:index:ClosurePush", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        create = pulumi.Output.from_input(args.closures).apply(push_command)
-        stdin: pulumi.Output[str] = pulumi.Output.secret(
-            pulumi.Output.all(
-                values={
-                    "endpoint": args.endpoint,
-                    "region": args.region,
-                    "bucket": args.bucket,
-                    "access-key-id": args.access_key_id,
-                    "secret-access-key": args.secret_access_key,
-                    "ca-certificate": (
-                        None
-                        if args.ca_certificate is None
-                        else pulumi.Output.from_input(args.ca_certificate).apply(
-                            lambda pem: base64.b64encode(pem.encode()).decode()
-                        )
-                    ),
-                    "retention-days": args.retention_days,
-                    "compression": args.compression,
-                    "compression-level": args.compression_level,
-                    "parallelism": args.parallelism,
-                    "staging-limit": args.staging_limit,
-                },
-                lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
-            ).apply(
-                lambda given: (
-                    packed_push_script()
-                    + "\0"
-                    + push_settings(_whole_numbers(given["values"]), given["lists"])
+        shared = _shared_settings(args)
+        self.summaries = {
+            builder: _declare_push(self, builder, push, shared)
+            for builder, push in args.builders.items()
+        }
+        self.register_outputs({})
+
+
+def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
+    """Return what standard input begins with on every builder: the script, and most settings."""
+    return pulumi.Output.all(
+        values={
+            "endpoint": args.endpoint,
+            "region": args.region,
+            "bucket": args.bucket,
+            "ca-certificate": (
+                None
+                if args.ca_certificate is None
+                else pulumi.Output.from_input(args.ca_certificate).apply(
+                    lambda pem: base64.b64encode(pem.encode()).decode()
                 )
-            )
+            ),
+            "retention-days": args.retention_days,
+            "compression": args.compression,
+            "compression-level": args.compression_level,
+            "parallelism": args.parallelism,
+            "staging-limit": args.staging_limit,
+        },
+        lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
+    ).apply(
+        lambda given: (
+            packed_push_script()
+            + "\0"
+            + push_settings(_whole_numbers(given["values"]), given["lists"])
         )
-        if args.connection is None:
-            push: command.local.Command | command.remote.Command = command.local.Command(
-                f"{name}-command",
-                create=create,
-                stdin=stdin,
-                add_previous_output_in_env=False,
-                logging=command.local.Logging.STDERR,
-                opts=child,
-            )
-        else:
-            push = command.remote.Command(
-                f"{name}-command",
-                connection=args.connection,
-                create=create,
-                stdin=stdin,
-                add_previous_output_in_env=False,
-                logging=command.remote.Logging.STDERR,
-                opts=child,
-            )
-        self.summary = push.stdout
-        self.register_outputs({"summary": self.summary})
+    )
+
+
+def _declare_push(
+    parent: pulumi.Resource, builder: str, push: BuilderPush, shared: pulumi.Output[str]
+) -> pulumi.Output[str]:
+    """Declare the command that pushes from one builder, and return what it prints."""
+    child = pulumi.ResourceOptions(parent=parent)
+    create = pulumi.Output.from_input(push.closures).apply(push_command)
+    credential = pulumi.Output.all(
+        **{
+            "access-key-id": push.credential.access_key_id,
+            "secret-access-key": push.credential.secret_access_key,
+        }
+    )
+    stdin: pulumi.Output[str] = pulumi.Output.secret(
+        pulumi.Output.concat(shared, credential.apply(lambda values: push_settings(values, {})))
+    )
+    if push.connection is None:
+        return command.local.Command(
+            f"{builder}-command",
+            create=create,
+            stdin=stdin,
+            add_previous_output_in_env=False,
+            logging=command.local.Logging.STDERR,
+            opts=child,
+        ).stdout
+    return command.remote.Command(
+        f"{builder}-command",
+        connection=push.connection,
+        create=create,
+        stdin=stdin,
+        add_previous_output_in_env=False,
+        logging=command.remote.Logging.STDERR,
+        opts=child,
+    ).stdout
 
 
 def _whole_numbers(values: Mapping[str, str | float | None]) -> dict[str, str | int | None]:

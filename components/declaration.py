@@ -14,13 +14,10 @@ from .builder import (
     BuilderAccessArgs,
     ReaderAccess,
     ReaderAccessArgs,
-    WritePolicy,
-    WritePolicyArgs,
 )
 from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
-from .builder_settings import BuilderSettings
 from .closure import Closure, has_links
-from .closure_push import ClosurePush, ClosurePushArgs, ssh_connection
+from .closure_push import BuilderPush, ClosurePush, ClosurePushArgs, ssh_connection
 from .landing_page import landing_page
 from .nixos import ClientConfiguration
 from .settings import Settings
@@ -86,12 +83,13 @@ def declare_readers(
 
 
 @dataclass(frozen=True)
-class DeclaredBuilder:
-    """What was declared for one builder."""
+class DeclaredBuilders:
+    """What was declared for the builders."""
 
     resources: Sequence[pulumi.Resource]
-    outputs: dict[str, pulumi.Output[str]]
-    """`accessKeyId`, `secretAccessKey` and, where it has closures or pins, `lastPush`."""
+    outputs: dict[str, dict[str, pulumi.Output[str]]]
+    """By the builder's name: `accessKeyId`, `secretAccessKey` and, where it has closures or pins,
+    `lastPush`."""
 
 
 def declare_builders(
@@ -100,8 +98,8 @@ def declare_builders(
     server: minio.Provider,
     cache: BinaryCache,
     signing_key: SigningKey,
-) -> dict[str, DeclaredBuilder]:
-    """Declare the builders by name: access, and credentials and push where the settings want them.
+) -> DeclaredBuilders:
+    """Declare the builders' access, and credentials and pushes where the settings want them.
 
     Args:
         settings: the stack's settings.
@@ -111,78 +109,72 @@ def declare_builders(
         signing_key: the key that signs their pushes.
     """
     if not settings.builders:
-        return {}
-    policy = WritePolicy(
-        "builders",
-        WritePolicyArgs(bucket=cache.bucket, policy=settings.write_policy),
-        pulumi.ResourceOptions(provider=server),
-    )
-    return {
-        builder.name: _declare_builder(
-            settings, builder, store_paths.get(builder.name), server, cache, policy, signing_key
-        )
-        for builder in settings.builders
-    }
-
-
-def _declare_builder(
-    settings: Settings,
-    builder: BuilderSettings,
-    store_paths: Sequence[str] | None,
-    server: minio.Provider,
-    cache: BinaryCache,
-    policy: WritePolicy,
-    signing_key: SigningKey,
-) -> DeclaredBuilder:
+        return DeclaredBuilders([], {})
     access = BuilderAccess(
-        builder.name,
+        "builders",
         BuilderAccessArgs(
-            user=builder.s3_user,
-            policy=policy.policy,
-            secret=settings.adopted_user_secrets.get(builder.s3_user),
+            bucket=cache.bucket,
+            policy=settings.write_policy,
+            users={builder.name: builder.s3_user for builder in settings.builders},
+            secrets=settings.adopted_user_secrets,
         ),
         pulumi.ResourceOptions(provider=server),
     )
     resources: list[pulumi.Resource] = [access]
-    outputs = {
-        "accessKeyId": access.access_key_id,
-        "secretAccessKey": access.secret_access_key,
-    }
-    connection = None if builder.local else ssh_connection(builder)
-    if builder.credentials_directory is not None:
-        credentials = BuilderCredentialsArgs(
-            directory=builder.credentials_directory,
-            connection=connection,
-            secret_access_key=access.secret_access_key,
-            signing_key=signing_key.secret_key,
-        )
-        resources.append(BuilderCredentials(builder.name, credentials))
-    if builder.pushed:
-        closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
-        if has_links(builder, settings.store_dir):
-            closure = Closure(builder.name, builder.pushed, store_paths)
-            resources.append(closure)
-            closures = closure.store_paths
-        push = ClosurePush(
-            builder.name,
-            ClosurePushArgs(
+    outputs = {}
+    pushes = {}
+    for builder in settings.builders:
+        credential = access.credentials[builder.name]
+        connection = None if builder.local else ssh_connection(builder)
+        outputs[builder.name] = {
+            "accessKeyId": credential.access_key_id,
+            "secretAccessKey": credential.secret_access_key,
+        }
+        if builder.credentials_directory is not None:
+            credentials = BuilderCredentialsArgs(
+                directory=builder.credentials_directory,
                 connection=connection,
-                closures=closures,
-                endpoint=str(settings.endpoint),
-                region=settings.region,
-                ca_certificate=settings.ca_certificate,
-                bucket=cache.bucket,
-                access_key_id=access.access_key_id,
-                secret_access_key=access.secret_access_key,
-                signing_keys=[signing_key.secret_key],
-                upstream_keys=settings.upstream_keys,
-                retention_days=settings.retention_days,
-                compression=settings.compression,
-                compression_level=settings.compression_level or None,
-                parallelism=settings.parallelism,
-                staging_limit=settings.staging_limit,
-            ),
-        )
+                secret_access_key=credential.secret_access_key,
+                signing_key=signing_key.secret_key,
+            )
+            resources.append(BuilderCredentials(builder.name, credentials))
+        if builder.pushed:
+            closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
+            if has_links(builder, settings.store_dir):
+                closure = Closure(builder.name, builder.pushed, store_paths.get(builder.name))
+                resources.append(closure)
+                closures = closure.store_paths
+            pushes[builder.name] = BuilderPush(
+                closures=closures, credential=credential, connection=connection
+            )
+    if pushes:
+        push = _declare_pushes(settings, pushes, cache, signing_key)
         resources.append(push)
-        outputs["lastPush"] = push.summary
-    return DeclaredBuilder(resources, outputs)
+        for name, summary in push.summaries.items():
+            outputs[name]["lastPush"] = summary
+    return DeclaredBuilders(resources, outputs)
+
+
+def _declare_pushes(
+    settings: Settings,
+    pushes: Mapping[str, BuilderPush],
+    cache: BinaryCache,
+    signing_key: SigningKey,
+) -> ClosurePush:
+    return ClosurePush(
+        "builders",
+        ClosurePushArgs(
+            builders=pushes,
+            endpoint=str(settings.endpoint),
+            region=settings.region,
+            ca_certificate=settings.ca_certificate,
+            bucket=cache.bucket,
+            signing_keys=[signing_key.secret_key],
+            upstream_keys=settings.upstream_keys,
+            retention_days=settings.retention_days,
+            compression=settings.compression,
+            compression_level=settings.compression_level or None,
+            parallelism=settings.parallelism,
+            staging_limit=settings.staging_limit,
+        ),
+    )

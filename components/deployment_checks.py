@@ -1,4 +1,8 @@
-"""What is asked of the server before the first resource is declared, and after the last."""
+"""What is asked of the state and of the server before a deployment, and after it.
+
+An update asks before anything is declared, so that it changes all that it plans or nothing. A
+preview changes nothing: it asks while the engine starts the providers, which takes longer.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pulumi
 
+from . import key_rotation
 from .retention import difference, expiration_rules, expired_share, made_here
 from .server_error import ServerError
 from .setting_reader import SettingError
@@ -34,17 +39,31 @@ def server_of(settings: Settings) -> Server:
     )
 
 
-def check_server(settings: Settings) -> None:
-    """Refuse an update that the server would refuse half-way, or that would lose much.
+def check_update(settings: Settings) -> None:
+    """Refuse an update that clients could not follow, or the server would refuse half-way.
 
-    A preview changes nothing: it asks the same in `check_lifecycle`, and need not wait for it here.
+    Nothing may be declared yet. A preview asks in `check_preview` and `check_lifecycle`.
 
     Raises:
-        SettingError: the server does not answer, refuses the user, or would expire more than half
-            of its entries at once.
+        SettingError: of the signing keys, as `key_rotation.check`; or the server does not answer,
+            refuses the user, or would expire more than half of its entries at once.
     """
     if not pulumi.runtime.is_dry_run():
+        key_rotation.check(settings)
         _check_server(settings)
+
+
+def check_preview(settings: Settings) -> None:
+    """Refuse a preview as `check_update` refuses the update because of its signing keys.
+
+    What is declared already is on its way to the engine while this waits for an answer, and what
+    comes after it is declared while the engine is busy: with the server's provider, best of all.
+
+    Raises:
+        SettingError: as `key_rotation.check`.
+    """
+    if pulumi.runtime.is_dry_run():
+        key_rotation.check(settings)
 
 
 def _check_server(settings: Settings) -> None:
@@ -62,9 +81,7 @@ def _check_server(settings: Settings) -> None:
         pulumi.log.warn(f"{refusal}; this preview could not check the server")
 
 
-def check_lifecycle(
-    settings: Settings, provider: pulumi.Resource, applied: pulumi.Output[str]
-) -> pulumi.Output[str]:
+def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.Output[str]:
     """Read the lifecycle back once it is applied, and say in words what is in force.
 
     The MinIO provider reports a lifecycle as updated even where the server refused it, and a
@@ -74,13 +91,11 @@ def check_lifecycle(
 
     Args:
         settings: the stack's settings.
-        provider: the provider of the server. A preview asks the server once it is loaded: until
-            then the program has everything else to declare, and from then on mostly waits.
         applied: an output that is there when the lifecycle has been applied; its value is unused.
 
     Returns:
         One sentence. It fails with a `pulumi.RunError` where the server's rules are others, and in
-        a preview as `check_server` does.
+        a preview as `check_update` does.
     """
 
     async def ask(_: str) -> str:
@@ -104,7 +119,10 @@ def check_lifecycle(
             )
         return _in_words(settings)
 
-    return provider.urn.apply(ask) if pulumi.runtime.is_dry_run() else applied.apply(read_back)
+    if pulumi.runtime.is_dry_run():
+        # At once: by now the engine starts the providers, and the program has nothing else to do.
+        return pulumi.Output.from_input("").apply(ask)
+    return applied.apply(read_back)
 
 
 def _in_words(settings: Settings) -> str:

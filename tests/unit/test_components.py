@@ -16,11 +16,11 @@ from components.builder import (
     WRITE_ACTIONS,
     BuilderAccess,
     BuilderAccessArgs,
-    WritePolicy,
-    WritePolicyArgs,
+    Credential,
 )
 from components.closure_push import (
     PUSH_SCRIPT,
+    BuilderPush,
     ClosurePush,
     ClosurePushArgs,
     packed,
@@ -118,18 +118,21 @@ def test_another_content_has_another_etag() -> None:
     assert multipart_etag("a") != multipart_etag("b")
 
 
+def access(users: dict[str, str], secrets: dict[str, str]) -> pulumi.Output[dict[str, str]]:
+    """Declare builders' access; return their secrets by the builders' names."""
+    args = BuilderAccessArgs(
+        bucket="nix-cache", policy="nix-cache-write", users=users, secrets=secrets
+    )
+    credentials = BuilderAccess("builders", args).credentials
+    return pulumi.Output.all(
+        **{builder: credential.secret_access_key for builder, credential in credentials.items()}
+    )
+
+
 def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     engine: RecordingMocks,
 ) -> None:
-    policy_args = WritePolicyArgs(bucket="nix-cache", policy="nix-cache-write")
-
-    def access() -> pulumi.Output[str]:
-        policy = WritePolicy("builders", policy_args).policy
-        return BuilderAccess(
-            "nixbuilder", BuilderAccessArgs(user="nixbuilder", policy=policy)
-        ).secret_access_key
-
-    settled(access)
+    settled(lambda: access({"laptop": "nixbuilder"}, {}))
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
     (statement,) = policy["Statement"]
@@ -142,26 +145,48 @@ def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     }
 
 
-def push_args(connection: command.remote.ConnectionArgs | None) -> ClosurePushArgs:
-    """Return the arguments of a push with every secret recognisable."""
-    return ClosurePushArgs(
-        closures=[STORE_PATH],
+def test_builders_share_a_policy_and_keep_the_secrets_that_they_have(
+    engine: RecordingMocks,
+) -> None:
+    settled(lambda: access({"laptop": "by-hand", "server": "new"}, {"by-hand": "S3CRET"}))
+    assert engine.types().count("minio:index/iamPolicy:IamPolicy") == 1
+    users = {
+        name: inputs
+        for typ, name, inputs in engine.resources
+        if typ == "minio:index/iamUser:IamUser"
+    }
+    assert users["server-user"] == {"name": "new"}
+    assert users["laptop-user"]["name"] == "by-hand"
+    assert "S3CRET" in users["laptop-user"]["secret"].values()
+    assert SECRET in users["laptop-user"]["secret"].values()
+
+
+def pushed(connection: command.remote.ConnectionArgs | None) -> pulumi.Output[str]:
+    """Declare a push with every secret recognisable; return what it prints."""
+    credential = Credential(
+        access_key_id=pulumi.Output.from_input("nixbuilder"),
+        secret_access_key=pulumi.Output.from_input("S3CRET-USER"),
+    )
+    args = ClosurePushArgs(
+        builders={
+            "laptop": BuilderPush(
+                closures=[STORE_PATH], credential=credential, connection=connection
+            )
+        },
         endpoint="https://s3.homelab.local",
         bucket="nix-cache",
-        access_key_id="nixbuilder",
-        secret_access_key="S3CRET-USER",
         signing_keys=["s3.homelab.local-1:S3CRET-OLD", "s3.homelab.local-2:S3CRET-NEW"],
         upstream_keys=["cache.nixos.org-1"],
         ca_certificate="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
-        connection=connection,
     )
+    return ClosurePush("builders", args).summaries["laptop"]
 
 
 def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     engine: RecordingMocks,
 ) -> None:
     connection = command.remote.ConnectionArgs(host="builder", host_key=HOST_KEY)
-    settled(lambda: ClosurePush("nixbuilder", push_args(connection)).summary)
+    settled(lambda: pushed(connection))
     inputs = engine.inputs("command:remote:Command")
     stdin = inputs.pop("stdin")
     settings = stdin["value"]
@@ -194,7 +219,7 @@ def test_a_script_travels_packed_and_does_the_same() -> None:
 
 
 def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:
-    settled(lambda: ClosurePush("here", push_args(None)).summary)
+    settled(lambda: pushed(None))
     assert "command:remote:Command" not in engine.types()
     assert engine.inputs("command:local:Command")["create"].endswith(STORE_PATH)
 

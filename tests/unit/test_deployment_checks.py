@@ -11,7 +11,7 @@ from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import components.server
-from components import deployment_checks
+from components import deployment_checks, key_rotation
 from components.retention import ExpirationRule, expiration_rules
 from components.server import Server, explain
 from components.server_error import ServerError
@@ -46,13 +46,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
     monkeypatch.setattr(components.server, "Server", FakeServer)
+    monkeypatch.setattr(key_rotation, "check", lambda _: None)
     use_recording_mocks()
     return FakeServer
 
 
 def check(**changes: object) -> None:
     """Let an update of a configuration with `changes` check the server."""
-    deployment_checks.check_server(parse(configuration(**changes)))
+    deployment_checks.check_update(parse(configuration(**changes)))
 
 
 def retention(preview: bool = False, **changes: object) -> str:
@@ -61,10 +62,9 @@ def retention(preview: bool = False, **changes: object) -> str:
     said: list[str] = []
 
     def deploy() -> pulumi.Output[None]:
-        provider = pulumi.ProviderResource("minio", "minio")
         applied = pulumi.Output.from_input("applied")
         settings = parse(configuration(**changes))
-        return deployment_checks.check_lifecycle(settings, provider, applied).apply(said.append)
+        return deployment_checks.check_lifecycle(settings, applied).apply(said.append)
 
     settled(deploy)
     return said[0]
@@ -97,10 +97,27 @@ def test_a_preview_refuses_where_the_server_itself_says_no(server: type[FakeServ
         retention(preview=True)
 
 
-def test_a_preview_declares_everything_before_it_asks(server: type[FakeServer]) -> None:
+def test_a_preview_declares_before_it_asks_the_server(server: type[FakeServer]) -> None:
     server.error = ServerError("user", "the server knows no such user")
     use_recording_mocks(preview=True)
     check()
+
+
+@pytest.mark.parametrize(
+    ("preview", "order"), [(False, ["keys", "provider"]), (True, ["provider", "keys"])]
+)
+def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview_after(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, preview: bool, order: list[str]
+) -> None:
+    assert server.error is None
+    use_recording_mocks(preview)
+    done: list[str] = []
+    monkeypatch.setattr(key_rotation, "check", lambda _: done.append("keys"))
+    settings = parse(configuration())
+    deployment_checks.check_update(settings)
+    done.append("provider")
+    deployment_checks.check_preview(settings)
+    assert done == order
 
 
 def test_a_preview_says_what_will_be_in_force(server: type[FakeServer]) -> None:

@@ -44,7 +44,7 @@ def test_the_page_is_an_object_whose_drift_a_refresh_sees(engine: RecordingMocks
 
 def test_the_reader_may_read_objects_by_name_and_nothing_else(engine: RecordingMocks) -> None:
     args = ReaderAccessArgs(bucket="nix-cache", user="nix-cache-reader")
-    pulumi.runtime.test(lambda: ReaderAccess("reader", args).secret_access_key)()  # type: ignore[no-untyped-call]
+    pulumi.runtime.test(lambda: ReaderAccess("reader", args).credential.secret_access_key)()  # type: ignore[no-untyped-call]
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
     assert [(s["Action"], s["Resource"]) for s in policy["Statement"]] == [
         (["s3:GetObject"], ["arn:aws:s3:::nix-cache/*"])
