@@ -18,7 +18,7 @@ from components.builder_credentials import (
     remove_command,
 )
 
-from .recording_mocks import RecordingMocks, use_recording_mocks
+from .recording_mocks import RecordingMocks, settled, use_recording_mocks
 from .test_settings import HOST_KEY
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
@@ -42,7 +42,7 @@ def declare(connection: command.remote.ConnectionArgs | None) -> None:
         )
         return BuilderCredentials("nixbuilder", args).urn
 
-    pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
+    settled(program)
 
 
 def sh(tmp_path: Path, line: str, uid: int = 0) -> subprocess.CompletedProcess[str]:

@@ -103,13 +103,13 @@ def test_a_preview_declares_before_it_asks_the_server(server: type[FakeServer]) 
     check()
 
 
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("preview", "order"), [(False, ["keys", "provider"]), (True, ["provider", "keys"])]
 )
 def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview_after(
-    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, preview: bool, order: list[str]
+    monkeypatch: pytest.MonkeyPatch, preview: bool, order: list[str]
 ) -> None:
-    assert server.error is None
     use_recording_mocks(preview)
     done: list[str] = []
     monkeypatch.setattr(key_rotation, "check", lambda _: done.append("keys"))

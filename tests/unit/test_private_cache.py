@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pulumi
 import pytest
 
 from components.binary_cache import BinaryCache, BinaryCacheArgs
@@ -14,7 +13,7 @@ from components.setting_reader import SettingError
 from components.settings import parse
 
 from .configuration import configuration
-from .recording_mocks import RecordingMocks, use_recording_mocks
+from .recording_mocks import RecordingMocks, settled, use_recording_mocks
 from .test_settings import HOST_KEY
 
 
@@ -24,7 +23,7 @@ def engine() -> RecordingMocks:
 
 
 def declare(args: BinaryCacheArgs) -> None:
-    pulumi.runtime.test(lambda: BinaryCache("cache", args).bucket)()  # type: ignore[no-untyped-call]
+    settled(lambda: BinaryCache("cache", args).bucket)
 
 
 def test_a_private_cache_has_no_policy_that_lets_anyone_in(engine: RecordingMocks) -> None:
@@ -44,7 +43,7 @@ def test_the_page_is_an_object_whose_drift_a_refresh_sees(engine: RecordingMocks
 
 def test_the_reader_may_read_objects_by_name_and_nothing_else(engine: RecordingMocks) -> None:
     args = ReaderAccessArgs(bucket="nix-cache", user="nix-cache-reader")
-    pulumi.runtime.test(lambda: ReaderAccess("reader", args).credential.secret_access_key)()  # type: ignore[no-untyped-call]
+    settled(lambda: ReaderAccess("reader", args).credential.secret_access_key)
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
     assert [(s["Action"], s["Resource"]) for s in policy["Statement"]] == [
         (["s3:GetObject"], ["arn:aws:s3:::nix-cache/*"])
