@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 
@@ -10,21 +9,12 @@ import pulumi
 import pulumi_minio as minio
 
 from .retention import expiration_rules
+from .text_object import declare_text_object
 
 
 def nix_cache_info(store_dir: str, want_mass_query: bool, priority: int) -> str:
     """Return the text of `nix-cache-info` (Nix, `src/libstore/binary-cache-store.cc`)."""
     return f"StoreDir: {store_dir}\nWantMassQuery: {int(want_mass_query)}\nPriority: {priority}\n"
-
-
-def multipart_etag(content: str) -> str:
-    """Return the ETag of `content` uploaded as multipart in one part, as the MinIO provider does.
-
-    Setting it makes a refresh compare the object's content, not only its presence.
-    Source: S3 API, "Common response headers" and `CompleteMultipartUpload`.
-    """
-    part = hashlib.md5(content.encode(), usedforsecurity=False).digest()
-    return f"{hashlib.md5(part, usedforsecurity=False).hexdigest()}-1"
 
 
 def anonymous_download_policy(bucket: str, listing: bool) -> str:
@@ -142,14 +132,13 @@ class BinaryCache(pulumi.ComponentResource):
         if args.landing_page is not None:
             page = pulumi.Output.from_input(args.landing_page)
             objects.append(("index.html", "text/html; charset=utf-8", page))
-        for object_name, content_type, text in objects:
-            minio.S3Object(
-                f"{name}-{object_name}",
-                bucket_name=bucket.bucket,
-                object_name=object_name,
-                content=text,
+        for key, content_type, text in objects:
+            declare_text_object(
+                f"{name}-{key}",
+                bucket=bucket.bucket,
+                key=key,
                 content_type=content_type,
-                etag=text.apply(multipart_etag),
+                content=text,
                 opts=child,
             )
         self.bucket = bucket.bucket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import bz2
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,16 @@ import pulumi_command as command
 
 from .builder import Credential
 from .builder_settings import BuilderSettings
+from .text_object import declare_text_object
 
 PUSH_SCRIPT = Path(__file__).with_name("push.sh")
-"""The one script that runs on a builder."""
+"""What pushes. It lies in the bucket."""
+FETCH_SCRIPT = Path(__file__).with_name("fetch_push.sh")
+"""What a builder is sent: it fetches push.sh, checks it, and becomes it."""
+PUSH_SCRIPT_KEY = "tools/push.sh"
+"""Where push.sh lies in the bucket. No narinfo's name begins with a t, so no rule expires it."""
 
-_LOADER = (
-    'IFS= read -r -d "" script && script=$(base64 -d <<<"$script" | bzip2 -d) && '
-    'exec bash <(printf %s "$script") "$@"'
-)
+_LOADER = 'IFS= read -r -d "" script && exec bash <(printf %s "$script") "$@"'
 """Runs the script that standard input begins with, up to a NUL, and leaves it what follows.
 
 A script that arrives incomplete is not run at all, so settings are never taken for commands. A
@@ -31,34 +33,29 @@ runs (bash 5.2, `notify_of_job_status`), and a push that waits for such a job wa
 """
 
 
-def packed(script: str) -> str:
-    """Return a script as it travels and lies in the state: without comments, bzip2, base64.
-
-    The engine keeps it twice for each builder, and writes it a dozen times into the log of each
-    preview: unpacked, it took 0.5 s of the engine's 1.3 for ten builders. Of the compressors that
-    builders have, bzip2 alone makes the same bytes wherever Pulumi runs, so that nothing seems to
-    change.
-
-    Args:
-        script: no text in it has lines that begin with `#`, or mean something by their blanks.
-    """
-    lines = (line.lstrip() for line in script.splitlines())
-    bare = "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
-    return base64.b64encode(bz2.compress(bare.encode())).decode()
-
-
 @cache
-def packed_push_script() -> str:
-    """Return push.sh, packed."""
-    return packed(PUSH_SCRIPT.read_text(encoding="utf-8"))
+def bare_script(path: Path) -> str:
+    """Return a script as it travels: without comments, indentation and empty lines.
+
+    No text in it may have lines that begin with `#`, or mean something by their blanks.
+    """
+    lines = (line.lstrip() for line in path.read_text(encoding="utf-8").splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("#"))
+
+
+def script_command(arguments: Sequence[str]) -> str:
+    """Return the command line, for a login shell, of a script that standard input begins with."""
+    return shlex.join(["bash", "-c", _LOADER, "push.sh", *arguments])
 
 
 def push_command(store_paths: Sequence[str]) -> str:
     """Return the command line that a builder's login shell is given.
 
-    It names what is pushed, so that a preview shows it, and nothing that is secret.
+    It names what is pushed, and the SHA-256 of what pushes it, so that a preview shows both, and
+    nothing that is secret.
     """
-    return shlex.join(["bash", "-c", _LOADER, "push.sh", "--config", "-", *store_paths])
+    program = hashlib.sha256(bare_script(PUSH_SCRIPT).encode()).hexdigest()
+    return script_command([program, "--config", "-", *store_paths])
 
 
 def push_settings(
@@ -122,8 +119,10 @@ class ClosurePushArgs:
 class ClosurePush(pulumi.ComponentResource):
     """Runs push.sh on a builder whenever what it is to push, or how, has changed.
 
-    The signing key and the users' secrets reach the builders on standard input only. Destroying it
-    runs nothing: what was pushed stays until it expires.
+    push.sh itself is in the bucket once, not in each command: the engine keeps what a command is
+    given twice in the state, and handles each byte of it dozens of times in a preview. The signing
+    key and the users' secrets reach the builders on standard input only. Destroying it runs
+    nothing: what was pushed stays until it expires.
     """
 
     summaries: dict[str, pulumi.Output[str]]
@@ -135,16 +134,25 @@ class ClosurePush(pulumi.ComponentResource):
     ) -> None:
         """Declare the pushes; their resources carry the builders' names."""
         super().__init__("nixcache:index:ClosurePush", name, None, opts)
+        program = declare_text_object(
+            f"{name}-push.sh",
+            bucket=args.bucket,
+            key=PUSH_SCRIPT_KEY,
+            content_type="text/x-shellscript; charset=utf-8",
+            content=bare_script(PUSH_SCRIPT),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        child = pulumi.ResourceOptions(parent=self, depends_on=[program])
         shared = _shared_settings(args)
         self.summaries = {
-            builder: _declare_push(self, builder, push, shared)
+            builder: _declare_push(builder, push, shared, child)
             for builder, push in args.builders.items()
         }
         self.register_outputs({})
 
 
 def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
-    """Return what standard input begins with on every builder: the script, and most settings."""
+    """Return what standard input begins with on every builder: a script, and most settings."""
     return pulumi.Output.all(
         values={
             "endpoint": args.endpoint,
@@ -166,7 +174,7 @@ def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
         lists={"signing-key": args.signing_keys, "upstream-key": args.upstream_keys},
     ).apply(
         lambda given: (
-            packed_push_script()
+            bare_script(FETCH_SCRIPT)
             + "\0"
             + push_settings(_whole_numbers(given["values"]), given["lists"])
         )
@@ -174,10 +182,9 @@ def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
 
 
 def _declare_push(
-    parent: pulumi.Resource, builder: str, push: BuilderPush, shared: pulumi.Output[str]
+    builder: str, push: BuilderPush, shared: pulumi.Output[str], opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
     """Declare the command that pushes from one builder, and return what it prints."""
-    child = pulumi.ResourceOptions(parent=parent)
     create = pulumi.Output.from_input(push.closures).apply(push_command)
     credential = pulumi.Output.all(
         **{
@@ -195,7 +202,7 @@ def _declare_push(
             stdin=stdin,
             add_previous_output_in_env=False,
             logging=command.local.Logging.STDERR,
-            opts=child,
+            opts=opts,
         ).stdout
     return command.remote.Command(
         f"{builder}-command",
@@ -204,7 +211,7 @@ def _declare_push(
         stdin=stdin,
         add_previous_output_in_env=False,
         logging=command.remote.Logging.STDERR,
-        opts=child,
+        opts=opts,
     ).stdout
 
 

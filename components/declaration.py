@@ -148,7 +148,7 @@ def declare_builders(
                 closures=closures, credential=credential, connection=connection
             )
     if pushes:
-        push = _declare_pushes(settings, pushes, cache, signing_key)
+        push = _declare_pushes(settings, pushes, server, cache, signing_key)
         resources.append(push)
         for name, summary in push.summaries.items():
             outputs[name]["lastPush"] = summary
@@ -158,6 +158,7 @@ def declare_builders(
 def _declare_pushes(
     settings: Settings,
     pushes: Mapping[str, BuilderPush],
+    server: minio.Provider,
     cache: BinaryCache,
     signing_key: SigningKey,
 ) -> ClosurePush:
@@ -177,4 +178,5 @@ def _declare_pushes(
             parallelism=settings.parallelism,
             staging_limit=settings.staging_limit,
         ),
+        pulumi.ResourceOptions(providers=[server]),
     )

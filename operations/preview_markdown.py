@@ -250,7 +250,9 @@ def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
     elif push is not None:
         before, after = _pushed_paths(push.before), _pushed_paths(push.after)
         if before == after:
-            yield "pushes the same closures again: the push's settings change"
+            another = push.before.get("create") != push.after.get("create")
+            why = "push.sh changes" if another else "the push's settings change"
+            yield f"pushes the same closures again: {why}"
         else:
             yield from _pushed(after, after, before)
 

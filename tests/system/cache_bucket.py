@@ -23,7 +23,7 @@ from minio.deleteobjects import DeleteObject
 from minio.signer import sign_v4_s3
 from minio.time import utcnow
 
-from components.closure_push import packed_push_script, push_command
+from components.closure_push import PUSH_SCRIPT, bare_script, script_command
 from components.nix_format import PublicKey, SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -135,11 +135,11 @@ class CacheBucket:
         environment: str = "",
         **changes: str | int | Sequence[str] | None,
     ) -> Pushed:
-        """Push as Pulumi does: the script and then its settings on standard input."""
+        """Push as Pulumi does, but for `fetch_push.sh`: script and settings on standard input."""
         trust(builder, self.server)
         ran = builder.run(
-            f"{environment} {push_command([*options.split(), *paths])}",
-            input=f"{packed_push_script()}\0{self.settings(**changes)}",
+            f"{environment} {script_command(['--config', '-', *options.split(), *paths])}",
+            input=f"{bare_script(PUSH_SCRIPT)}\0{self.settings(**changes)}",
             check=False,
         )
         return Pushed(ran.returncode, ran.stdout, ran.stderr)

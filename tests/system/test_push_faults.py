@@ -327,10 +327,6 @@ def test_missing_tools_are_named(
 ) -> None:
     tools = "/usr/bin/bash /usr/bin/base64 /usr/bin/nix /usr/bin/nix-store"
     builder.run(f"mkdir -p /tmp/few && ln -sf {tools} /tmp/few")
-    unpackable = bucket.push(builder, closure, environment="PATH=/tmp/few")
-    assert unpackable.code != 0
-    assert "bzip2: command not found" in unpackable.log
-    builder.run("ln -sf /usr/bin/bzip2 /tmp/few")
     refused = bucket.push(builder, closure, environment="PATH=/tmp/few").refused()
     assert refused == (
         "push: prepare: curl is missing on this machine; install it, or add it to PATH"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import bz2
+import hashlib
 import json
 import subprocess
 
@@ -11,7 +11,7 @@ import pulumi
 import pulumi_command as command
 import pytest
 
-from components.binary_cache import BinaryCache, BinaryCacheArgs, multipart_etag, nix_cache_info
+from components.binary_cache import BinaryCache, BinaryCacheArgs, nix_cache_info
 from components.builder import (
     WRITE_ACTIONS,
     BuilderAccess,
@@ -19,17 +19,20 @@ from components.builder import (
     Credential,
 )
 from components.closure_push import (
+    FETCH_SCRIPT,
     PUSH_SCRIPT,
+    PUSH_SCRIPT_KEY,
     BuilderPush,
     ClosurePush,
     ClosurePushArgs,
-    packed,
-    packed_push_script,
-    push_command,
+    bare_script,
     push_settings,
+    script_command,
     ssh_connection,
 )
+from components.retention import expiration_rules
 from components.settings import parse
+from components.text_object import multipart_etag
 
 from .configuration import configuration
 from .recording_mocks import RecordingMocks, settled, use_recording_mocks
@@ -191,10 +194,13 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     stdin = inputs.pop("stdin")
     settings = stdin["value"]
     assert SECRET in stdin.values()
-    assert inputs["create"].endswith(f" push.sh --config - {STORE_PATH}")
+    (program,) = [inputs for _, name, inputs in engine.resources if name == "builders-push.sh"]
+    assert program["objectName"] == PUSH_SCRIPT_KEY
+    checksum = hashlib.sha256(program["content"].encode()).hexdigest()
+    assert inputs["create"].endswith(f" push.sh {checksum} --config - {STORE_PATH}")
     assert "S3CRET" not in json.dumps(inputs)
     script, _, given = settings.partition("\0")
-    assert script == packed_push_script()
+    assert script == bare_script(FETCH_SCRIPT)
     lines = given.splitlines()
     assert "secret-access-key=S3CRET-USER" in lines
     assert "upstream-key=cache.nixos.org-1" in lines
@@ -205,17 +211,21 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     assert not [line for line in lines if line.startswith("compression-level=")]
 
 
-def test_a_script_travels_packed_and_does_the_same() -> None:
-    script = packed_push_script()
-    assert len(script) < len(PUSH_SCRIPT.read_text()) / 3
-    assert bz2.decompress(base64.b64decode(script)).startswith(b"set -u -o pipefail\n")
-
-    def usage(*command_: str, stdin: str = "") -> list[str]:
+def test_a_script_travels_without_comments_and_does_the_same() -> None:
+    def usage(*command_: str, stdin: str = "") -> str:
         done = subprocess.run(command_, capture_output=True, check=True, text=True, input=stdin)
-        return done.stdout.split()
+        return done.stdout
 
-    travelled = usage("sh", "-c", f"{push_command([])} --help", stdin=f"{script}\0")
-    assert travelled == usage("bash", str(PUSH_SCRIPT), "--help")
+    bare = bare_script(PUSH_SCRIPT)
+    assert "\n#" not in bare
+    travelled = usage("sh", "-c", script_command(["--help"]), stdin=f"{bare}\0")
+    assert travelled.split() == usage("bash", str(PUSH_SCRIPT), "--help").split()
+
+
+def test_no_lifecycle_rule_takes_push_sh_away() -> None:
+    rules = expiration_rules(7, 1)
+    assert rules
+    assert not [rule for rule in rules if PUSH_SCRIPT_KEY.startswith(rule.prefix)]
 
 
 def test_this_machine_pushes_without_ssh(engine: RecordingMocks) -> None:
@@ -229,10 +239,10 @@ def test_a_setting_with_a_line_break_cannot_smuggle_another_in() -> None:
         push_settings({"bucket": "a\nendpoint=https://elsewhere"}, {})
 
 
-def run_on_a_builder(link: str, standard_input: str) -> subprocess.CompletedProcess[str]:
-    """Run the push's command line as a builder's login shell would."""
+def run_on_a_builder(argument: str, standard_input: str) -> subprocess.CompletedProcess[str]:
+    """Run a script's command line as a builder's login shell would."""
     return subprocess.run(
-        ["sh", "-c", push_command([link])],
+        ["sh", "-c", script_command([argument])],
         input=standard_input,
         capture_output=True,
         text=True,
@@ -243,26 +253,21 @@ def run_on_a_builder(link: str, standard_input: str) -> subprocess.CompletedProc
 def test_a_script_gets_its_arguments_as_words_and_the_settings_behind_it() -> None:
     link = "/nix/var/nix/profiles/per-user/o'neill/my profile"
     script = "printf '%s\\n' \"$@\"; cat"
-    done = run_on_a_builder(link, f"{packed(script)}\0bucket=nix-cache\n")
-    assert done.stdout.splitlines() == ["--config", "-", link, "bucket=nix-cache"]
+    done = run_on_a_builder(link, f"{script}\0bucket=nix-cache\n")
+    assert done.stdout.splitlines() == [link, "bucket=nix-cache"]
 
 
 def test_a_script_hears_of_every_job_of_its_own() -> None:
     # The job has ended by the time that the command in the foreground does.
     job = "true & ended=$!; tail --pid=$ended -f /dev/null; wait -n -p pid; echo $((pid == ended))"
-    done = run_on_a_builder("/link", packed(f"set -m\n{job}\n") + "\0")
+    done = run_on_a_builder("/link", f"set -m\n{job}\n\0")
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
-def test_a_script_that_arrives_incomplete_runs_nothing_and_takes_no_setting_for_a_command() -> None:
-    script = packed("echo begun")
-    done = run_on_a_builder("/link", script)
+def test_a_script_that_arrives_incomplete_runs_nothing() -> None:
+    done = run_on_a_builder("/link", "echo begun\n")
     assert done.returncode != 0
     assert done.stdout + done.stderr == ""
-    done = run_on_a_builder("/link", f"{script[:-8]}\0echo begun\nsecret-access-key=S3CRET\n")
-    assert done.returncode != 0
-    assert done.stdout == ""
-    assert "S3CRET" not in done.stderr
 
 
 def test_a_connection_carries_the_host_keys_of_every_hop() -> None:

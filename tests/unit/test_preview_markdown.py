@@ -138,6 +138,14 @@ def test_store_paths_are_told_in_words_too(
     assert f"- builder `nixbuilder` {words}" in report(step(operation, COMMAND, *known))
 
 
+def test_the_same_closures_are_pushed_again_for_a_reason() -> None:
+    now = {"create": push_command(["/nix/store/a"])}
+    before = {"create": now["create"].replace(" --config", "0 --config")}
+    again = "- builder `nixbuilder` pushes the same closures again: "
+    assert f"{again}push.sh changes\n" in report(step("update", COMMAND, before, now))
+    assert f"{again}the push's settings change\n" in report(step("update", COMMAND, now, now))
+
+
 def test_a_link_that_makes_way_for_its_store_path_takes_no_push_away() -> None:
     gone = step("delete", CLOSURE, {"links": [LINK], "store_paths": ["/nix/store/a"]}, None)
     assert "Closures:" not in report(gone)

@@ -1,0 +1,49 @@
+"""An object of the bucket whose whole content is text that the program knows."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pulumi
+import pulumi_minio as minio
+
+
+def multipart_etag(content: str) -> str:
+    """Return the ETag of `content` uploaded as multipart in one part, as the MinIO provider does.
+
+    Setting it makes a refresh compare the object's content, not only its presence.
+    Source: S3 API, "Common response headers" and `CompleteMultipartUpload`.
+    """
+    part = hashlib.md5(content.encode(), usedforsecurity=False).digest()
+    return f"{hashlib.md5(part, usedforsecurity=False).hexdigest()}-1"
+
+
+def declare_text_object(
+    name: str,
+    *,
+    bucket: pulumi.Input[str],
+    key: str,
+    content_type: str,
+    content: pulumi.Input[str],
+    opts: pulumi.ResourceOptions,
+) -> minio.S3Object:
+    """Declare the object `key`, so that a change of its content by others is found and undone.
+
+    Args:
+        name: the resource's name.
+        bucket: the bucket's name.
+        key: the object's.
+        content_type: its media type.
+        content: its text, stored as UTF-8.
+        opts: of the resource.
+    """
+    text = pulumi.Output.from_input(content)
+    return minio.S3Object(
+        name,
+        bucket_name=bucket,
+        object_name=key,
+        content=text,
+        content_type=content_type,
+        etag=text.apply(multipart_etag),
+        opts=opts,
+    )
