@@ -1,5 +1,6 @@
 """The whole program on one screen: settings, components, outputs."""
 
+import gc
 import signal
 
 import pulumi
@@ -16,6 +17,8 @@ from components.declaration import (
 from components.nixos import ClientConfiguration
 from components.safeguard import Safeguard
 
+# What was imported stays: the garbage collector need not look through it again and again.
+gc.freeze()
 # The engine interrupts the program of a deployment that has failed. It has said why by then, and
 # Python's traceback of the interruption would bury it.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
