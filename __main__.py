@@ -34,7 +34,7 @@ deployment_checks.check_preview(stack)
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: nixos.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
-readers = declare_readers(stack, server, cache)
+readers = declare_readers(stack, server)
 builders = declare_builders(stack, store_paths, server, cache, signing_keys[-1])
 guarded = [cache, *signing_keys, *readers, *builders.resources]
 Safeguard("safeguard", protect=stack.protect, guarded=guarded)

@@ -50,7 +50,7 @@ class Credential:
 class BuilderAccessArgs:
     """What the builders are called on the server, and what they may do there."""
 
-    bucket: pulumi.Input[str]
+    bucket: str
     """The bucket that builders push to."""
     policy: pulumi.Input[str]
     """The name of their policy. An existing policy of that name gets this one's text."""
@@ -75,7 +75,7 @@ class BuilderAccess(pulumi.ComponentResource):
         policy = minio.IamPolicy(
             f"{name}-policy",
             name=args.policy,
-            policy=pulumi.Output.from_input(args.bucket).apply(write_policy),
+            policy=write_policy(args.bucket),
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.credentials = {
@@ -89,7 +89,7 @@ class BuilderAccess(pulumi.ComponentResource):
 class ReaderAccessArgs:
     """What the reader of a private cache is called on the server, and what it may read."""
 
-    bucket: pulumi.Input[str]
+    bucket: str
     """The bucket that clients read."""
     user: str
     """The name of the user, and of its policy. An existing user's secret is overwritten."""
@@ -109,7 +109,7 @@ class ReaderAccess(pulumi.ComponentResource):
         policy = minio.IamPolicy(
             f"{name}-policy",
             name=args.user,
-            policy=pulumi.Output.from_input(args.bucket).apply(read_policy),
+            policy=read_policy(args.bucket),
             opts=pulumi.ResourceOptions(parent=self),
         )
         self.credential = _declare_user(self, name, args.user, policy)

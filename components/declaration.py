@@ -72,13 +72,11 @@ def declare_cache(
     )
 
 
-def declare_readers(
-    settings: Settings, server: minio.Provider, cache: BinaryCache
-) -> list[ReaderAccess]:
+def declare_readers(settings: Settings, server: minio.Provider) -> list[ReaderAccess]:
     """Declare the user that reads a private cache; a public one needs none."""
     if not settings.private:
         return []
-    args = ReaderAccessArgs(bucket=cache.bucket, user=settings.reader_user)
+    args = ReaderAccessArgs(bucket=settings.bucket, user=settings.reader_user)
     return [ReaderAccess("reader", args, pulumi.ResourceOptions(provider=server))]
 
 
@@ -113,7 +111,7 @@ def declare_builders(
     access = BuilderAccess(
         "builders",
         BuilderAccessArgs(
-            bucket=cache.bucket,
+            bucket=settings.bucket,
             policy=settings.write_policy,
             users={builder.name: builder.s3_user for builder in settings.builders},
             secrets=settings.adopted_user_secrets,
