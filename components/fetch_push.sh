@@ -3,8 +3,8 @@
 #
 # Usage: fetch_push.sh SHA256 [ARGUMENT...], with push.sh's settings on standard input
 #
-# Pulumi sends this to a builder, and push.sh, ten times as long, to the bucket: the engine handles
-# each byte that a command is given dozens of times. Whoever may push may also write what is
+# Pulumi sends this to a builder, and push.sh, fifteen times as long, to the bucket: the engine
+# handles each byte that a command is given dozens of times. Whoever may push may also write what is
 # fetched here, so it runs only if it is, by its SHA-256, what the deployment uploaded.
 #
 # It needs bash 5.1, curl 7.88 and coreutils. Pulumi sends it without comments and indentation.

@@ -12,6 +12,7 @@ import pytest
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
+from components.closure_push import PUSH_SCRIPT_KEY
 from components.nix_format import NIX32_ALPHABET
 from components.retention import ExpirationRule, difference, expiration_rules
 from components.server import Server
@@ -210,7 +211,7 @@ def test_every_push_renews_a_pin_and_a_removed_pin_ages(
     assert [deployed.age_in_days(path) for path in (second, third, pin)] == [5, 0, 5]
 
     deployed.age(RETENTION_DAYS + GRACE_DAYS + 1)
-    assert deployed.objects() == {"nix-cache-info", "index.html"}
+    assert deployed.objects() == {"nix-cache-info", "index.html", PUSH_SCRIPT_KEY}
 
 
 @pytest.fixture
