@@ -128,10 +128,11 @@ class BinaryCache(pulumi.ComponentResource):
         content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(str(values[0]), bool(values[1]), int(values[2]))
         )
-        objects = [("nix-cache-info", "text/x-nix-cache-info", content)]
+        objects: list[tuple[str, str, pulumi.Input[str]]] = [
+            ("nix-cache-info", "text/x-nix-cache-info", content)
+        ]
         if args.landing_page is not None:
-            page = pulumi.Output.from_input(args.landing_page)
-            objects.append(("index.html", "text/html; charset=utf-8", page))
+            objects.append(("index.html", "text/html; charset=utf-8", args.landing_page))
         for key, content_type, text in objects:
             declare_text_object(
                 f"{name}-{key}",

@@ -71,11 +71,9 @@ for pause in "${PAUSES[@]}" ''; do
   IFS=$'\t' read -r status code message <<<"${answer##*$'\n'}"
   # A curl that does not know its options writes nothing.
   : "${code:=2}" "${message:=curl failed}"
-  if [[ -n $pause ]] && transient "$status" "$code"; then
-    sleep "$pause"
-  else
-    break
-  fi
+  [[ -n $pause ]] || break
+  transient "$status" "$code" || break
+  sleep "$pause"
 done
 program=${answer%$'\n'*}
 if ((code != 0)); then

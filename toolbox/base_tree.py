@@ -12,7 +12,6 @@ SUITES = {"bookworm": "2.8", "trixie": "2.26", "forky": "2.34"}
 
 PACKAGES = (
     "bash",
-    "bzip2",
     "ca-certificates",
     "coreutils",
     "curl",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from toolbox.errors import ToolboxError
 
-NEEDED = ("bzip2", "ca-certificates", "mmdebstrap", "openssh-client")
+NEEDED = ("ca-certificates", "mmdebstrap", "openssh-client")
 """Packages for the throwaway builder."""
 
 FOR_TESTS = ("chromium", "fonts-droid-fallback", "systemd")
