@@ -5,17 +5,19 @@ import signal
 
 import pulumi
 
-from components import adoption, deployment_checks, key_rotation, nixos, settings
-from components.closure import resolve
-from components.declaration import (
+from components.safeguard import Safeguard
+from program.checks import adoption, deployment, key_rotation
+from program.declaration import (
     declare_builders,
     declare_cache,
     declare_readers,
     declare_server,
     declare_signing_keys,
 )
-from components.nixos import ClientConfiguration
-from components.safeguard import Safeguard
+from program.links import resolve
+from program.outputs import machines
+from program.outputs.machines import ClientConfiguration
+from program.settings import stack as settings
 
 # What was imported stays: the garbage collector need not look through it again and again.
 gc.freeze()
@@ -24,24 +26,24 @@ gc.freeze()
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 stack = settings.load()
-deployment_checks.check_update(stack)
+deployment.check_update(stack)
 adopt = adoption.check(stack)
 store_paths = resolve(stack.builders, stack.store_dir)
 
 server = declare_server(stack)
 signing_keys = declare_signing_keys(stack)
-deployment_checks.check_preview(stack)
+deployment.check_preview(stack)
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
-client = public_keys.apply(lambda keys: nixos.client_configuration(stack, keys))
+client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server)
 builders = declare_builders(stack, store_paths, server, cache, signing_keys[-1])
 guarded = [cache, *signing_keys, *readers, *builders.resources]
 Safeguard("safeguard", protect=stack.protect, guarded=guarded)
 
-pulumi.export("substituter", nixos.substituter(stack))
+pulumi.export("substituter", machines.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
-pulumi.export("retention", deployment_checks.check_lifecycle(stack, cache.lifecycle))
+pulumi.export("retention", deployment.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
@@ -50,12 +52,12 @@ for reader in readers:
     credential = pulumi.Output.all(
         stack.reader_user, reader.credential.access_key_id, reader.credential.secret_access_key
     )
-    pulumi.export("readerCredentials", credential.apply(lambda c: nixos.credentials_file(*c)))
+    pulumi.export("readerCredentials", credential.apply(lambda c: machines.credentials_file(*c)))
 users = {name: outputs["accessKeyId"] for name, outputs in builders.outputs.items()}
 pulumi.export(
     "nixos",
     pulumi.Output.all(client, users).apply(
-        lambda known: nixos.modules_configuration(stack, *known)
+        lambda known: machines.modules_configuration(stack, *known)
     ),
 )
 pulumi.export(

@@ -25,7 +25,9 @@ from minio import Minio
 from minio.commonconfig import SnowballObject
 
 from components.binary_cache import anonymous_download_policy, nix_cache_info
-from components.nix_format import NarInfo, SecretKey, nix32_encode
+from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
+from formats.signing import SecretKey
 from toolbox import tools
 from toolbox.minio_server import MinioServer
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from components.closure_push import PUSH_SCRIPT
-from components.nix_format import SecretKey
+from formats.signing import SecretKey
 from tests.system.cache_bucket import CacheBucket, trust
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer

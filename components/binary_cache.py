@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_minio as minio
 
-from .retention import expiration_rules
-from .text_object import declare_text_object
+from components.retention import expiration_rules
+from components.text_object import declare_text_object
 
 
 def nix_cache_info(store_dir: str, want_mass_query: bool, priority: int) -> str:

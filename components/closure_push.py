@@ -13,13 +13,13 @@ from pathlib import Path
 import pulumi
 import pulumi_command as command
 
-from .builder import Credential
-from .builder_settings import BuilderSettings
-from .text_object import declare_text_object
+import push
+from components.access import Credential
+from components.text_object import declare_text_object
 
-PUSH_SCRIPT = Path(__file__).with_name("push.sh")
+PUSH_SCRIPT = Path(push.__file__).with_name("push.sh")
 """What pushes. It lies in the bucket."""
-FETCH_SCRIPT = Path(__file__).with_name("fetch_push.sh")
+FETCH_SCRIPT = Path(push.__file__).with_name("fetch_push.sh")
 """What a builder is sent: it fetches push.sh, checks it, and becomes it."""
 PUSH_SCRIPT_KEY = "tools/push.sh"
 """Where push.sh lies in the bucket. No narinfo's name begins with a t, so no rule expires it."""
@@ -220,24 +220,3 @@ def _whole_numbers(values: Mapping[str, str | float | None]) -> dict[str, str | 
     return {
         name: int(value) if isinstance(value, float) else value for name, value in values.items()
     }
-
-
-def ssh_connection(builder: BuilderSettings) -> command.remote.ConnectionArgs:
-    """Return how pulumi-command reaches `builder` over SSH."""
-    jump, proxy = builder.jump_host, None
-    if jump is not None:
-        proxy = command.remote.ProxyConnectionArgs(
-            host=jump.host,
-            port=jump.port,
-            user=jump.user,
-            host_key=jump.host_key,
-            private_key=builder.private_key,
-        )
-    return command.remote.ConnectionArgs(
-        host=builder.host,
-        port=builder.port,
-        user=builder.user,
-        host_key=builder.host_key,
-        private_key=builder.private_key,
-        proxy=proxy,
-    )

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .nix_format import NIX32_ALPHABET
+from formats.nix32 import NIX32_ALPHABET
 
 PROTECTED_KEYS = ("nix-cache-info", "index.html", "nar/", "log/")
 """Keys, and prefixes of keys, that no narinfo rule may match.

@@ -21,7 +21,9 @@ from pulumi.dynamic import (
 )
 from pulumi.runtime.rpc import UNKNOWN
 
-from .nix_format import FormatError, KeyName, SecretKey
+from formats.error import FormatError
+from formats.keys import KeyName
+from formats.signing import SecretKey
 
 
 def _outputs(key: SecretKey) -> dict[str, str]:

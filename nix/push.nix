@@ -20,5 +20,5 @@ writeShellApplication {
   ];
   # The script sets its own.
   bashOptions = [ ];
-  text = builtins.readFile ../components/push.sh;
+  text = builtins.readFile ../push/push.sh;
 }

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
-from components.server import explain
-from components.server_error import ServerError
+from program.checks.s3_client import explain
+from program.checks.server_error import ServerError
 
 from .bucket import Bucket, Credential
 from .cache_audit import CONNECTIONS, Cache, Report, audit

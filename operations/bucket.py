@@ -10,9 +10,9 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from components.server import explain
-from components.server_error import ServerError
-from components.settings import Settings
+from program.checks.s3_client import explain
+from program.checks.server_error import ServerError
+from program.settings.stack import Settings
 
 _LIFE_OF_A_URL = timedelta(minutes=10)
 

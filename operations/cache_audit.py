@@ -13,7 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from components.nix_format import FormatError, NarInfo, PublicKey, sha256_to_nix32
+from formats.error import FormatError
+from formats.keys import PublicKey
+from formats.narinfo import NarInfo
+from formats.nix32 import sha256_to_nix32
+from formats.signing import verifies
 
 from .cache_client import CacheClient
 from .nar_measure import NarError, measure_nar
@@ -192,7 +196,7 @@ class _Examiner:
         for signature in narinfo.signatures:
             name = signature.partition(":")[0]
             key = self._known.get(name)
-            good = None if key is None else key.verifies(fingerprint, signature)
+            good = None if key is None else verifies(key, fingerprint, signature)
             examined.signatures[name] = good or examined.signatures.get(name, good)
             if good is False:
                 yield "bad-signature", f"the signature by {name} is over something else"

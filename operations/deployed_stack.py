@@ -10,10 +10,11 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from components.key_rotation import PUBLIC_KEYS_OUTPUT
-from components.nix_format import FormatError, PublicKey
-from components.setting_reader import SettingError
-from components.settings import Settings, parse
+from formats.error import FormatError
+from formats.keys import PublicKey
+from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT
+from program.settings.reader import SettingError
+from program.settings.stack import Settings, parse
 
 from .bucket import Credential
 

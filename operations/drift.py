@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from components.deployment_checks import server_of
-from components.server_error import ServerError
+from program.checks.deployment import server_of
+from program.checks.server_error import ServerError
 
 from .bucket import Bucket, Credential
 from .deployed_stack import DeployedStack, OperationError, read_stack

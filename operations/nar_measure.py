@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from components.nix_format import nix32_encode
+from formats.nix32 import nix32_encode
 
 _PIECE = 1 << 20
 

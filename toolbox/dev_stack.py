@@ -26,7 +26,7 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 
 HOME = tools.CHECKOUT / ".dev"
 PROJECT = HOME / "project"
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", ".venv")
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
 NAMESPACE = "nixcache"
 STACK = "dev"
 SETTINGS = f"Pulumi.{STACK}.yaml"

@@ -12,7 +12,9 @@ from datetime import date
 from minio.datatypes import Object
 from minio.error import S3Error
 
-from components.nix_format import FormatError, NarInfo
+from formats.error import FormatError
+from formats.narinfo import NarInfo
+from formats.signing import verified_by
 
 from .cache_bucket import CacheBucket
 
@@ -48,7 +50,7 @@ def verify(
         except (FormatError, UnicodeDecodeError) as error:
             verdict.problems.append(f"{key} is no narinfo: {error}")
             continue
-        if not narinfo.verified_by({bucket.public_key.name: bucket.public_key}):
+        if not verified_by(narinfo, {bucket.public_key.name: bucket.public_key}):
             verdict.problems.append(f"{key} has no signature by {bucket.public_key.name}")
         nar = objects.get(narinfo.url)
         if nar is None:

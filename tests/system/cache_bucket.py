@@ -24,7 +24,8 @@ from minio.signer import sign_v4_s3
 from minio.time import utcnow
 
 from components.closure_push import PUSH_SCRIPT, bare_script, script_command
-from components.nix_format import PublicKey, SecretKey
+from formats.keys import PublicKey
+from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 

@@ -28,8 +28,9 @@ import urllib3
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from components.nix_format import NarInfo
 from components.retention import ExpirationRule, expiration_rules
+from formats.narinfo import NarInfo
+from formats.signing import verified_by
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 from .cache_bucket import CacheBucket
@@ -394,7 +395,7 @@ class Simulation:
             return key, None
         narinfo = NarInfo.parse(answer.data.decode())
         public_key = self.way.bucket.public_key
-        assert narinfo.verified_by({public_key.name: public_key}), key
+        assert verified_by(narinfo, {public_key.name: public_key}), key
         nar = self._reader.request("HEAD", self._url + narinfo.url)
         whole = nar.status == 200 and int(nar.headers["Content-Length"]) == narinfo.file_size
         return key, narinfo if whole else None

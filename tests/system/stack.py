@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 CHECKOUT = Path(__file__).parents[2]
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", ".venv")
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
 SECRET_SETTINGS = frozenset(
     {"minioPassword", "sshPrivateKey", "adoptedSigningKeys", "adoptedUserSecrets"}
 )

@@ -16,7 +16,9 @@ import urllib3
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 
-from components.nix_format import NarInfo, SecretKey, nix32_encode
+from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
+from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 

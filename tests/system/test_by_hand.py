@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.nix_format import SecretKey
+from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 

@@ -14,7 +14,9 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
-from components.nix_format import NarInfo, PublicKey
+from formats.keys import PublicKey
+from formats.narinfo import NarInfo
+from formats.signing import verified_by
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -123,7 +125,7 @@ def test_every_narinfo_is_signed_and_has_its_nar(deployed: Deployed) -> None:
     assert len(narinfos) == PATHS
     for name in narinfos:
         narinfo = NarInfo.parse(client.get_object("nix-cache", str(name)).read().decode())
-        assert narinfo.verified_by(keys) == ("cache.test-1",)
+        assert verified_by(narinfo, keys) == ("cache.test-1",)
         assert sizes[narinfo.url] == narinfo.file_size
 
 

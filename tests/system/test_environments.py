@@ -11,7 +11,7 @@ import pytest
 import yaml
 from minio.error import S3Error
 
-from components.nix_format import PublicKey
+from formats.keys import PublicKey
 from toolbox.minio_server import MinioServer
 
 from .conftest import StackFactory, server_settings

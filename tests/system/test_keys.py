@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.nix_format import SecretKey
+from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
 
 from .conftest import StackFactory, server_settings

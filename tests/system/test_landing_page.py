@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from components.binary_cache import anonymous_download_policy
-from components.landing_page import landing_page
-from components.nixos import ClientConfiguration
+from program.outputs.landing_page import landing_page
+from program.outputs.machines import ClientConfiguration
 from toolbox.minio_server import MinioServer
 
 from .stack import CHECKOUT

@@ -21,7 +21,7 @@ import pytest
 from minio import Minio
 
 from components.binary_cache import anonymous_download_policy, nix_cache_info
-from components.nix_format import SecretKey
+from formats.signing import SecretKey
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
@@ -47,9 +47,9 @@ class Machine:
         self.builder = builder
         source = builder.root / SOURCE[1:]
         shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
-        (source / "components").mkdir(exist_ok=True)
+        (source / "push").mkdir(exist_ok=True)
         shutil.copy(CHECKOUT / "flake.nix", source)
-        shutil.copy(CHECKOUT / "components" / "push.sh", source / "components")
+        shutil.copy(CHECKOUT / "push" / "push.sh", source / "push")
         shutil.copy(EVALUATOR, source)
 
     def instantiate(self, what: str, settings: Mapping[str, object], attribute: str = "") -> Any:

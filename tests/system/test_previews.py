@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from components.builder_settings import BuilderSettings
-from components.closure import resolve
 from operations.preview_markdown import render
+from program.links import resolve
+from program.settings.builders import BuilderSettings
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 

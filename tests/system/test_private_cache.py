@@ -158,7 +158,7 @@ def test_a_builders_own_credential_is_placed_renewed_and_removed(
         f"signing-key-file={DIRECTORY}/signing-key",
         "ca-certificate-file=/root/ca.pem",
     ]
-    script = (Path(__file__).parents[2] / "components" / "push.sh").read_text()
+    script = (Path(__file__).parents[2] / "push" / "push.sh").read_text()
     builder.run("cat >/root/ca.pem", input=outputs["nixos"]["caCertificate"])
     pushed = builder.run(
         f"bash -s -- --config - {closure}", input=script + "".join(f"{line}\n" for line in lines)

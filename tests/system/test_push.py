@@ -12,7 +12,9 @@ import pytest
 from minio.time import utcnow
 
 from components.closure_push import PUSH_SCRIPT
-from components.nix_format import NarInfo, SecretKey, nix32_encode
+from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
+from formats.signing import SecretKey, verified_by
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -322,7 +324,7 @@ def test_a_new_key_signs_what_the_old_one_signed(
     assert f"sign: added cache.test-2 to {PATHS} paths" in signed.log
     trusted = {key.name: key for key in (bucket.public_key, new.public_key)}
     for path in closure_of(builder, closure):
-        assert set(narinfo(bucket, path).verified_by(trusted)) == set(trusted)
+        assert set(verified_by(narinfo(bucket, path), trusted)) == set(trusted)
     assert {k: bucket.objects()[k].last_modified for k in nars} == nars
     assert bucket.pull(builder, closure, keys=[new.public_key]) == PATHS
     assert "sign:" not in bucket.push(builder, closure, signing_key=keys).log

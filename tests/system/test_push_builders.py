@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from components.nix_format import SecretKey
+from formats.signing import SecretKey
 from toolbox import throwaway_builder
 from toolbox.base_tree import SUITES
 from toolbox.minio_server import MinioServer

@@ -13,9 +13,9 @@ from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from components.closure_push import PUSH_SCRIPT_KEY
-from components.nix_format import NIX32_ALPHABET
 from components.retention import ExpirationRule, difference, expiration_rules
-from components.server import Server
+from formats.nix32 import NIX32_ALPHABET
+from program.checks.s3_client import Server
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from components import adoption
-from components.server import Server
-from components.server_error import ServerError
-from components.setting_reader import SettingError
-from components.settings import Settings, parse
+from program.checks import adoption
+from program.checks.s3_client import Server
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import Settings, parse
 
 from .configuration import configuration
 

@@ -17,7 +17,9 @@ import pytest
 import zstandard
 from urllib3.exceptions import HTTPError
 
-from components.nix_format import NarInfo, SecretKey, nix32_encode
+from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
+from formats.signing import SecretKey
 from operations.audit import summary
 from operations.cache_audit import Cache, Finding, KeyCount, Report, audit
 from operations.cache_client import CacheClient

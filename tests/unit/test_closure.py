@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components import closure
-from components.closure import ClosureProvider, resolve
-from components.settings import parse
+from components.closure import ClosureProvider
+from program import links
+from program.links import resolve
+from program.settings.stack import parse
 
 from .configuration import configuration
 from .recording_mocks import use_recording_mocks
@@ -96,4 +97,4 @@ def test_a_link_that_points_elsewhere_is_a_change() -> None:
 
 
 def test_patience_is_less_than_a_preview_is_allowed() -> None:
-    assert closure.PATIENCE_SECONDS < 5
+    assert links.PATIENCE_SECONDS < 5

@@ -11,13 +11,13 @@ import pulumi
 import pulumi_command as command
 import pytest
 
-from components.binary_cache import BinaryCache, BinaryCacheArgs, nix_cache_info
-from components.builder import (
+from components.access import (
     WRITE_ACTIONS,
     BuilderAccess,
     BuilderAccessArgs,
     Credential,
 )
+from components.binary_cache import BinaryCache, BinaryCacheArgs, nix_cache_info
 from components.closure_push import (
     FETCH_SCRIPT,
     PUSH_SCRIPT,
@@ -28,11 +28,11 @@ from components.closure_push import (
     bare_script,
     push_settings,
     script_command,
-    ssh_connection,
 )
 from components.retention import expiration_rules
-from components.settings import parse
 from components.text_object import multipart_etag
+from program.connections import ssh_connection
+from program.settings.stack import parse
 
 from .configuration import configuration
 from .recording_mocks import RecordingMocks, settled, use_recording_mocks

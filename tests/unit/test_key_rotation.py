@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from components.key_rotation import describe, refuse_a_step_back
-from components.nix_format import SecretKey
-from components.setting_reader import SettingError
-from components.settings import Settings, parse
+from formats.signing import SecretKey
+from program.checks.key_rotation import describe, refuse_a_step_back
+from program.settings.reader import SettingError
+from program.settings.stack import Settings, parse
 
 from .configuration import configuration
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pulumi
 import pytest
 
-from components.nix_format import SecretKey
-from components.setting_reader import SettingError
-from components.settings import load, parse
+from formats.signing import SecretKey
+from program.settings.reader import SettingError
+from program.settings.stack import load, parse
 
 from .configuration import configuration
 from .test_settings import refusal

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from components.landing_page import landing_page
-from components.nixos import ClientConfiguration
+from program.outputs.landing_page import landing_page
+from program.outputs.machines import ClientConfiguration
 
 KEYS = (
     "s3.homelab.local-1:MNdV1gE3P3pEpuQMOJC+Jdm7ccXyu3/6Pxcx3DbYYRA=",

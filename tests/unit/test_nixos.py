@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from components.nixos import (
+from program.outputs.machines import (
     ClientConfiguration,
     credentials_file,
     modules_configuration,
     s3_substituter,
     substituter,
 )
-from components.settings import parse
+from program.settings.stack import parse
 
 from .configuration import PROJECT_ROOT, configuration, stack_file
 

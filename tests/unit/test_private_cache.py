@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from components.access import ReaderAccess, ReaderAccessArgs
 from components.binary_cache import BinaryCache, BinaryCacheArgs
-from components.builder import ReaderAccess, ReaderAccessArgs
-from components.nixos import substituter
-from components.setting_reader import SettingError
-from components.settings import parse
+from program.outputs.machines import substituter
+from program.settings.reader import SettingError
+from program.settings.stack import parse
 
 from .configuration import configuration
 from .recording_mocks import RecordingMocks, settled, use_recording_mocks

@@ -9,8 +9,8 @@ from typing import Any
 import pulumi
 import pytest
 
-from components import deployment_checks
-from components.server import Server
+from program.checks import deployment
+from program.checks.s3_client import Server
 
 from .configuration import PROJECT_ROOT, configuration, stack_file
 from .recording_mocks import RecordingMocks, use_recording_mocks
@@ -22,7 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Server, "lifecycle", lambda *_: None)
     monkeypatch.setattr(pulumi, "get_organization", lambda: "organization")
     # Nothing is applied where nothing is real.
-    monkeypatch.setattr(deployment_checks, "check_lifecycle", lambda *_: "not read back")
+    monkeypatch.setattr(deployment, "check_lifecycle", lambda *_: "not read back")
 
     def run(**changes: object) -> RecordingMocks:
         values = {f"nixcache:{name}": value for name, value in configuration(**changes).items()}

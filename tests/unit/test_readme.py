@@ -68,8 +68,10 @@ def settings_of_a_builder() -> Iterator[str]:
     """Yield the names that the program takes out of an element of `builders`."""
     functions = {
         node.name: node
-        for module in ("builder_settings.py", "ssh_settings.py")
-        for node in ast.parse((PROJECT_ROOT / "components" / module).read_text("utf-8")).body
+        for module in ("builders.py", "ssh.py")
+        for node in ast.parse(
+            (PROJECT_ROOT / "program" / "settings" / module).read_text("utf-8")
+        ).body
         if isinstance(node, ast.FunctionDef)
     }
     for name, function in functions.items():

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.nix_format import NIX32_ALPHABET, STORE_PATH_HASH_LENGTH
 from components.retention import (
     MAXIMUM_RULES,
     PROTECTED_KEYS,
@@ -19,6 +18,8 @@ from components.retention import (
     made_here,
     narinfo_prefixes,
 )
+from formats.nix32 import NIX32_ALPHABET
+from formats.store_path import STORE_PATH_HASH_LENGTH
 
 narinfo_names = st.text(
     NIX32_ALPHABET, min_size=STORE_PATH_HASH_LENGTH, max_size=STORE_PATH_HASH_LENGTH

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.setting_reader import SettingError
-from components.settings import Endpoint, Settings, parse
+from program.settings.reader import SettingError
+from program.settings.stack import Endpoint, Settings, parse
 
 from .configuration import configuration, stack_file
 

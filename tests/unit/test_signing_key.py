@@ -9,8 +9,9 @@ import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 from pulumi.runtime.rpc import UNKNOWN
 
-from components.nix_format import PublicKey, SecretKey
 from components.signing_key import SigningKeyProvider
+from formats.keys import PublicKey
+from formats.signing import SecretKey
 
 NAME = "s3.homelab.local-1"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from .nix_format import is_store_path
-from .setting_reader import SettingError, SettingReader, first_duplicate
-from .ssh_settings import (
+from formats.store_path import is_store_path
+from program.settings.reader import SettingError, SettingReader, first_duplicate
+from program.settings.ssh import (
     JumpHost,
     check_private_key,
     read_host,

@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from .builder_settings import BuilderSettings, check_s3_name, read_builders
-from .nix_format import FormatError, KeyName, SecretKey, is_key_domain
-from .setting_reader import SettingError, SettingReader
-from .ssh_settings import HOST
+from formats.error import FormatError
+from formats.keys import KeyName, is_key_domain
+from formats.signing import SecretKey
+from program.settings.builders import BuilderSettings, check_s3_name, read_builders
+from program.settings.reader import SettingError, SettingReader
+from program.settings.ssh import HOST
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _UPSTREAM_KEY = re.compile(r"[^\s:]+")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pulumi
 
-from . import key_rotation
-from .retention import difference, expiration_rules, expired_share, made_here
-from .server_error import ServerError
-from .setting_reader import SettingError
-from .settings import Settings
+from components.retention import difference, expiration_rules, expired_share, made_here
+from program.checks import key_rotation
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import Settings
 
 if TYPE_CHECKING:
-    from .server import Server
+    from program.checks.s3_client import Server
 
 _CONFIRMED_ABOVE = 0.5
 
@@ -27,7 +27,7 @@ _CONFIRMED_ABOVE = 0.5
 def server_of(settings: Settings) -> Server:
     """Return the server that a stack's settings name."""
     # Imported here: a preview need not wait for the S3 client before it declares anything.
-    from .server import Server  # noqa: PLC0415
+    from program.checks.s3_client import Server  # noqa: PLC0415
 
     return Server(
         address=settings.endpoint.server,

@@ -10,13 +10,13 @@ import pytest
 from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
-import components.server
-from components import deployment_checks, key_rotation
+import program.checks.s3_client
 from components.retention import ExpirationRule, expiration_rules
-from components.server import Server, explain
-from components.server_error import ServerError
-from components.setting_reader import SettingError
-from components.settings import parse
+from program.checks import deployment, key_rotation
+from program.checks.s3_client import Server, explain
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import parse
 
 from .configuration import configuration
 from .recording_mocks import settled, use_recording_mocks
@@ -45,7 +45,7 @@ class FakeServer(Server):
 def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
-    monkeypatch.setattr(components.server, "Server", FakeServer)
+    monkeypatch.setattr(program.checks.s3_client, "Server", FakeServer)
     monkeypatch.setattr(key_rotation, "check", lambda _: None)
     use_recording_mocks()
     return FakeServer
@@ -53,7 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
 
 def check(**changes: object) -> None:
     """Let an update of a configuration with `changes` check the server."""
-    deployment_checks.check_update(parse(configuration(**changes)))
+    deployment.check_update(parse(configuration(**changes)))
 
 
 def retention(preview: bool = False, **changes: object) -> str:
@@ -64,7 +64,7 @@ def retention(preview: bool = False, **changes: object) -> str:
     def deploy() -> pulumi.Output[None]:
         applied = pulumi.Output.from_input("applied")
         settings = parse(configuration(**changes))
-        return deployment_checks.check_lifecycle(settings, applied).apply(said.append)
+        return deployment.check_lifecycle(settings, applied).apply(said.append)
 
     settled(deploy)
     return said[0]
@@ -114,9 +114,9 @@ def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview
     done: list[str] = []
     monkeypatch.setattr(key_rotation, "check", lambda _: done.append("keys"))
     settings = parse(configuration())
-    deployment_checks.check_update(settings)
+    deployment.check_update(settings)
     done.append("provider")
-    deployment_checks.check_preview(settings)
+    deployment.check_preview(settings)
     assert done == order
 
 

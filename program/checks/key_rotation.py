@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pulumi
 
-from .nix_format import KeyName, PublicKey, SecretKey
-from .setting_reader import SettingError
-from .settings import Settings
+from formats.keys import KeyName, PublicKey
+from formats.signing import SecretKey
+from program.settings.reader import SettingError
+from program.settings.stack import Settings
 
 PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .setting_reader import SettingError, SettingReader
+from program.settings.reader import SettingError, SettingReader
 
 HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
 _PRIVATE_KEY = re.compile(

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_minio as minio
 
-from .binary_cache import BinaryCache, BinaryCacheArgs
-from .builder import (
+from components.access import (
     BuilderAccess,
     BuilderAccessArgs,
     ReaderAccess,
     ReaderAccessArgs,
 )
-from .builder_credentials import BuilderCredentials, BuilderCredentialsArgs
-from .closure import Closure, has_links
-from .closure_push import BuilderPush, ClosurePush, ClosurePushArgs, ssh_connection
-from .landing_page import landing_page
-from .nixos import ClientConfiguration
-from .settings import Settings
-from .signing_key import SigningKey
+from components.binary_cache import BinaryCache, BinaryCacheArgs
+from components.builder_credentials import BuilderCredentials, BuilderCredentialsArgs
+from components.closure import Closure
+from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
+from components.signing_key import SigningKey
+from program.connections import ssh_connection
+from program.links import has_links
+from program.outputs.landing_page import landing_page
+from program.outputs.machines import ClientConfiguration
+from program.settings.stack import Settings
 
 
 def declare_server(settings: Settings) -> minio.Provider:

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from .nixos import ClientConfiguration
+from program.outputs.machines import ClientConfiguration
 
 _STYLE = Path(__file__).with_name("landing_page.css").read_text(encoding="utf-8")
 _SCRIPT = Path(__file__).with_name("landing_page.js").read_text(encoding="utf-8")

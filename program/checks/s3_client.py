@@ -19,8 +19,8 @@ from minio.error import MinioException, S3Error
 from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
-from .retention import ExpirationRule
-from .server_error import ServerError
+from components.retention import ExpirationRule
+from program.checks.server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
 _FAILURES = (MinioException, HTTPError)

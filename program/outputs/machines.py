@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from .settings import Settings
+from program.settings.stack import Settings
 
 
 def s3_substituter(endpoint: str, region: str, bucket: str, profile: str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .deployment_checks import server_of
-from .server_error import ServerError
-from .setting_reader import SettingError
-from .settings import Settings
+from program.checks.deployment import server_of
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import Settings
 
 
 def check(settings: Settings) -> str | None:

@@ -1,0 +1,91 @@
+"""Names and public halves of signing keys (Nix manual, "Signing", `trusted-public-keys`)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from formats.error import FormatError
+
+_KEY_DOMAIN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+_KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]{{0,17}})")
+
+
+def is_key_domain(text: str) -> bool:
+    """Tell whether `text` can stand before the hyphen and the integer of a key's name."""
+    return bool(re.fullmatch(_KEY_DOMAIN, text))
+
+
+@dataclass(frozen=True, order=True)
+class KeyName:
+    """A signing key's name: the cache's domain, a hyphen, an integer that grows with rotation."""
+
+    domain: str
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> KeyName:
+        """Read `domain-integer`.
+
+        Raises:
+            FormatError: there is no domain, no hyphen or no integer.
+        """
+        match = _KEY_NAME.fullmatch(text)
+        if match is None:
+            raise FormatError("a signing key's name is a domain, a hyphen and an integer")
+        return cls(match["domain"], int(match["number"]))
+
+    def __str__(self) -> str:
+        """Return the name as Nix has it."""
+        return f"{self.domain}-{self.number}"
+
+
+def split_key(text: str, size: int, kind: str) -> tuple[str, bytes]:
+    """Split Nix's `name:base64`, and check that the base64 holds `size` bytes.
+
+    Args:
+        text: the key.
+        size: how many bytes there must be.
+        kind: `public` or `secret`, for the message.
+
+    Raises:
+        FormatError: it is not of that form or size.
+    """
+    name, colon, encoded = text.strip().partition(":")
+    if not colon or not name or re.search(r"\s", name):
+        raise FormatError(f"a {kind} key is written name:base64")
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise FormatError(f"the part after the colon of a {kind} key is not base64") from None
+    if len(raw) != size:
+        hint = ""
+        if {len(raw), size} == {32, 64}:
+            hint = "; this is a public key" if size == 64 else "; this is a secret key"
+        raise FormatError(
+            f"the part after the colon of a {kind} key holds {size} bytes, not {len(raw)}{hint}"
+        )
+    return name, raw
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key as clients trust it: `name:base64(32 bytes)` (`trusted-public-keys`)."""
+
+    name: str
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> PublicKey:
+        """Read `name:base64`.
+
+        Raises:
+            FormatError: not that form, not base64, or not 32 bytes.
+        """
+        return cls(*split_key(text, 32, "public"))
+
+    def __str__(self) -> str:
+        """Return the key as Nix has it."""
+        return f"{self.name}:{base64.b64encode(self.data).decode()}"

@@ -1,0 +1,1 @@
+"""What this one program adds to the library of components."""

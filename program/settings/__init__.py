@@ -1,0 +1,1 @@
+"""Stack configuration, read once, as typed and validated objects."""
