@@ -18,13 +18,12 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
+from operations.bucket import Bucket, Credential
+from operations.cache_audit import CONNECTIONS, Cache, Report, audit
+from operations.cache_client import CacheClient
+from operations.deployed_stack import DeployedStack, OperationError, read_stack
 from program.checks.s3_client import explain
 from program.checks.server_error import ServerError
-
-from .bucket import Bucket, Credential
-from .cache_audit import CONNECTIONS, Cache, Report, audit
-from .cache_client import CacheClient
-from .deployed_stack import DeployedStack, OperationError, read_stack
 
 ALL_WELL, FINDINGS, CANNOT_RUN = range(3)
 """Exit codes."""

@@ -18,9 +18,8 @@ from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
-
-from .cache_client import CacheClient
-from .nar_measure import NarError, measure_nar
+from operations.cache_client import CacheClient
+from operations.nar_measure import NarError, measure_nar
 
 NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
 """The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""

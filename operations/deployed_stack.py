@@ -12,11 +12,10 @@ from typing import Any
 
 from formats.error import FormatError
 from formats.keys import PublicKey
+from operations.bucket import Credential
 from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
-
-from .bucket import Credential
 
 _NAMESPACE = "nixcache:"
 _NOT_READ = {

@@ -17,12 +17,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from operations.bucket import Bucket, Credential
+from operations.deployed_stack import DeployedStack, OperationError, read_stack
+from operations.preview_markdown import NoPreviewError, render
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
-
-from .bucket import Bucket, Credential
-from .deployed_stack import DeployedStack, OperationError, read_stack
-from .preview_markdown import NoPreviewError, render
 
 AS_DECLARED, DIFFERS, CANNOT_TELL = range(3)
 """Exit codes."""

@@ -15,8 +15,7 @@ from minio.error import S3Error
 from formats.error import FormatError
 from formats.narinfo import NarInfo
 from formats.signing import verified_by
-
-from .cache_bucket import CacheBucket
+from tests.system.cache_bucket import CacheBucket
 
 
 @dataclass

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.stack import Stack
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .stack import Stack
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,8 @@ from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from components.retention import ExpirationRule, expiration_rules
 from formats.narinfo import NarInfo
 from formats.signing import verified_by
+from tests.system.cache_bucket import CacheBucket
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .cache_bucket import CacheBucket
 
 RETENTION_DAYS = 7
 GRACE_DAYS = 1

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from minio import Minio
 
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.minio_client import MinioClient
+from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import StackFactory, server_settings
-from .minio_client import MinioClient
-from .test_cache import s3
 
 BUCKET, USER, POLICY, SECRET = "by-hand", "nixbuilder", "nix-cache-write", "made-by-hand-secret"
 KEY_NAME = "cache.test-1"

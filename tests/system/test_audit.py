@@ -19,13 +19,12 @@ from minio.credentials.providers import StaticProvider
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
+from tests.system.conftest import StackFactory, builder_settings, server_settings
+from tests.system.stack import Outcome, Stack
+from tests.system.test_cache import s3
+from tests.system.test_keys import FIRST, SECOND, backup
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import StackFactory, builder_settings, server_settings
-from .stack import Outcome, Stack
-from .test_cache import s3
-from .test_keys import FIRST, SECOND, backup
 
 pytestmark = pytest.mark.system
 

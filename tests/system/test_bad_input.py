@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .stack import Stack
 
 
 def refusal(stack: Stack) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from formats.signing import SecretKey
+from tests.system.conftest import server_settings
+from tests.system.signing_proxy import signing_proxy
+from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import server_settings
-from .signing_proxy import signing_proxy
-from .stack import Stack
 
 NIX = "export NIX_CONFIG='experimental-features = nix-command\nsubstituters ='\n"
 

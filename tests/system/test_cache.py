@@ -17,11 +17,10 @@ from minio.error import S3Error
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.signing import verified_by
+from tests.system.conftest import builder_settings, server_settings
+from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import builder_settings, server_settings
-from .stack import Outcome, Stack
 
 PATHS = 60
 

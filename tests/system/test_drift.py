@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.minio_client import MinioClient
+from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .minio_client import MinioClient
-from .stack import Outcome, Stack
 
 BUCKET = "drifting"
 USER, POLICY = f"{BUCKET}-here", f"{BUCKET}-write"

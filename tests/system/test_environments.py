@@ -12,12 +12,11 @@ import yaml
 from minio.error import S3Error
 
 from formats.keys import PublicKey
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.minio_client import MinioClient
+from tests.system.stack import CHECKOUT, Stack
+from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .minio_client import MinioClient
-from .stack import CHECKOUT, Stack
-from .test_cache import s3
 
 NAMES = ("staging", "homelab")
 

@@ -16,12 +16,11 @@ from components.closure_push import (
     bare_script,
     push_command,
 )
+from tests.system.bucket_verifier import verify
+from tests.system.cache_bucket import CacheBucket, Pushed
+from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, fault_proxy
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .bucket_verifier import verify
-from .cache_bucket import CacheBucket, Pushed
-from .fault_proxy import PASS, RESET_BEFORE, Request, fault_proxy
 
 PATHS = 3
 TRANSIENT = (503, RESET_BEFORE, 429)

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from formats.signing import SecretKey
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .stack import Outcome, Stack
 
 pytestmark = pytest.mark.system
 
-VECTORS = Path(__file__).parents[1] / "unit" / "nix_vectors"
+VECTORS = Path(__file__).parents[1] / "unit" / "formats" / "nix_vectors"
 FIRST, SECOND = "cache.test-1", "cache.test-2"
 KEY_TYPE = "pulumi-python:dynamic/nixcache:SigningKey"
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.python_versions import interpreter, virtual_environment
+from tests.system.stack import Stack
+from tests.system.test_keys import KEY_TYPE, backup
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .python_versions import interpreter, virtual_environment
-from .stack import Stack
-from .test_keys import KEY_TYPE, backup
 
 pytestmark = pytest.mark.system
 

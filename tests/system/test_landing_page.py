@@ -14,10 +14,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from components.binary_cache import anonymous_download_policy
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
+from tests.system.stack import CHECKOUT
+from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
-
-from .stack import CHECKOUT
-from .test_cache import s3
 
 pytestmark = pytest.mark.system
 

@@ -22,13 +22,12 @@ from minio import Minio
 
 from components.binary_cache import anonymous_download_policy, nix_cache_info
 from formats.signing import SecretKey
+from tests.system.stack import CHECKOUT
+from tests.system.test_cache import s3
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .stack import CHECKOUT
-from .test_cache import s3
 
 pytestmark = pytest.mark.system
 

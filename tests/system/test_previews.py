@@ -14,11 +14,10 @@ import pytest
 from operations.preview_markdown import render
 from program.links import resolve
 from program.settings.builders import BuilderSettings
+from tests.system.conftest import StackFactory, builder_settings, server_settings
+from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import StackFactory, builder_settings, server_settings
-from .stack import Stack
 
 LINK = "/root/current-system"
 

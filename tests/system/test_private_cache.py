@@ -11,13 +11,12 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
+from tests.system.conftest import builder_settings, server_settings
+from tests.system.signing_proxy import signing_proxy
+from tests.system.stack import Stack
+from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .conftest import builder_settings, server_settings
-from .signing_proxy import signing_proxy
-from .stack import Stack
-from .test_cache import s3
 
 pytestmark = pytest.mark.system
 

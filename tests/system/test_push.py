@@ -15,12 +15,11 @@ from components.closure_push import PUSH_SCRIPT
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey, verified_by
+from tests.system.bucket_verifier import verify
+from tests.system.cache_bucket import CacheBucket, leftovers, small_disk, trust
+from tests.system.fault_proxy import PASS, Fault, Request, fault_proxy
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .bucket_verifier import verify
-from .cache_bucket import CacheBucket, leftovers, small_disk, trust
-from .fault_proxy import PASS, Fault, Request, fault_proxy
 
 PATHS = 40
 BYTES = 4_000_000

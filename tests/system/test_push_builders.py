@@ -9,13 +9,12 @@ from contextlib import ExitStack
 import pytest
 
 from formats.signing import SecretKey
+from tests.system.bucket_verifier import verify, watched
+from tests.system.cache_bucket import CacheBucket, leftovers
 from toolbox import throwaway_builder
 from toolbox.base_tree import SUITES
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .bucket_verifier import verify, watched
-from .cache_bucket import CacheBucket, leftovers
 
 PATHS = 30
 BYTES = 2_000_000

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from components.closure_push import PUSH_SCRIPT
+from tests.system.bucket_verifier import Verdict, verify, watched
+from tests.system.cache_bucket import CacheBucket, leftovers, small_disk, trust
+from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from .bucket_verifier import Verdict, verify, watched
-from .cache_bucket import CacheBucket, leftovers, small_disk, trust
-from .fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
 
 PATHS = 30
 BYTES = 2_000_000

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.minio_client import MinioClient
+from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
-
-from .conftest import StackFactory, server_settings
-from .minio_client import MinioClient
-from .stack import Stack
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ from components.closure_push import PUSH_SCRIPT_KEY
 from components.retention import ExpirationRule, difference, expiration_rules
 from formats.nix32 import NIX32_ALPHABET
 from program.checks.s3_client import Server
+from tests.system import retention_simulation
+from tests.system.cache_bucket import CacheBucket, client, connections, put_as_of
+from tests.system.conftest import StackFactory, builder_settings, server_settings
+from tests.system.fault_proxy import fault_proxy
+from tests.system.retention_simulation import GRACE_DAYS, RETENTION_DAYS, set_lifecycle
+from tests.system.stack import CHECKOUT, Stack
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
-
-from . import retention_simulation
-from .cache_bucket import CacheBucket, client, connections, put_as_of
-from .conftest import StackFactory, builder_settings, server_settings
-from .fault_proxy import fault_proxy
-from .retention_simulation import GRACE_DAYS, RETENTION_DAYS, set_lifecycle
-from .stack import CHECKOUT, Stack
 
 BUCKET = "retained"
 

@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from program.settings.reader import SettingError
+from program.settings.stack import parse
+
 PROJECT_ROOT = Path(__file__).parents[2]
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleExamp"
 
 
 def schema() -> dict[str, dict[str, Any]]:
@@ -44,3 +49,10 @@ def stack_file(name: str) -> Mapping[str, object]:
     """Return the settings of a committed `Pulumi.<stack>.yaml`, without the project's name."""
     stack = yaml.safe_load((PROJECT_ROOT / f"Pulumi.{name}.yaml").read_text())
     return {key.partition(":")[2]: value for key, value in stack["config"].items()}
+
+
+def refusal(**changes: object) -> str:
+    """Return what a configuration with `changes` is refused with."""
+    with pytest.raises(SettingError) as error:
+        parse(configuration(**changes))
+    return str(error.value)

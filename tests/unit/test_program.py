@@ -11,9 +11,8 @@ import pytest
 
 from program.checks import deployment
 from program.checks.s3_client import Server
-
-from .configuration import PROJECT_ROOT, configuration, stack_file
-from .recording_mocks import RecordingMocks, use_recording_mocks
+from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
+from tests.unit.recording_mocks import RecordingMocks, use_recording_mocks
 
 
 @pytest.fixture

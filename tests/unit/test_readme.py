@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .configuration import PROJECT_ROOT, schema
+from tests.unit.configuration import PROJECT_ROOT, schema
 
 LANGUAGES = ("README.md", "README.zh.md")
 READS = {"boolean", "has", "integer", "line", "take", "text", "texts"}

@@ -11,10 +11,8 @@ from components.binary_cache import BinaryCache, BinaryCacheArgs
 from program.outputs.machines import substituter
 from program.settings.reader import SettingError
 from program.settings.stack import parse
-
-from .configuration import configuration
-from .recording_mocks import RecordingMocks, settled, use_recording_mocks
-from .test_settings import HOST_KEY
+from tests.unit.configuration import HOST_KEY, configuration
+from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
 
 
 @pytest.fixture

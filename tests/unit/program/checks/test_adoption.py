@@ -9,8 +9,7 @@ from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
-
-from .configuration import configuration
+from tests.unit.configuration import configuration
 
 SECRET = "a-secret-from-before"
 BUILDERS = [{"name": "here", "local": True, "s3User": "nixbuilder"}]

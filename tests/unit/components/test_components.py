@@ -33,10 +33,8 @@ from components.retention import expiration_rules
 from components.text_object import multipart_etag
 from program.connections import ssh_connection
 from program.settings.stack import parse
-
-from .configuration import configuration
-from .recording_mocks import RecordingMocks, settled, use_recording_mocks
-from .test_settings import HOST_KEY
+from tests.unit.configuration import HOST_KEY, configuration
+from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
 """What marks a value as a secret on the way to the engine: the SDK's `_special_secret_sig`."""

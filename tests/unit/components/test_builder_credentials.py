@@ -17,9 +17,8 @@ from components.builder_credentials import (
     place_command,
     remove_command,
 )
-
-from .recording_mocks import RecordingMocks, settled, use_recording_mocks
-from .test_settings import HOST_KEY
+from tests.unit.configuration import HOST_KEY
+from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
 """What marks a value as a secret (Pulumi SDK, `rpc._special_secret_sig`)."""

@@ -15,8 +15,7 @@ from program.outputs.machines import (
     substituter,
 )
 from program.settings.stack import parse
-
-from .configuration import PROJECT_ROOT, configuration, stack_file
+from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
 
 PUBLIC_KEY = "s3.homelab.local-1:MNdV1gE3P3pEpuQMOJC+Jdm7ccXyu3/6Pxcx3DbYYRA="
 

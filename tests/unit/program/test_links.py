@@ -11,10 +11,8 @@ from components.closure import ClosureProvider
 from program import links
 from program.links import resolve
 from program.settings.stack import parse
-
-from .configuration import configuration
-from .recording_mocks import use_recording_mocks
-from .test_settings import HOST_KEY
+from tests.unit.configuration import HOST_KEY, configuration
+from tests.unit.recording_mocks import use_recording_mocks
 
 OLD = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-system"
 NEW = "/nix/store/wsapfasykqjyaw5h4glxcsgprzxp7bjd-system"

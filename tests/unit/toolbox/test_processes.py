@@ -29,7 +29,7 @@ def started_by_a_parent_that_went(tmp_path: Path, kind: str) -> Process:
     subprocess.run(
         [sys.executable, "-c", PARENT, str(tmp_path / "log"), kind, str(record)],
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     process = processes.recorded(record)
     assert process is not None

@@ -11,9 +11,7 @@ import pytest
 from formats.signing import SecretKey
 from program.settings.reader import SettingError
 from program.settings.stack import load, parse
-
-from .configuration import configuration
-from .test_settings import refusal
+from tests.unit.configuration import configuration, refusal
 
 HOST = "s3.homelab.local"
 

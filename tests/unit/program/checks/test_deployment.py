@@ -17,9 +17,8 @@ from program.checks.s3_client import Server, explain
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import parse
-
-from .configuration import configuration
-from .recording_mocks import settled, use_recording_mocks
+from tests.unit.configuration import configuration
+from tests.unit.recording_mocks import settled, use_recording_mocks
 
 
 class FakeServer(Server):

@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 
-from program.settings.reader import SettingError
 from program.settings.stack import Endpoint, Settings, parse
-
-from .configuration import configuration, stack_file
-
-HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleExamp"
+from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
 
 
 def builder(**changes: object) -> dict[str, object]:
@@ -22,13 +18,6 @@ def builder(**changes: object) -> dict[str, object]:
     values: dict[str, object] = {"name": "nixbuilder", "host": "10.0.0.2", "hostKey": HOST_KEY}
     values |= changes
     return {name: value for name, value in values.items() if value is not None}
-
-
-def refusal(**changes: object) -> str:
-    """Return what a configuration with `changes` is refused with."""
-    with pytest.raises(SettingError) as error:
-        parse(configuration(**changes))
-    return str(error.value)
 
 
 def generated_key(directory: Path, passphrase: str = "") -> Path:

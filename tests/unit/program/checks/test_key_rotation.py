@@ -8,8 +8,7 @@ from formats.signing import SecretKey
 from program.checks.key_rotation import describe, refuse_a_step_back
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
-
-from .configuration import configuration
+from tests.unit.configuration import configuration
 
 ONE, TWO, THREE = (SecretKey.generate(f"s3.homelab.local-{number}") for number in (1, 2, 3))
 
