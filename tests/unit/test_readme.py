@@ -102,13 +102,3 @@ def test_a_command_that_is_shown_exists(readme: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     shown = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
     assert {"up", "test", "tools"} <= shown <= targets
-
-
-DOCS = sorted(page.name for page in (PROJECT_ROOT / "docs").glob("*.md"))
-
-
-@pytest.mark.parametrize("page", [*LANGUAGES, *(f"docs/{name}" for name in DOCS)])
-def test_a_link_to_a_file_leads_somewhere(page: str) -> None:
-    path = PROJECT_ROOT / page
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
