@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import ssl
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,8 @@ from urllib3.exceptions import HTTPError
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
-from operations.deployed_stack import DeployedStack, OperationError, read_stack
+from operations.deployed_stack import DeployedStack, read_stack
+from operations.pulumi_cli import OperationError
 from program.checks.s3_client import explain
 from program.checks.server_error import ServerError
 
@@ -105,23 +107,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     chosen = parser.parse_args(arguments)
     try:
-        stack = read_stack(chosen.stack)
-        report = Report(stack.name, stack.substituter)
-        audit(cache_of(stack), report, chosen.hash, _Progress())
+        report = audited(read_stack(chosen.stack), chosen.hash)
         if chosen.json is not None:
-            chosen.json.write_text(f"{json.dumps(asdict(report), indent=2)}\n", encoding="utf-8")
+            write(report, chosen.json)
     except OperationError as error:
         return _refuse(str(error))
-    except ServerError as error:
-        return _refuse(f"{error.subject}: {error}")
-    except HTTPError as error:
-        return _refuse(f"{stack.substituter}: {explain(error)}")
-    except OSError as error:
-        return _refuse(f"{chosen.json} cannot be written: {error.strerror}")
     except KeyboardInterrupt:
         return _refuse("interrupted")
     print(summary(report))
     return FINDINGS if report.findings else ALL_WELL
+
+
+def audited(stack: DeployedStack, sample: int | None) -> Report:
+    """Audit a stack's cache, and return the report.
+
+    Args:
+        stack: the stack.
+        sample: how many NARs to read whole; None is all of them.
+
+    Raises:
+        OperationError: the server or the cache does not answer, or refuses the user; or the CA's
+            file is damaged.
+    """
+    report = Report(stack.name, stack.substituter)
+    try:
+        audit(cache_of(stack), report, sample, _Progress())
+    except ServerError as error:
+        raise OperationError(f"{error.subject}: {error}") from None
+    except HTTPError as error:
+        raise OperationError(f"{stack.substituter}: {explain(error)}") from None
+    except ssl.SSLError:
+        file = stack.settings.ca_certificate_file
+        raise OperationError(
+            f"caCertificateFile is {file}: holds a damaged certificate; name the CA's PEM file"
+        ) from None
+    return report
+
+
+def write(report: Report, file: Path) -> None:
+    """Write a report as JSON.
+
+    Raises:
+        OperationError: the file cannot be written.
+    """
+    try:
+        file.write_text(f"{json.dumps(asdict(report), indent=2)}\n", encoding="utf-8")
+    except OSError as error:
+        raise OperationError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _sample(text: str) -> int | None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import configparser
-import json
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
-from typing import Any
 
 from formats.error import FormatError
 from formats.keys import PublicKey
 from operations.bucket import Credential
+from operations.pulumi_cli import OperationError, read_output
 from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
@@ -24,10 +20,6 @@ _NOT_READ = {
     "adoptedSigningKeys": "",
     "adoptedUserSecrets": "",
 }
-
-
-class OperationError(Exception):
-    """What keeps an operation from running: one sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +40,18 @@ class DeployedStack:
 def read_stack(name: str) -> DeployedStack:
     """Ask the CLI for a stack of the project in the present directory.
 
-    The CLI is the one on PATH, or the one that `PULUMI_COMMAND` names; it finds the backend and
-    the passphrase as ever. Secrets come back on a pipe and stay in this process.
+    Secrets stay in this process.
 
     Raises:
         OperationError: there is no CLI, no such stack, or it has not been deployed.
     """
+    given = read_output("config", "--show-secrets", "--stack", name)
     configuration = {
         setting.removeprefix(_NAMESPACE): str(value.get("value", ""))
-        for setting, value in _ask("config", "--json", "--show-secrets", "--stack", name).items()
+        for setting, value in given.items()
         if setting.startswith(_NAMESPACE)
     }
-    outputs = _ask("stack", "output", "--json", "--stack", name)
+    outputs = read_output("stack", "output", "--stack", name)
     try:
         settings = parse({**configuration, **_NOT_READ})
     except SettingError as error:
@@ -79,27 +71,8 @@ def read_stack(name: str) -> DeployedStack:
 
 
 def _reader(name: str, profile: str) -> Credential:
-    command = ("stack", "output", "readerCredentials", "--json", "--show-secrets")
+    command = ("stack", "output", "readerCredentials", "--show-secrets")
     file = configparser.RawConfigParser()
-    file.read_string(_ask(*command, "--stack", name))
+    file.read_string(read_output(*command, "--stack", name))
     section = file[profile]
     return Credential(section["aws_access_key_id"], section["aws_secret_access_key"])
-
-
-def _ask(*arguments: str) -> Any:
-    command = os.environ.get("PULUMI_COMMAND") or "pulumi"
-    if shutil.which(command) is None:
-        raise OperationError(
-            f"there is no {command} on PATH; install the Pulumi CLI, or name it in PULUMI_COMMAND"
-        )
-    done = subprocess.run(
-        [command, "--non-interactive", "--color=never", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        reason = reasons[0] if reasons else f"exit code {done.returncode}"
-        raise OperationError(f"pulumi {arguments[0]} failed: {reason.removeprefix('error: ')}")
-    return json.loads(done.stdout)

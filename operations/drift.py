@@ -10,16 +10,14 @@ lifecycles for deleted. So both are asked first, with one request each.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from operations.bucket import Bucket, Credential
-from operations.deployed_stack import DeployedStack, OperationError, read_stack
-from operations.preview_markdown import NoPreviewError, render
+from operations.deployed_stack import DeployedStack, read_stack
+from operations.preview_markdown import render
+from operations.pulumi_cli import OperationError, read_output, read_report
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
 
@@ -70,16 +68,9 @@ def refreshed(stack: str) -> tuple[bool, str]:
     Raises:
         OperationError: the engine printed no report.
     """
-    done = _pulumi("refresh", "--preview-only", "--run-program", "--json", "--stack", stack)
-    try:
-        report = json.loads(done.stdout)
-        text = render(report)
-    except (ValueError, NoPreviewError):
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        reason = reasons[0] if reasons else f"exit code {done.returncode}"
-        raise OperationError(f"pulumi refresh failed: {reason.removeprefix('error: ')}") from None
+    report, succeeded = read_report("refresh", "--preview-only", "--run-program", "--stack", stack)
     changed = set(report.get("changeSummary") or {}) - {"same"}
-    return bool(changed) or done.returncode != 0, text
+    return bool(changed) or not succeeded, render(report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack = read_stack(name)
         check_deployer(stack)
         differs, report = refreshed(name)
-        refused = list(refused_builders(stack, _builders(name)))
+        builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
+        refused = list(refused_builders(stack, builders))
     except OperationError as error:
         return _cannot_tell(str(error))
     except ServerError as error:
@@ -104,24 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sentence in refused:
         print(f"- {sentence}")
     return DIFFERS if differs or refused else AS_DECLARED
-
-
-def _builders(stack: str) -> dict[str, Any]:
-    arguments = ("stack", "output", "builders", "--json", "--show-secrets", "--stack", stack)
-    done = _pulumi(*arguments)
-    if done.returncode != 0:
-        raise OperationError(f"stack {stack} has no builders among its outputs; run pulumi up")
-    return dict(json.loads(done.stdout))
-
-
-def _pulumi(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = os.environ.get("PULUMI_COMMAND") or "pulumi"
-    return subprocess.run(
-        [command, "--non-interactive", "--color=never", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _cannot_tell(reason: str) -> int:

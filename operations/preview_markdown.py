@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
+
+from operations.pulumi_cli import OperationError, read_report
 
 REPORTED, FAILED, NO_PREVIEW = range(3)
 """Exit codes."""
@@ -31,6 +31,7 @@ SECRET = "[secret]"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """What stands for a value that is known only afterwards (pulumi, `plugin.UnknownStringValue`)."""
 
+_NO_PREVIEW = "this is no preview; give what pulumi preview --json prints"
 _LONGEST_VALUE = 160
 _MOST_ROWS = 12
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
@@ -163,8 +164,8 @@ def code(text: str) -> str:
 
 
 def _steps(preview: Mapping[str, Any]) -> list[Step]:
-    if not isinstance(preview.get("steps"), list):
-        raise NoPreviewError("this is no preview; give what pulumi preview --json prints")
+    if not isinstance(preview, Mapping) or not isinstance(preview.get("steps"), list):
+        raise NoPreviewError(_NO_PREVIEW)
     return [_step(step) for step in preview["steps"]]
 
 
@@ -367,23 +368,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stack", metavar="NAME", help="preview this stack")
     stack = parser.parse_args(arguments).stack
     try:
-        preview = json.load(sys.stdin) if stack is None else json.loads(_preview(stack))
+        preview = _given() if stack is None else read_report("preview", "--stack", stack)[0]
         report = render(preview)
-    except (ValueError, NoPreviewError):
-        print(
-            "error: there is no preview to report on; give what pulumi preview --json prints",
-            file=sys.stderr,
-        )
+    except (OperationError, NoPreviewError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return NO_PREVIEW
     sys.stdout.write(report)
     return FAILED if failed(preview) else REPORTED
 
 
-def _preview(stack: str) -> str:
-    command = [os.environ.get("PULUMI_COMMAND") or "pulumi", "--non-interactive", "preview"]
-    return subprocess.run(
-        [*command, "--json", "--stack", stack], stdout=subprocess.PIPE, text=True, check=False
-    ).stdout
+def _given() -> Any:
+    try:
+        return json.load(sys.stdin)
+    except ValueError:
+        raise NoPreviewError(_NO_PREVIEW) from None
 
 
 if __name__ == "__main__":

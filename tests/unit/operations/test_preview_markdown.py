@@ -204,6 +204,7 @@ def test_what_is_no_preview_is_refused() -> None:
         ('{"steps": [], "diagnostics": []}', 0, "### Nothing changes"),
         ('{"steps": [], "diagnostics": [{"severity": "error", "message": "no"}]}', 1, "`no`"),
         ("error: no stack", 2, ""),
+        ("[]", 2, ""),
     ],
 )
 def test_the_exit_code_tells_a_failed_preview(

@@ -1,0 +1,39 @@
+"""The audit as a command: whatever keeps it from running is named for what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from operations.audit import audited, write
+from operations.cache_audit import Report
+from operations.deployed_stack import DeployedStack
+from operations.pulumi_cli import OperationError
+from program.settings.stack import parse
+from tests.unit.configuration import configuration
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+def stack(**changes: object) -> DeployedStack:
+    settings = parse(configuration(**{"endpoint": NOWHERE, **changes}))
+    return DeployedStack("test", settings, settings.public_url, ())
+
+
+def test_a_server_that_does_not_answer_is_told_as_such() -> None:
+    with pytest.raises(OperationError, match=rf"{NOWHERE}/nix-cache: no S3 server answers there"):
+        audited(stack(), sample=0)
+
+
+def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    damaged = stack(endpoint="https://127.0.0.1:1", caCertificateFile=str(file))
+    with pytest.raises(OperationError, match=rf"caCertificateFile is {file}: holds a damaged"):
+        audited(damaged, sample=0)
+
+
+def test_a_report_that_cannot_be_written_is_told_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(OperationError, match=rf"{tmp_path} cannot be written: Is a directory"):
+        write(Report("test", NOWHERE), tmp_path)

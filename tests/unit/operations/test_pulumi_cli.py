@@ -1,0 +1,89 @@
+"""The CLI as operations run it: what it answers, and every way in which it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from operations import audit, drift, preview_markdown
+from operations.pulumi_cli import OperationError, read_output, read_report
+
+OPERATIONS = [audit.main, drift.main, preview_markdown.main]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Put a CLI that does as a shell script says in the place of Pulumi's."""
+
+    def put(script: str) -> Path:
+        command = tmp_path / "pulumi"
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PULUMI_COMMAND", str(command))
+        return command
+
+    return put
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_without_a_cli_every_operation_says_how_to_get_one(
+    operation: Callable[[list[str]], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("PULUMI_COMMAND", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert operation(["--stack", "homelab"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "error: there is no pulumi on PATH; install the Pulumi CLI, or name it in PULUMI_COMMAND\n"
+    )
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_cli_that_cannot_be_run_is_named(
+    operation: Callable[[list[str]], int],
+    cli: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = cli("")
+    command.chmod(0o644)
+    assert operation(["--stack", "homelab"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {command} cannot be run (Permission denied)")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_the_cli_refuses_is_told_in_its_words(
+    operation: Callable[[list[str]], int],
+    cli: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cli("echo \"error: no stack named 'nobody' found\" >&2; exit 255")
+    assert operation(["--stack", "nobody"]) == 2
+    assert capsys.readouterr().err.endswith("failed: no stack named 'nobody' found\n")
+
+
+def test_the_cli_is_asked_for_json_and_for_no_answer_of_a_person(
+    cli: Callable[[str], Path],
+) -> None:
+    cli('printf \'["%s"]\' "$*"')
+    (asked,) = read_output("config", "--stack", "a b")
+    assert asked == "--non-interactive --color=never config --stack a b --json"
+
+
+def test_a_preview_that_failed_half_way_is_still_a_report(cli: Callable[[str], Path]) -> None:
+    steps: dict[str, list[object]] = {"steps": []}
+    cli(f"echo '{json.dumps(steps)}'; exit 1")
+    assert read_report("preview") == (steps, False)
+
+
+@pytest.mark.parametrize("printed", ["", "[]", "{}", "Please choose a stack"])
+def test_what_is_no_report_is_refused(printed: str, cli: Callable[[str], Path]) -> None:
+    cli(f"echo '{printed}'; echo 'error: no backend' >&2; exit 1")
+    with pytest.raises(OperationError, match=r"\Apulumi preview failed: no backend\Z"):
+        read_report("preview")
