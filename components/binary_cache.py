@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_minio as minio
 
-from components.retention import expiration_rules
+from components.retention import GRACE_DAYS, RETENTION_DAYS, expiration_rules
 from components.text_object import declare_text_object
 
 
@@ -56,9 +56,9 @@ class BinaryCacheArgs:
     """Let everyone read the bucket; without it the cache is private."""
     anonymous_listing: pulumi.Input[bool] = False
     """Let everyone who may read the bucket list it, too."""
-    retention_days: pulumi.Input[int] | None = 7
+    retention_days: pulumi.Input[int] | None = RETENTION_DAYS
     """Days that an entry lives after the last push of a closure with it; None for ever."""
-    grace_days: pulumi.Input[int] = 1
+    grace_days: pulumi.Input[int] = GRACE_DAYS
     """Days that a NAR lives longer than its narinfo."""
     store_dir: pulumi.Input[str] = "/nix/store"
     """The store directory of the cache's paths."""

@@ -30,6 +30,12 @@ narinfo) may go with the narinfos: nothing points to it that outlives it.
 FOLDERS_OF_NARINFOS = ("nar/", "log/")
 """Folders whose files belong to a narinfo and must outlive it."""
 
+RETENTION_DAYS = 7
+"""Days that an entry lives after its last push, where nobody says otherwise."""
+
+GRACE_DAYS = 1
+"""Days that what a narinfo points to outlives it, where nobody says otherwise."""
+
 MAXIMUM_RULES = 1000
 """Rules that S3 and MinIO accept in one lifecycle configuration."""
 
@@ -77,13 +83,22 @@ def expiration_rules(retention_days: int | None, grace_days: int) -> tuple[Expir
     return (*narinfos, *folders)
 
 
+def is_folder(prefix: str) -> bool:
+    """Tell whether a rule's prefix is a folder's: narinfos lie at the bucket's root."""
+    return "/" in prefix
+
+
+def narinfo_days(rules: Iterable[ExpirationRule]) -> int | None:
+    """Return the days of the narinfos' rules, the most where they differ; None without any."""
+    return max((rule.days for rule in rules if not is_folder(rule.prefix)), default=None)
+
+
 def made_here(rules: Sequence[ExpirationRule]) -> bool:
     """Return whether `rules` are what `expiration_rules` makes, for whatever number of days."""
-    narinfo_days = {rule.days for rule in rules if not rule.prefix.endswith("/")}
-    folder_days = {rule.days for rule in rules if rule.prefix.endswith("/")}
-    if len(narinfo_days) != 1 or len(folder_days) != 1:
+    days = narinfo_days(rules)
+    folder_days = {rule.days for rule in rules if is_folder(rule.prefix)}
+    if days is None or len(folder_days) != 1:
         return False
-    days = narinfo_days.pop()
     return set(rules) == set(expiration_rules(days, folder_days.pop() - days))
 
 

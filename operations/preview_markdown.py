@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
+from components.retention import is_folder
 from operations.pulumi_cli import OperationError, read_report
 
 REPORTED, FAILED, NO_PREVIEW = range(3)
@@ -211,7 +212,7 @@ def _shortenings(step: Step) -> Iterator[str]:
     before, after = _expirations(step.before), _expirations(step.after)
     found: dict[str, None] = {}
     for prefix, days in after.items():
-        what = "NARs" if prefix.endswith("/") else "entries"
+        what = "NARs" if is_folder(prefix) else "entries"
         if not before:
             found[f"{what} that lived for ever now expire after {days} days"] = None
         elif days < before.get(prefix, days):

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import pulumi
 
-from components.retention import difference, expiration_rules, expired_share, made_here
+from components.retention import (
+    difference,
+    expiration_rules,
+    expired_share,
+    made_here,
+    narinfo_days,
+)
 from program.checks import key_rotation
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -136,8 +142,8 @@ def _check_shortened_retention(settings: Settings, server: Server) -> None:
     days = settings.retention_days
     if rules is None or days is None:
         return
-    # Every narinfo rule has the same days; a bucket without rules keeps its entries for ever.
-    before = max((rule.days for rule in rules if not rule.prefix.endswith("/")), default=None)
+    # A bucket without rules keeps its entries for ever.
+    before = narinfo_days(rules)
     if before is not None and before <= days:
         return
     share = expired_share(server.narinfo_ages(settings.bucket), days, datetime.now(timezone.utc))

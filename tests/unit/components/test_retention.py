@@ -15,7 +15,9 @@ from components.retention import (
     expiration_rules,
     expired_share,
     expires_at,
+    is_folder,
     made_here,
+    narinfo_days,
     narinfo_prefixes,
 )
 from formats.nix32 import NIX32_ALPHABET
@@ -97,6 +99,12 @@ def test_the_share_that_a_shorter_retention_takes_at_once() -> None:
     assert expired_share(ages, 7, MONDAY) == 0.4
     assert expired_share(ages, 30, MONDAY) == 0
     assert expired_share([], 7, MONDAY) == 0
+
+
+def test_the_days_of_narinfos_are_told_from_those_of_folders() -> None:
+    assert [rule.id for rule in expiration_rules(7, 1) if is_folder(rule.prefix)] == ["nar", "log"]
+    assert narinfo_days(expiration_rules(7, 30)) == 7
+    assert narinfo_days([ExpirationRule("temporary", "tmp/old", 1)]) is None
 
 
 def test_a_difference_is_told_in_words() -> None:
