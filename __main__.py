@@ -14,7 +14,7 @@ from program.declaration import (
     declare_server,
     declare_signing_keys,
 )
-from program.links import resolve
+from program.links import follow_links
 from program.outputs import machines
 from program.outputs.machines import ClientConfiguration
 from program.settings import stack as settings
@@ -27,8 +27,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 stack = settings.load()
 deployment.check_update(stack)
-adopt = adoption.check(stack)
-store_paths = resolve(stack.builders, stack.store_dir)
+adopt = adoption.bucket_to_import(stack)
+followed = follow_links(stack.builders, stack.store_dir)
 
 server = declare_server(stack)
 signing_keys = declare_signing_keys(stack)
@@ -37,7 +37,7 @@ public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server)
-builders = declare_builders(stack, store_paths, server, cache, signing_keys[-1])
+builders = declare_builders(stack, followed, server, cache, signing_keys[-1])
 guarded = [cache, *signing_keys, *readers, *builders.resources]
 Safeguard("safeguard", protect=stack.protect, guarded=guarded)
 

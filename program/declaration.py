@@ -20,7 +20,6 @@ from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.signing_key import SigningKey
 from program.connections import ssh_connection
-from program.links import has_links
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.settings.stack import Settings
@@ -94,7 +93,7 @@ class DeclaredBuilders:
 
 def declare_builders(
     settings: Settings,
-    store_paths: Mapping[str, Sequence[str]],
+    followed: Mapping[str, Sequence[str] | None],
     server: minio.Provider,
     cache: BinaryCache,
     signing_key: SigningKey,
@@ -103,7 +102,8 @@ def declare_builders(
 
     Args:
         settings: the stack's settings.
-        store_paths: what each builder's closures and pins are now, of those that answered.
+        followed: what the links among closures and pins point to, of each builder that has any;
+            None where it did not answer.
         server: the provider for users and policy.
         cache: what they push to.
         signing_key: the key that signs their pushes.
@@ -125,7 +125,7 @@ def declare_builders(
     pushes = {}
     for builder in settings.builders:
         credential = access.credentials[builder.name]
-        connection = None if builder.local else ssh_connection(builder)
+        connection = ssh_connection(builder)
         outputs[builder.name] = {
             "accessKeyId": credential.access_key_id,
             "secretAccessKey": credential.secret_access_key,
@@ -140,8 +140,8 @@ def declare_builders(
             resources.append(BuilderCredentials(builder.name, credentials))
         if builder.pushed:
             closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
-            if has_links(builder, settings.store_dir):
-                closure = Closure(builder.name, builder.pushed, store_paths.get(builder.name))
+            if builder.name in followed:
+                closure = Closure(builder.name, builder.pushed, followed[builder.name])
                 resources.append(closure)
                 closures = closure.store_paths
             pushes[builder.name] = BuilderPush(

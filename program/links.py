@@ -10,14 +10,13 @@ import asyncio
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pulumi
 
 from formats.store_path import is_store_path
+from program.connections import UnreachableError, logged_in
 from program.settings.builders import BuilderSettings
-from program.settings.ssh import JumpHost
 
 PATIENCE_SECONDS = 4.0
 """How long all builders together may take to answer."""
@@ -27,50 +26,46 @@ class UnresolvedError(Exception):
     """A builder's links cannot be followed; the message says why, in half a sentence."""
 
 
-def has_links(builder: BuilderSettings, store_dir: str) -> bool:
-    """Return whether a builder has to be asked what it is to push: store paths say it already."""
-    return not all(is_store_path(closure, store_dir) for closure in builder.pushed)
+def follow_links(
+    builders: Sequence[BuilderSettings], store_dir: str
+) -> dict[str, list[str] | None]:
+    """Return the store paths that the closures and pins of builders with links are now, by name.
 
-
-def resolve(builders: Sequence[BuilderSettings], store_dir: str) -> dict[str, list[str]]:
-    """Return the store paths that each builder's closures and pins are now, by its name.
-
-    A builder that cannot be asked is left out, with one warning line. What is a store path
-    already needs no connection.
+    A builder that cannot be asked has None, and one warning line. One that names store paths only
+    has nothing to follow: it is left out, and needs no connection.
     """
-    answers: dict[str, list[str]] = {}
-    asked = []
-    for builder in builders:
-        if has_links(builder, store_dir):
-            asked.append(builder)
-        else:
-            answers[builder.name] = list(builder.pushed)
-    if asked:
-        # The program runs inside an event loop already: this one needs a thread of its own.
-        with ThreadPoolExecutor(1) as thread:
-            found = thread.submit(asyncio.run, _ask_all(asked, store_dir)).result()
-        for builder, answer in zip(asked, found, strict=True):
-            if isinstance(answer, UnresolvedError):
-                pulumi.log.warn(f"builder {builder.name}: {answer}; what it last pushed stands")
-            else:
-                answers[builder.name] = answer
-    return answers
+    asked = [
+        builder
+        for builder in builders
+        if not all(is_store_path(path, store_dir) for path in builder.pushed)
+    ]
+    if not asked:
+        return {}
+    # The program runs inside an event loop already: this one needs a thread of its own.
+    with ThreadPoolExecutor(1) as thread:
+        answers = thread.submit(asyncio.run, _ask_all(asked, store_dir)).result()
+    found: dict[str, list[str] | None] = {}
+    for builder, answer in zip(asked, answers, strict=True):
+        found[builder.name] = None if isinstance(answer, Exception) else answer
+        if isinstance(answer, Exception):
+            pulumi.log.warn(f"builder {builder.name}: {answer}; what it last pushed stands")
+    return found
 
 
 async def _ask_all(
     builders: Sequence[BuilderSettings], store_dir: str
-) -> list[list[str] | UnresolvedError]:
+) -> list[list[str] | Exception]:
     return list(await asyncio.gather(*(_ask(builder, store_dir) for builder in builders)))
 
 
-async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | UnresolvedError:
+async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | Exception:
     try:
         if builder.local:
             targets = [_follow(closure) for closure in builder.pushed]
         else:
             targets = await asyncio.wait_for(_follow_over_ssh(builder), PATIENCE_SECONDS)
         return [_store_path(target, store_dir) for target in targets]
-    except UnresolvedError as error:
+    except (UnreachableError, UnresolvedError) as error:
         return error
     except asyncio.TimeoutError:
         return UnresolvedError(f"{builder.host} did not answer within {PATIENCE_SECONDS:g} seconds")
@@ -93,38 +88,9 @@ def _store_path(target: str, store_dir: str) -> str:
 
 
 async def _follow_over_ssh(builder: BuilderSettings) -> list[str]:
-    # Imported here: a stack whose closures are store paths never waits for it.
-    import asyncssh  # noqa: PLC0415
-
-    async def connect(
-        hop: BuilderSettings | JumpHost, tunnel: asyncssh.SSHClientConnection | None
-    ) -> asyncssh.SSHClientConnection:
-        host_key = hop.host_key and asyncssh.import_public_key(hop.host_key)
-        given = {} if key is None else {"client_keys": [key], "agent_path": None}
-        return await asyncssh.connect(
-            hop.host,
-            hop.port,
-            username=hop.user,
-            known_hosts=host_key and ([host_key], [], []),
-            tunnel=tunnel,
-            config=None,
-            **given,
-        )
-
-    try:
-        key = builder.private_key and asyncssh.import_private_key(builder.private_key)
-        async with AsyncExitStack() as connections:
-            tunnel = None
-            if builder.jump_host is not None:
-                tunnel = await connections.enter_async_context(
-                    await connect(builder.jump_host, None)
-                )
-            connection = await connections.enter_async_context(await connect(builder, tunnel))
-            command = shlex.join(["readlink", "-e", "--", *builder.pushed])
-            done = await connection.run(command, check=False)
-    except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnresolvedError(f"{builder.host} cannot be asked ({reason[:200]})") from None
+    async with logged_in(builder) as connection:
+        command = shlex.join(["readlink", "-e", "--", *builder.pushed])
+        done = await connection.run(command, check=False)
     targets = str(done.stdout or "").splitlines()
     if done.exit_status != 0 or len(targets) != len(builder.pushed):
         raise UnresolvedError(f"not all of {', '.join(builder.pushed)} are there")

@@ -15,10 +15,10 @@ from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
 
-def check(settings: Settings) -> str | None:
+def bucket_to_import(settings: Settings) -> str | None:
     """Return the bucket that is to be imported, if any; refuse secrets that the server refuses.
 
-    A server that does not answer is nothing to import from; `deployment_checks` tells of it.
+    A server that does not answer is nothing to import from; `deployment` tells of it.
 
     Raises:
         SettingError: an adopted user has another secret. Creating it over would change that, and

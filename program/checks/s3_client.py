@@ -4,7 +4,7 @@ The providers find out resource by resource, half-way, whether the server answer
 do what is declared; a refresh against a server that does not answer drops resources from the
 state. One signed request tells it all beforehand.
 
-The S3 client takes as long to import as everything else together, so `deployment_checks` imports
+The S3 client takes as long to import as everything else together, so `deployment` imports
 this module only when it asks.
 """
 

@@ -20,7 +20,7 @@ _BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuilderSettings:
     """One machine that pushes: an element of the setting `builders`."""
 
@@ -91,36 +91,29 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
     if reader.boolean("local", False):
         reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
         return BuilderSettings(
-            name,
-            s3_user,
-            closures,
-            local=True,
-            credentials_directory=credentials_directory,
+            name=name,
+            s3_user=s3_user,
+            closures=closures,
             pins=pins,
+            credentials_directory=credentials_directory,
+            local=True,
         )
     host = read_host(reader, "host")
-    port = reader.integer("port", range(1, 65_536), default=22)
-    user = reader.line("user", "root")
-    host_key = read_host_key(reader, host)
-    private_key = shared_key or None
-    if reader.has("privateKeyFile"):
-        private_key = read_private_key_file(reader)
-    jump_host = read_jump_host(reader)
-    reader.refuse_the_rest(remedy)
-    return BuilderSettings(
-        name,
-        s3_user,
-        closures,
-        False,
-        host,
-        port,
-        user,
-        host_key,
-        private_key,
-        jump_host,
-        credentials_directory,
-        pins,
+    builder = BuilderSettings(
+        name=name,
+        s3_user=s3_user,
+        closures=closures,
+        pins=pins,
+        credentials_directory=credentials_directory,
+        host=host,
+        port=reader.integer("port", range(1, 65_536), default=22),
+        user=reader.line("user", "root"),
+        host_key=read_host_key(reader, host),
+        private_key=read_private_key_file(reader) or shared_key or None,
+        jump_host=read_jump_host(reader),
     )
+    reader.refuse_the_rest(remedy)
+    return builder
 
 
 def _credentials_directory(reader: SettingReader) -> str | None:

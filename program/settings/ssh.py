@@ -65,8 +65,10 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
     return f"{kind} {rest.split(' ')[0]}"
 
 
-def read_private_key_file(reader: SettingReader) -> str:
-    """Return the text of the private key in the file that `privateKeyFile` names."""
+def read_private_key_file(reader: SettingReader) -> str | None:
+    """Return the text of the private key in the file that `privateKeyFile` names, or None."""
+    if not reader.has("privateKeyFile"):
+        return None
     setting = reader.full_name("privateKeyFile")
     name = reader.text("privateKeyFile")
     try:
@@ -118,10 +120,10 @@ def read_jump_host(reader: SettingReader) -> JumpHost | None:
     jump = SettingReader(reader.full_name("jumpHost."), dict(value))
     host = read_host(jump, "host")
     parsed = JumpHost(
-        host,
-        jump.integer("port", range(1, 65_536), default=22),
-        jump.line("user", "root"),
-        read_host_key(jump, host),
+        host=host,
+        port=jump.integer("port", range(1, 65_536), default=22),
+        user=jump.line("user", "root"),
+        host_key=read_host_key(jump, host),
     )
     jump.refuse_the_rest("a jump host has host, port, user and hostKey")
     return parsed

@@ -31,9 +31,7 @@ from components.closure_push import (
 )
 from components.retention import expiration_rules
 from components.text_object import multipart_etag
-from program.connections import ssh_connection
-from program.settings.stack import parse
-from tests.unit.configuration import HOST_KEY, configuration
+from tests.unit.configuration import HOST_KEY
 from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
 
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
@@ -266,25 +264,3 @@ def test_a_script_that_arrives_incomplete_runs_nothing() -> None:
     done = run_on_a_builder("/link", "echo begun\n")
     assert done.returncode != 0
     assert done.stdout + done.stderr == ""
-
-
-def test_a_connection_carries_the_host_keys_of_every_hop() -> None:
-    settings = parse(
-        configuration(
-            builders=[
-                {
-                    "name": "far",
-                    "host": "far",
-                    "port": 2222,
-                    "user": "deploy",
-                    "hostKey": HOST_KEY,
-                    "jumpHost": {"host": "bastion", "hostKey": HOST_KEY, "user": "jump"},
-                }
-            ]
-        )
-    )
-    connection = ssh_connection(settings.builders[0])
-    assert (connection.host, connection.port, connection.user) == ("far", 2222, "deploy")
-    assert connection.host_key == HOST_KEY
-    assert isinstance(connection.proxy, command.remote.ProxyConnectionArgs)
-    assert (connection.proxy.host, connection.proxy.host_key) == ("bastion", HOST_KEY)

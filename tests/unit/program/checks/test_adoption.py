@@ -34,13 +34,13 @@ def test_an_existing_bucket_is_imported_only_where_the_settings_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answering(monkeypatch, lambda _server: ())
-    assert adoption.check(settings(adoptBucket=True)) == "nix-cache"
-    assert adoption.check(settings()) is None
+    assert adoption.bucket_to_import(settings(adoptBucket=True)) == "nix-cache"
+    assert adoption.bucket_to_import(settings()) is None
 
 
 def test_a_bucket_that_is_not_there_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, lambda _server: None)
-    assert adoption.check(settings(adoptBucket=True)) is None
+    assert adoption.bucket_to_import(settings(adoptBucket=True)) is None
 
 
 def test_nothing_is_imported_from_a_server_that_does_not_answer(
@@ -48,7 +48,7 @@ def test_nothing_is_imported_from_a_server_that_does_not_answer(
 ) -> None:
     answering(monkeypatch, refuses("endpoint", reachable=False))
     adopting = settings(adoptBucket=True, adoptedUserSecrets=f"nixbuilder:{SECRET}")
-    assert adoption.check(adopting) is None
+    assert adoption.bucket_to_import(adopting) is None
 
 
 def test_a_secret_that_the_server_refuses_is_refused_and_not_shown(
@@ -56,7 +56,7 @@ def test_a_secret_that_the_server_refuses_is_refused_and_not_shown(
 ) -> None:
     answering(monkeypatch, refuses("password"))
     with pytest.raises(SettingError) as refusal:
-        adoption.check(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}"))
+        adoption.bucket_to_import(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}"))
     assert "adoptedUserSecrets: the server knows nixbuilder by another secret" in str(refusal.value)
     assert SECRET not in str(refusal.value)
 
@@ -71,7 +71,7 @@ def test_a_user_that_may_not_read_the_lifecycle_has_the_right_secret(
         raise ServerError("user", "denied")
 
     answering(monkeypatch, answer)
-    assert adoption.check(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}\n")) is None
+    assert adoption.bucket_to_import(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}\n")) is None
     assert asked == [("nixbuilder", SECRET)]
 
 

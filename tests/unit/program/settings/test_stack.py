@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.retention import GRACE_DAYS, RETENTION_DAYS
 from program.settings.stack import Endpoint, Settings, parse
 from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
 
@@ -74,6 +75,11 @@ def test_a_private_key_file_takes_the_place_of_the_shared_key(tmp_path: Path) ->
     key = generated_key(tmp_path)
     settings = parse(configuration(builders=[builder(privateKeyFile=str(key))]))
     assert settings.builders[0].private_key == key.read_text()
+
+
+def test_a_stack_and_the_library_keep_entries_as_long_where_nobody_says_otherwise() -> None:
+    settings = parse(configuration())
+    assert (settings.retention_days, settings.grace_days) == (RETENTION_DAYS, GRACE_DAYS)
 
 
 def test_no_expiry_is_no_retention() -> None:
