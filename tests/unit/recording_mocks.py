@@ -9,6 +9,9 @@ from typing import Any
 import pulumi
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 
+SECRET = "1b47061264138c4ac30d75fd1eb44270"
+"""What marks a value as a secret on the way to the engine: the SDK's `_special_secret_sig`."""
+
 
 @dataclass
 class RecordingMocks(Mocks):

@@ -18,10 +18,7 @@ from components.builder_credentials import (
     remove_command,
 )
 from tests.unit.configuration import HOST_KEY
-from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
-
-SECRET = "1b47061264138c4ac30d75fd1eb44270"
-"""What marks a value as a secret (Pulumi SDK, `rpc._special_secret_sig`)."""
+from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
 LINES = "S3CRET-USER\ns3.homelab.local-1:S3CRET-KEY\n"
 
