@@ -1,0 +1,58 @@
+"""What actionlint and zizmor cannot know of the workflows: what has to come before a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.configuration import PROJECT_ROOT
+
+CHECKS = "./.github/workflows/check.yml"
+WORKFLOWS = {
+    path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((PROJECT_ROOT / ".github" / "workflows").glob("*.yml"))
+}
+
+
+def before(jobs: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """Yield every job that has to succeed before the job `name` starts."""
+    needs = jobs[name].get("needs", [])
+    for needed in [needs] if isinstance(needs, str) else needs:
+        yield jobs[needed]
+        yield from before(jobs, needed)
+
+
+def deployments() -> Iterator[tuple[str, str]]:
+    """Yield workflow and name of each job that changes a stack."""
+    for workflow, text in WORKFLOWS.items():
+        for name, job in text["jobs"].items():
+            if any(step.get("with", {}).get("command") == "up" for step in job.get("steps", [])):
+                yield workflow, name
+
+
+@pytest.mark.parametrize(("workflow", "name"), deployments())
+def test_nothing_is_deployed_before_its_commit_has_passed_the_checks(
+    workflow: str, name: str
+) -> None:
+    jobs = WORKFLOWS[workflow]["jobs"]
+    # A condition of its own would let the job start after checks that failed or were skipped.
+    assert "if" not in jobs[name]
+    assert [job for job in before(jobs, name) if job.get("uses") == CHECKS and "if" not in job]
+
+
+def test_there_is_a_deployment() -> None:
+    assert list(deployments()) == [("deploy.yml", "up")]
+
+
+def test_what_may_be_deployed_is_tested_with_the_real_parts() -> None:
+    # PyYAML reads the key `on` as true.
+    assert WORKFLOWS["deploy.yml"][True] == {"push": {"branches": ["main"], "tags": ["v*"]}}
+    checks = WORKFLOWS["check.yml"]["jobs"]
+    assert checks["test"]["if"] == (
+        "github.event_name == 'push' && "
+        "(github.ref == 'refs/heads/main' || github.ref_type == 'tag')"
+    )
+    assert "if" not in checks["check"]
