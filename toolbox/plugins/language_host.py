@@ -1,4 +1,4 @@
-"""Drop-in for `pulumi-language-python`, the Python language host of the Pulumi engine 3.259.0.
+"""Drop-in for `pulumi-language-python` 3.259.0, the Python language host of the Pulumi engine.
 
 It runs a program as the official one does, with pip and a virtualenv; other package managers, type
 checkers, debuggers, policy packs, plugins written in Python and code generation are refused as

