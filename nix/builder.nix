@@ -9,17 +9,11 @@
 let
   cfg = config.services.nix-binary-cache.builder;
   cache = lib.importJSON cfg.configurationFile;
-  builder =
-    cache.builders.${cfg.name} or (throw (
-      "services.nix-binary-cache.builder.name is \"${cfg.name}\": the stack has no builder of that "
-      + "name; write one of ${lib.concatStringsSep ", " (builtins.attrNames cache.builders)}."
-    ));
+  builder = cache.builders.${cfg.name};
 
   user = "nix-binary-cache";
   # Links to store paths below gcroots keep them from the garbage collector while they wait.
   queue = "/nix/var/nix/gcroots/nix-binary-cache";
-
-  push = pkgs.callPackage ./push.nix { nix = config.nix.package; };
 
   # One name=value a line, as the script reads them; a list is a line for each element.
   settingsFile =
@@ -50,7 +44,7 @@ let
         ${pkgs.coreutils}/bin/cat ${settingsFile paths}
         echo "secret-access-key-file=$CREDENTIALS_DIRECTORY/secret-access-key"
         echo "signing-key-file=$CREDENTIALS_DIRECTORY/signing-key"
-      } | exec ${push}/bin/nix-binary-cache-push --config - "$@"
+      } | exec ${cfg.package}/bin/nix-binary-cache-push --config - "$@"
     '';
 
   # As many as fit on a command line; while any is left, the path unit starts the next round.
@@ -146,6 +140,13 @@ in
   options.services.nix-binary-cache.builder = {
     enable = lib.mkEnableOption "pushes of this machine's closures to the binary cache";
 
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = pkgs.callPackage ./push.nix { nix = config.nix.package; };
+      defaultText = lib.literalExpression "pkgs.callPackage ./push.nix { nix = config.nix.package; }";
+      description = "The nix-binary-cache-push package to use.";
+    };
+
     configurationFile = lib.mkOption {
       type = lib.types.path;
       example = lib.literalExpression "./cache.json";
@@ -176,20 +177,20 @@ in
       default = "/var/lib/nix-binary-cache/secret-access-key";
       description = ''
         File with the S3 user's secret, readable by root alone. The default is where the stack
-        puts it when the builder's `credentialsDirectory` is set to /var/lib/nix-binary-cache.
+        puts it when the builder's `credentialsDirectory` is set to `/var/lib/nix-binary-cache`.
       '';
     };
 
     signingKeyFile = lib.mkOption {
       type = lib.types.str;
       default = "/var/lib/nix-binary-cache/signing-key";
-      description = "File with the secret signing key, readable by root alone; as above.";
+      description = "File with the secret signing key, readable by root alone; beside the secret.";
     };
 
     onNewGeneration = lib.mkOption {
       type = lib.types.bool;
       default = true;
-      description = "Push when the system's profile changes, as nixos-rebuild switch and boot do.";
+      description = "Push when `nixos-rebuild switch` or `boot` makes a generation of the system.";
     };
 
     schedule = lib.mkOption {
@@ -222,14 +223,36 @@ in
       example = {
         parallelism = 2;
       };
-      description = "Settings of the push script that differ from the stack's; see its --help.";
+      description = ''
+        Settings of the push that differ from the stack's; `nix-binary-cache-push --help` lists them.
+      '';
     };
   };
 
   config = lib.mkIf cfg.enable (
     lib.mkMerge [
       {
-        environment.systemPackages = [ push ];
+        assertions = [
+          {
+            assertion = cache.builders ? ${cfg.name};
+            message =
+              "services.nix-binary-cache.builder.name is \"${cfg.name}\": the stack has no builder of "
+              + "that name; write one of ${lib.concatStringsSep ", " (builtins.attrNames cache.builders)}.";
+          }
+        ]
+        ++ map
+          (name: {
+            assertion = !lib.hasPrefix builtins.storeDir cfg.${name};
+            message =
+              "services.nix-binary-cache.builder.${name} is in the Nix store, which everyone can read; "
+              + "name a file outside it, as a text.";
+          })
+          [
+            "secretAccessKeyFile"
+            "signingKeyFile"
+          ];
+
+        environment.systemPackages = [ cfg.package ];
 
         users.users.${user} = {
           isSystemUser = true;

@@ -111,6 +111,30 @@ def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) ->
         assert push.endswith("-nix-binary-cache-push")
 
 
+def nix_value(value: object) -> str:
+    """Return a JSON value as Nix writes it."""
+    if isinstance(value, list):
+        return " ".join(["[", *map(nix_value, value), "]"])
+    if isinstance(value, dict):
+        return " ".join(["{", *(f"{name} = {nix_value(value[name])};" for name in value), "}"])
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize("module", ["client", "builder"])
+def test_the_documented_options_are_the_modules(machine: Machine, module: str) -> None:
+    page = (CHECKOUT / "docs" / "nixos.md").read_text()
+    table = page.partition(f"| option of `{module}` |")[2].partition("\n\n")[0]
+    expected = []
+    for name, option in machine.instantiate("options", {}, module).items():
+        default = "required"
+        if "defaultText" in option:
+            default = f"`{option['defaultText']}`"
+        elif "default" in option:
+            default = f"`{nix_value(option['default'])}`"
+        expected.append(f"| `{name}` | {default} | {' '.join(option['description'].split())} |")
+    assert sorted(table.splitlines()[2:]) == sorted(expected)
+
+
 def test_a_client_adds_substituter_and_keys_to_what_it_has(machine: Machine) -> None:
     added = machine.module("client")
     example = json.loads((CHECKOUT / "nix" / "example-cache.json").read_text())
@@ -163,6 +187,8 @@ def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_r
         ("client", {"priority": "first"}, "priority is of another type"),
         ("builder", {"name": "laptop"}, 'name is "laptop": the stack has no builder of that name'),
         ("builder", {"name": "laptop"}, "write one of nixbuilder."),
+        ("builder", {"signingKeyFile": "/nix/store/a"}, "signingKeyFile is in the Nix store"),
+        ("builder", {"package": "push"}, "package is of another type"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(

@@ -2,7 +2,7 @@
 # Debian's programs in the place of its packages. Types are checked, definitions merge, and what
 # conflicts or is unknown is an error.
 {
-  # client, builder, or flake
+  # client, builder, options, or flake
   what,
   # JSON: the values of the module's options
   settings ? "{}",
@@ -24,7 +24,7 @@ let
       mkOption {
         type = types.bool;
         default = false;
-        inherit description;
+        description = "Whether to enable ${description}.";
       };
     mkIf = condition: content: {
       _type = "if";
@@ -55,6 +55,7 @@ let
       ints.unsigned = value: int value && value >= 0;
       listOf = type: list: builtins.isList list && builtins.all type list;
       nullOr = type: value: value == null || type value;
+      package = value: value ? outPath;
       oneOf = types: value: builtins.any (type: type value) types;
       path = value: builtins.isPath value || (str value && hasPrefix "/" value);
       str = builtins.isString;
@@ -173,20 +174,44 @@ let
     else
       throw "${path} has conflicting definitions";
 
-  evaluated =
+  module =
+    name: given:
     let
-      module = import (source + "/nix/${what}.nix") { inherit config lib pkgs; };
+      made = import (source + "/nix/${name}.nix") { inherit config lib pkgs; };
       config = {
         networking.hostName = "nixbuilder";
         nix.package = pkgs.nix;
-        services.nix-binary-cache.${what} =
-          values what module.options.services.nix-binary-cache.${what}
-            (builtins.fromJSON settings);
+        services.nix-binary-cache.${name} = values name options given;
       };
-      result = merged "config" [ module.config ];
+      options = made.options.services.nix-binary-cache.${name};
+    in
+    {
+      inherit options;
+      inherit (made) config;
+    };
+
+  evaluated =
+    let
+      result = merged "config" [ (module what (builtins.fromJSON settings)).config ];
       failed = builtins.filter (one: !one.assertion) (result.assertions or [ ]);
     in
     if failed != [ ] then throw (builtins.head failed).message else result;
+
+  # What NixOS' manual would say of each option: its description, and its default as text or value.
+  documented =
+    name:
+    builtins.mapAttrs (
+      _: option:
+      { inherit (option) description; }
+      // (
+        if option ? defaultText then
+          { inherit (option) defaultText; }
+        else if option ? default then
+          { inherit (option) default; }
+        else
+          { }
+      )
+    ) (module name { }).options;
 
   flake = (import (source + "/flake.nix")).outputs {
     self = flake;
@@ -196,4 +221,9 @@ let
     };
   };
 in
-if what == "flake" then flake else evaluated
+if what == "flake" then
+  flake
+else if what == "options" then
+  lib.genAttrs [ "client" "builder" ] documented
+else
+  evaluated
