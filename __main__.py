@@ -1,5 +1,7 @@
 """The whole program on one screen: settings, components, outputs."""
 
+from __future__ import annotations
+
 import gc
 import signal
 

@@ -1,7 +1,7 @@
 """Times the audit of 10,000 narinfos, without hashing, on a MinIO server on loopback.
 
 The whole command is timed, from the start of Python to its exit code. It writes
-``build/bench-audit.json``: ``seconds_10000``, and the size of what was audited.
+`build/bench-audit.json`: `seconds_10000`, and the size of what was audited.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ declares the least that loads the same plugins: the server's, that of commands a
 providers. A bare one, which loads none, is timed too. Every builder has an address, a credential
 and a closure that it has pushed. In each round every program has its turn and is compared with the
 empty one of the same round, because a machine's speed drifts from minute to minute. It writes
-``build/bench-preview.json``: ``ratio_1``, ``ratio_10``, ``ratio_50``, the medians of these, between
+`build/bench-preview.json`: `ratio_1`, `ratio_10`, `ratio_50`, the medians of these, between
 which quartiles they lie, and the seconds behind them.
 """
 

@@ -5,7 +5,7 @@ every way of pushing takes its turn, into an empty bucket where it is a fresh pu
 compared. `nix copy` with zstd goes straight to S3, into a bucket that takes unsigned writes, so
 that no proxy slows it; so does the recipe by hand, which signs and then copies with Nix's default
 xz, once. Each run waits until the one before has left the machine at rest. Peak memory is that of
-the largest process. It writes ``build/bench-push.json``.
+the largest process. It writes `build/bench-push.json`.
 
 Usage: python -m benchmarks.bench_push [ROUNDS]
 """

@@ -1,6 +1,6 @@
 """Audits a stack's cache: what is signed, what is missing, what is damaged.
 
-Usage: ``python -m operations.audit --stack NAME [--hash all|N] [--json FILE]``, in the project's
+Usage: `python -m operations.audit --stack NAME [--hash all|N] [--json FILE]`, in the project's
 directory. Exit code 0: all is well; 1: there are findings; 2: the audit could not run.
 """
 

@@ -1,6 +1,6 @@
 """Tells whether what a stack declared is still so on the server; it changes nothing.
 
-Usage: ``python -m operations.drift --stack NAME``, in the project's directory. Exit code 0: all is
+Usage: `python -m operations.drift --stack NAME`, in the project's directory. Exit code 0: all is
 as declared; 1: something differs; 2: it could not be told.
 
 A refresh against a server that does not answer, or that refuses the user, takes buckets and
@@ -47,6 +47,9 @@ def refused_builders(stack: DeployedStack, builders: Mapping[str, Any]) -> Itera
     Args:
         stack: the stack.
         builders: its output `builders`, with secrets.
+
+    Raises:
+        ServerError: the server does not answer.
     """
     for name, access in builders.items():
         user = access["accessKeyId"]

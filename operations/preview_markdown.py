@@ -1,7 +1,7 @@
 """Turns what `pulumi preview --json` prints into a Markdown report for a pull request.
 
-Usage: ``pulumi preview --json | python -m operations.preview_markdown``, or, to run the preview
-too, ``python -m operations.preview_markdown --stack NAME`` in the project's directory. Exit code 0:
+Usage: `pulumi preview --json | python -m operations.preview_markdown`, or, to run the preview
+too, `python -m operations.preview_markdown --stack NAME` in the project's directory. Exit code 0:
 the report is on standard output; 1: so it is, and the preview it is about failed; 2: there was
 no preview.
 """

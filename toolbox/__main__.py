@@ -1,4 +1,6 @@
-"""``python -m toolbox VERB``: what the Makefile's lines call."""
+"""`python -m toolbox VERB`: what the Makefile's lines call."""
+
+from __future__ import annotations
 
 import argparse
 import shlex
@@ -16,7 +18,7 @@ OPERATIONS = {
     "drift": "tell whether the dev stack is on the server as it was declared",
     "preview-markdown": "report in Markdown what the dev stack's next up would change",
 }
-"""Modules of ``operations`` and what they do."""
+"""Modules of `operations` and what they do."""
 
 
 def take_tools() -> None:

@@ -1,5 +1,7 @@
 """A small Debian tree with Nix, an SSH server and what a NixOS host has: a builder's disk."""
 
+from __future__ import annotations
+
 import platform
 import subprocess
 from pathlib import Path
@@ -50,9 +52,10 @@ OPTIONS = (
 
 
 def base_tree(suite: str) -> Path:
-    """The cached tree of ``suite``, made on the first call. Never write into it.
+    """Return the cached tree of `suite`, made on the first call. Never write into it.
 
-    Raises ToolboxError for an unknown suite, or when mmdebstrap fails.
+    Raises:
+        ToolboxError: the suite is unknown, or mmdebstrap fails.
     """
     if suite not in SUITES:
         raise ToolboxError(f"suite {suite!r} is unknown; write one of {', '.join(SUITES)}")

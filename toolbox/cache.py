@@ -4,6 +4,8 @@ A directory is made under a temporary name and renamed when it is whole, under a
 runs at once build a thing once and neither ever sees half of it.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import os
@@ -17,7 +19,7 @@ from toolbox.progress import say
 
 
 def directory() -> Path:
-    """The cache's directory: ``NIXCACHE_CACHE``, or ``nixcache-toolbox`` in the XDG cache."""
+    """Return the cache's directory: `NIXCACHE_CACHE`, or `nixcache-toolbox` in the XDG cache."""
     chosen = os.environ.get("NIXCACHE_CACHE")
     if chosen:
         return Path(chosen)
@@ -26,7 +28,7 @@ def directory() -> Path:
 
 
 def checksum(parts: Iterable[bytes]) -> str:
-    """The first 12 hexadecimal digits of a SHA-256 over ``parts``, each with its length."""
+    """Return the first 12 hexadecimal digits of a SHA-256 over `parts`, each with its length."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
@@ -35,9 +37,9 @@ def checksum(parts: Iterable[bytes]) -> str:
 
 
 def entry(name: str, make: Callable[[Path], None]) -> Path:
-    """The directory ``name`` in the cache; when absent, ``make`` fills a new one.
+    """Return the directory `name` in the cache; when absent, `make` fills a new one.
 
-    ``make`` receives an empty directory; if it raises, nothing is kept.
+    `make` receives an empty directory; if it raises, nothing is kept.
     """
     target = directory() / name
     if target.is_dir():

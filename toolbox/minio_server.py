@@ -1,5 +1,7 @@
 """A MinIO server on loopback over TLS with a certificate from a private authority."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import shutil
@@ -25,14 +27,14 @@ ATTEMPTS = 5
 class MinioServer:
     """One server with its data, certificates and log in one directory.
 
-    As a context manager it runs inside the block. ``start`` after ``stop`` or ``kill`` brings
+    As a context manager it runs inside the block. `start` after `stop` or `kill` brings
     the same data back on the same port. A detached server outlives the process, and a later
-    ``MinioServer`` on the same directory finds it (``start`` is then without effect) or, when
+    `MinioServer` on the same directory finds it (`start` is then without effect) or, when
     it has ended, starts it on the port it had if that is free.
     """
 
     def __init__(self, directory: Path, *, port: int = 0, detached: bool = False) -> None:
-        """``port`` 0 picks a free one; nothing runs before ``start``."""
+        """`port` 0 picks a free one; nothing runs before `start`."""
         self.directory = directory.resolve()
         self.root_user = "root-of-the-cache"
         self._detached = detached
@@ -48,12 +50,12 @@ class MinioServer:
 
     @property
     def port(self) -> int:
-        """The port on loopback; 0 until the first ``start``."""
+        """The port on loopback; 0 until the first `start`."""
         return self._port
 
     @property
     def endpoint(self) -> str:
-        """The URL of the server, ``https://127.0.0.1:PORT``."""
+        """The URL of the server, `https://127.0.0.1:PORT`."""
         return f"https://127.0.0.1:{self._port}"
 
     @property
@@ -66,7 +68,7 @@ class MinioServer:
         """What the server wrote."""
         return self.directory / "server.log"
 
-    def __enter__(self) -> "MinioServer":
+    def __enter__(self) -> MinioServer:
         self.start()
         return self
 
@@ -81,7 +83,8 @@ class MinioServer:
     def start(self) -> None:
         """Start the server and wait until it answers as healthy.
 
-        Raises ToolboxError, with the log's last lines, when it does not come up.
+        Raises:
+            ToolboxError: it does not come up; the message has the log's last lines.
         """
         if self.running:
             return

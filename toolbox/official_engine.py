@@ -1,7 +1,9 @@
-"""Install the official Pulumi CLI: ``python -m toolbox.official_engine ROOT VERSION``.
+"""Install the official Pulumi CLI: `python -m toolbox.official_engine ROOT VERSION`.
 
 A process of its own, so that its caller can show progress and give up on a dead network.
 """
+
+from __future__ import annotations
 
 import socket
 import sys
@@ -14,7 +16,7 @@ CONNECT_TIMEOUT = 5.0
 
 
 def main(root: str, version: str) -> None:
-    """Install ``version`` under ``root``, as ``root/bin/pulumi`` with the plugins beside it."""
+    """Install `version` under `root`, as `root/bin/pulumi` with the plugins beside it."""
     socket.setdefaulttimeout(CONNECT_TIMEOUT)
     PulumiCommand.install(root=root, version=semver.VersionInfo.parse(version))
 

@@ -1,5 +1,7 @@
 """Background processes: tied to this one, or detached and found again by a record on disk."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -23,7 +25,7 @@ class Process:
 
     pid: int
     started: int
-    """Start time in clock ticks since boot: field 22 of ``/proc/PID/stat``, see proc(5)."""
+    """Start time in clock ticks since boot: field 22 of `/proc/PID/stat`, see proc(5)."""
     port: int
     """The TCP port on loopback it listens on."""
 
@@ -32,11 +34,11 @@ class Process:
         return started(self.pid) == self.started
 
     def write(self, path: Path) -> None:
-        """Record it in ``path`` for a later run."""
+        """Record it in `path` for a later run."""
         path.write_text(json.dumps(asdict(self)))
 
     def kill(self, number: signal.Signals = signal.SIGKILL, timeout: float = 20.0) -> None:
-        """Signal it and wait until it is gone; SIGKILL when ``timeout`` seconds have passed."""
+        """Signal it and wait until it is gone; SIGKILL when `timeout` seconds have passed."""
         if not self.alive():
             return
         try:
@@ -50,7 +52,7 @@ class Process:
 
 
 def recorded(path: Path) -> Process | None:
-    """The process recorded in ``path``, which may have ended since; None without a record."""
+    """Return the process recorded in `path`, which may have ended since; None without a record."""
     try:
         return Process(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -58,7 +60,7 @@ def recorded(path: Path) -> Process | None:
 
 
 def started(pid: int) -> int | None:
-    """When the process ``pid`` started, or None if there is none or it is a zombie."""
+    """Return when the process `pid` started, or None if there is none or it is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -74,10 +76,10 @@ def start(
     port: int,
     detached: bool,
     env: Mapping[str, str] | None = None,
-) -> tuple["subprocess.Popen[bytes]", Process]:
-    """Start ``command`` in a session of its own with its output appended to ``log``.
+) -> tuple[subprocess.Popen[bytes], Process]:
+    """Start `command` in a session of its own with its output appended to `log`.
 
-    Unless ``detached``, the kernel kills it when the calling thread's process goes.
+    Unless `detached`, the kernel kills it when the calling thread's process goes.
     """
     if not detached:
         launcher = Path(__file__).with_name("die_with_parent.py")
@@ -95,14 +97,14 @@ def start(
 
 
 def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago; callers try again if it is taken."""
+    """Return a TCP port that was free on loopback a moment ago; it may be taken by now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
-    """Poll ``condition`` until it holds; False when ``timeout`` seconds passed first."""
+    """Poll `condition` until it holds; False when `timeout` seconds passed first."""
     deadline = time.monotonic() + timeout
     pause = 0.005
     while not condition():
@@ -114,11 +116,12 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def wait_for_listener(
-    popen: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path, what: str
+    popen: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path, what: str
 ) -> bool:
-    """Wait until ``ready``; False if the process ended first (the port may have been taken).
+    """Wait until `ready`; False if the process ended first (the port may have been taken).
 
-    Raises ToolboxError, with the log's last lines, when neither happens in START_TIMEOUT.
+    Raises:
+        ToolboxError: neither happens in START_TIMEOUT; the message has the log's last lines.
     """
     if not wait_until(lambda: popen.poll() is not None or ready(), START_TIMEOUT):
         popen.kill()

@@ -1,5 +1,7 @@
 """Long steps that never leave the terminal silent: what runs, and for how many seconds."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -31,9 +33,9 @@ class Progress:
     """The progress of one step: a line that is rewritten on a terminal, lines elsewhere."""
 
     def __init__(self, label: str, *, silent_at_first: bool = False) -> None:
-        """``label`` says what runs, for example ``building the engine 3.274.1``.
+        """`label` says what runs, for example `building the engine 3.274.1`.
 
-        ``silent_at_first`` shows nothing of a step that ends within the first interval.
+        `silent_at_first` shows nothing of a step that ends within the first interval.
         """
         self.label = label
         self._terminal = sys.stderr.isatty()
@@ -46,13 +48,13 @@ class Progress:
         """Seconds since the step began."""
         return time.monotonic() - self._begun
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         if not self._silent:
             self._write("…")
         return self
 
     def tick(self, detail: str = "") -> None:
-        """Show the elapsed time, with ``detail``, when the interval has passed."""
+        """Show the elapsed time, with `detail`, when the interval has passed."""
         if time.monotonic() - self._shown >= self._interval:
             self._shown = time.monotonic()
             self._silent = False
@@ -90,12 +92,14 @@ def run(
     env: Mapping[str, str] | None = None,
     patience: tuple[float, Sequence[Path]] | None = None,
 ) -> None:
-    """Run ``command`` with its output in ``log``, and show its progress all the while.
+    """Run `command` with its output in `log`, and show its progress all the while.
 
-    ``patience`` is for downloads, which are silent while they are short: seconds, and
+    `patience` is for downloads, which are silent while they are short: seconds, and
     directories in one of which a file of SOMETHING bytes must lie by then; otherwise the
-    command is given up. Raises ToolboxError, with the log's last lines and ``remedy``, when
-    the command fails. It never outlives this call.
+    command is given up. It never outlives this call.
+
+    Raises:
+        ToolboxError: the command fails; the message has the log's last lines and `remedy`.
     """
     silent = patience is not None
     with Progress(label, silent_at_first=silent) as progress, log.open("wb") as output:
@@ -115,7 +119,7 @@ def run(
 
 
 def _wait(
-    process: "subprocess.Popen[bytes]",
+    process: subprocess.Popen[bytes],
     progress: Progress,
     log: Path,
     patience: tuple[float, Sequence[Path]] | None,

@@ -5,6 +5,8 @@ its first process, nothing stays mounted and nothing stays running. The network 
 machine's, so the builder reaches a server on loopback.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
@@ -92,12 +94,12 @@ class ThrowawayBuilder:
     """One builder with its disk, keys and log in one directory.
 
     As a context manager it runs inside the block; afterwards its disk is gone. A detached one
-    outlives the process, and a later ``ThrowawayBuilder`` on the same directory finds it
-    (``start`` is then without effect).
+    outlives the process, and a later `ThrowawayBuilder` on the same directory finds it
+    (`start` is then without effect).
     """
 
     def __init__(self, directory: Path, *, suite: str = "forky", detached: bool = False) -> None:
-        """``suite`` is bookworm (Nix 2.8), trixie (2.26) or forky (2.34)."""
+        """Take a directory; `suite` is bookworm (Nix 2.8), trixie (2.26) or forky (2.34)."""
         self.directory = directory.resolve()
         self.suite = suite
         self.host = "127.0.0.1"
@@ -117,12 +119,16 @@ class ThrowawayBuilder:
 
     @property
     def port(self) -> int:
-        """The SSH server's port on loopback. Raises ToolboxError when it does not run."""
+        """The SSH server's port on loopback.
+
+        Raises:
+            ToolboxError: the builder does not run.
+        """
         return self._running().port
 
     @property
     def private_key(self) -> str:
-        """The private key, in OpenSSH's format, that ``user`` logs in with."""
+        """The private key, in OpenSSH's format, that `user` logs in with."""
         return (self.directory / "client_key").read_text()
 
     @property
@@ -137,7 +143,7 @@ class ThrowawayBuilder:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return Path(f"/proc/{children[0]}/root")
 
-    def __enter__(self) -> "ThrowawayBuilder":
+    def __enter__(self) -> ThrowawayBuilder:
         self.start()
         return self
 
@@ -150,9 +156,10 @@ class ThrowawayBuilder:
         self.stop()
 
     def start(self) -> None:
-        """Start the builder with a fresh disk and wait until its SSH server lets ``user`` in.
+        """Start the builder with a fresh disk and wait until its SSH server lets `user` in.
 
-        Raises ToolboxError, with the log's last lines, when it does not come up.
+        Raises:
+            ToolboxError: it does not come up.
         """
         if self.running:
             return
@@ -178,10 +185,11 @@ class ThrowawayBuilder:
 
     def run(
         self, script: str, *, input: str = "", check: bool = True
-    ) -> "subprocess.CompletedProcess[str]":
-        """Run ``script`` in bash on the builder, over SSH, with ``input`` on standard input.
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `script` in bash on the builder, over SSH, with `input` on standard input.
 
-        Raises ToolboxError, with what it wrote, when ``check`` is set and the script fails.
+        Raises:
+            ToolboxError: `check` is set and the script fails; the message has what it wrote.
         """
         result = subprocess.run(
             self._ssh(script), input=input, capture_output=True, text=True, check=False
@@ -194,17 +202,17 @@ class ThrowawayBuilder:
         return result
 
     def trust(self, ca_file: Path) -> None:
-        """Make the builder's TLS clients, Nix among them, trust the authority in ``ca_file``."""
+        """Make the builder's TLS clients, Nix among them, trust the authority in `ca_file`."""
         self.run(
             "cat >/usr/local/share/ca-certificates/private.crt && update-ca-certificates",
             input=ca_file.read_text(),
         )
 
     def make_closure(self, paths: int, total_bytes: int, seed: int, name: str) -> str:
-        """Build a closure of ``paths`` paths and about ``total_bytes``; return its top path.
+        """Build a closure of `paths` paths and about `total_bytes`; return its top path.
 
         The same arguments give the same store paths and contents on every builder. The link
-        ``/nix/var/nix/gcroots/NAME`` points to the top path.
+        `/nix/var/nix/gcroots/NAME` points to the top path.
         """
         planned = made_closure.plan(paths, total_bytes, seed)
         source = f"/tmp/{name}"
@@ -274,7 +282,7 @@ class ThrowawayBuilder:
 
 
 def _ed25519_key(path: Path) -> str:
-    """The public line of the key in ``path``, which is made on the first call."""
+    """Return the public line of the key in `path`, which is made on the first call."""
     public_path = path.with_name(f"{path.name}.pub")
     if not public_path.exists():
         key = Ed25519PrivateKey.generate()

@@ -6,6 +6,8 @@ registry carries, the drop-ins of toolbox/plugins. Which one was taken is said o
 error.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import re
@@ -44,7 +46,7 @@ class Tool:
     path: Path
     version: str
     origin: str
-    """``installed``, ``official download``, ``built from Go modules`` or ``drop-in``."""
+    """`installed`, `official download`, `built from Go modules` or `drop-in`."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Source:
 
     @property
     def linker_flags(self) -> str:
-        """The ``-ldflags`` of the build."""
+        """The `-ldflags` of the build."""
         stamp = f" -X {self.version_variable}=v{self.version}" if self.version_variable else ""
         return f"-s -w{stamp}"
 
@@ -122,7 +124,11 @@ exec "${PULUMI_PYTHON_CMD:-python3}" -u -m pulumi.dynamic "$@"
 
 
 def module_version(go_mod: str, module: str) -> str:
-    """The version that the text of a go.mod requires of ``module``, without the leading v."""
+    """Return the version that a go.mod's text requires of `module`, without the leading v.
+
+    Raises:
+        ValueError: it requires no such module.
+    """
     found = re.search(rf"^(?:require )?\s*{re.escape(module)} v(\S+)", go_mod, re.MULTILINE)
     if not found:
         raise ValueError(f"go.mod does not require {module}")
@@ -130,9 +136,10 @@ def module_version(go_mod: str, module: str) -> str:
 
 
 def plugin_choice() -> str:
-    """``official``, ``drop-in`` or, where either will do, the empty string.
+    """Return `official`, `drop-in` or, where either will do, the empty string.
 
-    Read from ``NIXCACHE_PLUGINS``; raises ToolboxError for any other value.
+    Raises:
+        ToolboxError: the environment's `NIXCACHE_PLUGINS` is none of these.
     """
     choice = os.environ.get("NIXCACHE_PLUGINS", "")
     if choice not in ("", "official", DROP_IN):
@@ -143,9 +150,10 @@ def plugin_choice() -> str:
 
 
 def engine() -> Tool:
-    """The Pulumi CLI and engine, with a Python language host beside it.
+    """Return the Pulumi CLI and engine, with a Python language host beside it.
 
-    Raises ToolboxError when no source has it.
+    Raises:
+        ToolboxError: no source has it.
     """
     tool = _first(_installed_engine, _official_engine, lambda: _built(ENGINE, "the engine"))
     if plugin_choice() == DROP_IN or not _language_host_of(tool.path).exists():
@@ -159,7 +167,7 @@ def engine() -> Tool:
 
 
 def language_host(engine_tool: Tool) -> Tool:
-    """The Python language host that ``engine_tool`` runs."""
+    """Return the Python language host that `engine_tool` runs."""
     path = _language_host_of(engine_tool.path)
     origin = DROP_IN if _is_drop_in(path) else engine_tool.origin
     return Tool(LANGUAGE_HOST, path, engine_tool.version, origin)
@@ -172,26 +180,26 @@ def _language_host_of(engine_path: Path) -> Path:
 
 
 def server() -> Tool:
-    """The MinIO server, which has no official binary any more."""
+    """Return the MinIO server, which has no official binary any more."""
     return _first(
         lambda: _installed("minio", "minio version"), lambda: _built(SERVER, "the MinIO server")
     )
 
 
 def client() -> Tool:
-    """The MinIO client ``mc``; only tests use it."""
+    """Return the MinIO client `mc`; only tests use it."""
     return _first(
         lambda: _installed("mc", "mc version"), lambda: _built(CLIENT, "the MinIO client")
     )
 
 
 def workflow_linter() -> Tool:
-    """The linter of .github/workflows; its PyPI package only downloads what is built here."""
+    """Return the linter of workflows; its PyPI package only downloads what is built here."""
     return _built(WORKFLOW_LINTER, "the workflow linter")
 
 
 def engine_environment(pulumi_home: Path) -> dict[str, str]:
-    """Variables for a process that runs the engine with plugins from ``pulumi_home``."""
+    """Return variables for a process that runs the engine with plugins from `pulumi_home`."""
     return {
         "PATH": f"{engine().path.parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PULUMI_HOME": str(pulumi_home),
@@ -201,11 +209,14 @@ def engine_environment(pulumi_home: Path) -> dict[str, str]:
 
 
 def install_plugins(pulumi_home: Path) -> list[Tool]:
-    """Put the two provider plugins into ``pulumi_home``: official where they can be had.
+    """Put the two provider plugins into `pulumi_home`: official where they can be had.
 
     First those that this user's own engine has installed, then the official download. A drop-in
     that is there from an earlier run gives way to the official plugin as soon as that can be
-    had. Raises ToolboxError when neither can be installed.
+    had.
+
+    Raises:
+        ToolboxError: neither can be installed.
     """
     pulumi_home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **engine_environment(pulumi_home)}
@@ -215,7 +226,7 @@ def install_plugins(pulumi_home: Path) -> list[Tool]:
 
 
 def launcher(module: str) -> str:
-    """A shell script that runs ``module`` of this checkout in the present interpreter."""
+    """Return a shell script that runs `module` of this checkout in this interpreter."""
     return (
         "#!/bin/sh\n"
         # Not by PYTHONPATH, which every command that a plugin runs would inherit.
@@ -340,7 +351,7 @@ def _built(source: Source, what: str) -> Tool:
 
 
 def _with_drop_in_host(binary: Path) -> Path:
-    """A directory of this checkout in which the engine finds the drop-in language host.
+    """Return a directory in which the engine finds the drop-in language host beside it.
 
     The engine looks for it beside its own binary; one found on PATH brings a warning.
     """

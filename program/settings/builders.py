@@ -56,7 +56,11 @@ class BuilderSettings:
 
 
 def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, ...]:
-    """Return the machines that push; `bucket` is what their users are named after."""
+    """Return the machines that push; `bucket` is what their users are named after.
+
+    Raises:
+        SettingError: a setting of one is missing, unknown or cannot be used.
+    """
     shared_key = reader.text("sshPrivateKey")
     if shared_key:
         check_private_key("sshPrivateKey", shared_key)
@@ -132,7 +136,11 @@ def _credentials_directory(reader: SettingReader) -> str | None:
 
 
 def check_s3_name(setting: str, name: str) -> str:
-    """Return the name of a user or policy on the S3 server, or refuse what the setting says."""
+    """Return the name of a user or policy on the S3 server.
+
+    Raises:
+        SettingError: it can be none.
+    """
     if not _S3_NAME.fullmatch(name):
         raise SettingError(setting, name, "write 3 to 128 letters, digits and ._@+- without spaces")
     return name

@@ -20,7 +20,11 @@ class SettingError(pulumi.RunError):
 
 
 class SettingReader:
-    """Takes values out of an object of settings, so that what is left over is unknown."""
+    """Takes values out of an object of settings, so that what is left over is unknown.
+
+    Every method that returns a value raises `SettingError` where there is none, or one of another
+    kind.
+    """
 
     def __init__(self, path: str, values: dict[str, Any]) -> None:
         self._path = path
@@ -49,14 +53,14 @@ class SettingReader:
         return value
 
     def line(self, name: str, default: str | None = None) -> str:
-        """A text that is neither empty nor longer than a line."""
+        """Return a text that is neither empty nor longer than a line."""
         value = self.text(name, default)
         if not value or re.search(r"[\x00-\x20\x7f]", value):
             raise SettingError(self.full_name(name), value, "write one word without spaces")
         return value
 
     def secret(self, name: str) -> str:
-        """A text that no message may show."""
+        """Return a text that no message may show."""
         value = self.take(name)
         if not isinstance(value, str) or not value or "\n" in value:
             raise SettingError(
@@ -111,7 +115,11 @@ class SettingReader:
         return name in self._values
 
     def refuse_the_rest(self, remedy: str) -> None:
-        """Refuse settings that nobody has taken: they are unknown."""
+        """Refuse settings that nobody has taken: they are unknown.
+
+        Raises:
+            SettingError: there is one.
+        """
         for name in self._values:
             raise SettingError(
                 self.full_name(name), None, f"is no setting of this program; {remedy}"

@@ -28,7 +28,11 @@ class JumpHost:
 
 
 def read_host(reader: SettingReader, setting: str) -> str:
-    """Return a host's name or address, which no command line could take for an option."""
+    """Return a host's name or address, which no command line could take for an option.
+
+    Raises:
+        SettingError: it is neither.
+    """
     host = reader.text(setting)
     if not HOST.fullmatch(host):
         raise SettingError(reader.full_name(setting), host, "write a host name or an address")
@@ -36,7 +40,11 @@ def read_host(reader: SettingReader, setting: str) -> str:
 
 
 def read_host_key(reader: SettingReader, host: str) -> str | None:
-    """Return a host's public key, type and base64; None where any host is to be trusted."""
+    """Return a host's public key, type and base64; None where any host is to be trusted.
+
+    Raises:
+        SettingError: there is no key, or it cannot be used.
+    """
     insecure = reader.boolean("insecureHostKey", False)
     if not reader.has("hostKey"):
         if insecure:
@@ -66,7 +74,11 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
 
 
 def read_private_key_file(reader: SettingReader) -> str | None:
-    """Return the text of the private key in the file that `privateKeyFile` names, or None."""
+    """Return the text of the private key in the file that `privateKeyFile` names, or None.
+
+    Raises:
+        SettingError: the file cannot be read, or holds no key that can be used.
+    """
     if not reader.has("privateKeyFile"):
         return None
     setting = reader.full_name("privateKeyFile")
@@ -86,7 +98,11 @@ def read_private_key_file(reader: SettingReader) -> str | None:
 
 
 def check_private_key(setting: str, text: str) -> None:
-    """Refuse what is no private key, or one that only a passphrase opens, without showing it."""
+    """Refuse what is no private key, or one that only a passphrase opens, without showing it.
+
+    Raises:
+        SettingError: it is refused.
+    """
     match = _PRIVATE_KEY.search(text.replace("\r\n", "\n"))
     if match is None:
         raise SettingError(
@@ -109,7 +125,11 @@ def check_private_key(setting: str, text: str) -> None:
 
 
 def read_jump_host(reader: SettingReader) -> JumpHost | None:
-    """Return the host on the way that `jumpHost` describes, or None."""
+    """Return the host on the way that `jumpHost` describes, or None.
+
+    Raises:
+        SettingError: a setting of it is missing, unknown or cannot be used.
+    """
     if not reader.has("jumpHost"):
         return None
     value = reader.take("jumpHost")

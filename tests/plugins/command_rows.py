@@ -1,5 +1,7 @@
 """The rows of the plugin `command`: real processes, on this machine and over SSH."""
 
+from __future__ import annotations
+
 from tests.plugins.resource_rows import Row
 from tests.plugins.ssh_server import SshServer
 from toolbox.plugins.property_values import UNKNOWN, Properties, Secret

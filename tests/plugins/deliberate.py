@@ -3,6 +3,8 @@
 A pattern is matched against the whole key of a transcript's line.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 NOT_NEEDED = (

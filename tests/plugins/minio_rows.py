@@ -1,5 +1,7 @@
 """The rows of the plugin `minio`, each on a real server."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from datetime import datetime, timezone

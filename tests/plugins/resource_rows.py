@@ -1,5 +1,7 @@
 """What every resource type is asked; the rows are in `minio_rows` and `command_rows`."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -4,6 +4,8 @@ A line is a key (what was asked) and an answer; what differs from run to run (po
 secrets, addresses) is replaced by a word, and so is what only its own kind of plugin needs.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -106,7 +108,7 @@ class Transcript:
         path.write_text(head + "".join(f"{key} => {self.lines[key]}\n" for key in self.lines))
 
     @classmethod
-    def stored(cls, path: Path) -> "Transcript":
+    def stored(cls, path: Path) -> Transcript:
         """What `write` stored."""
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         return cls(dict(_split(lines)))

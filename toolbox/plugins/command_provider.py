@@ -4,6 +4,8 @@ Everything of these two but `assetPaths` and `archivePaths`. Source of fact: pul
 `provider/pkg/provider`, and its answers as recorded in `tests/plugins/data`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import json
@@ -138,14 +140,14 @@ class Transcript:
             )
 
     def failed(self, reason: str, command: str) -> ResourceError:
-        """The error of a command that failed, with all it printed."""
+        """Return the error of a command that failed, with all it printed."""
         printed = self._both.decode(errors="replace")
         return ResourceError(
             f"{reason}: running {json.dumps(command, ensure_ascii=False)}:\n{printed}"
         )
 
     def result(self) -> dict[str, str]:
-        """`stdout` and `stderr`, each without one final newline."""
+        """Return `stdout` and `stderr`, each without one final newline."""
         return {
             name: data.decode(errors="replace").removesuffix("\n")
             for name, data in self._outputs.items()
@@ -171,7 +173,11 @@ class Tasks:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Its result. Raises ResourceError when `cancel` came first."""
+        """Return its result.
+
+        Raises:
+            ResourceError: `cancel` came first.
+        """
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         self._running.add(future)
         try:
@@ -274,7 +280,7 @@ class LocalCommand(Command):
     async def run(
         self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
     ) -> dict[str, str]:
-        """With `interpreter`, else /bin/sh -c."""
+        """Run it with `interpreter`, else with /bin/sh -c."""
         transcript = Transcript(subject, inputs.get("logging"))
         data = inputs.get("stdin", "").encode()
         try:
@@ -328,7 +334,7 @@ class RemoteCommand(Command):
     owner = "remote.CommandInputs"
 
     def check(self, subject: Subject, news: Properties) -> tuple[Properties, list[Failure]]:
-        """The common arguments, and a connection, which is secret."""
+        """Check the common arguments, and a connection, which is secret."""
         connection = news.get("connection")
         inputs, failures = super().check(
             subject, {name: value for name, value in news.items() if name != "connection"}
@@ -346,7 +352,7 @@ class RemoteCommand(Command):
     async def run(
         self, subject: Subject, command: str, inputs: Properties, previous: Mapping[str, str]
     ) -> dict[str, str]:
-        """On a connection of its own."""
+        """Run it on a connection of its own."""
         transcript = Transcript(subject, inputs.get("logging"))
         async with AsyncExitStack() as open_until_done:
             connection = await connect(subject, inputs["connection"], open_until_done)
@@ -404,7 +410,7 @@ def _kind(value: Any) -> str | None:
 
 
 def connection_failures(connection: Any, *, proxy: bool = False) -> list[Failure]:
-    """What is wrong with a plain `connection`, or with the `proxy` in one."""
+    """Return what is wrong with a plain `connection`, or with the `proxy` in one."""
     argument, kind = ("proxy", "ProxyConnection") if proxy else ("connection", "Connection")
     owner = "Connection" if proxy else "CommandInputs"
     if connection is UNKNOWN:
@@ -430,7 +436,7 @@ def connection_failures(connection: Any, *, proxy: bool = False) -> list[Failure
 
 
 def with_defaults(connection: Any) -> Any:
-    """`connection` and its proxy with their defaults, and with their secrets marked secret."""
+    """Return `connection` and its proxy with their defaults, and their secrets marked secret."""
     if connection is UNKNOWN:
         return connection
     whole = {**CONNECTION_DEFAULTS, **connection}
@@ -445,7 +451,11 @@ def with_defaults(connection: Any) -> Any:
 async def connect(
     subject: Subject, settings: Properties, open_until_done: AsyncExitStack
 ) -> asyncssh.SSHClientConnection:
-    """A connection as `settings` say, through their proxy if they name one."""
+    """Connect as `settings` say, through their proxy if they name one.
+
+    Raises:
+        ResourceError: one of the two does not answer, or does not let us in.
+    """
     proxy = settings.get("proxy")
     if not proxy:
         return await _dial(subject, "Dial", settings, None, open_until_done)
@@ -532,11 +542,13 @@ async def accepted(
     required: Mapping[str, str],
     previous: Mapping[str, str],
 ) -> dict[str, str]:
-    """What of both the server lets a command see.
+    """Return what of both the server lets a command see.
 
     The protocol's answer to an environment request is not in asyncssh's interface, so a shell is
-    asked what it sees. Raises ResourceError when a `required` variable is not accepted; an
-    unaccepted one of `previous` is a warning.
+    asked what it sees. An unaccepted variable of `previous` is a warning.
+
+    Raises:
+        ResourceError: a `required` variable is not accepted.
     """
     wanted = {**previous, **required}
     for name in wanted:

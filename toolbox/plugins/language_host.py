@@ -7,6 +7,8 @@ unimplemented. The program itself runs in a process of its own: see `program_run
 Source of fact: `sdk/proto/language.proto` and `sdk/python/cmd/pulumi-language-python` at v3.259.0.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -41,7 +43,7 @@ print(json.dumps(found))
 
 
 def interpreter(info: Any) -> str:
-    """The Python that runs the program: its virtualenv's where there is one, else ours.
+    """Return the Python that runs the program: its virtualenv's where there is one, else ours.
 
     `info` is the request's ProgramInfo; the option `virtualenv` is relative to the project's root.
     """
@@ -54,7 +56,7 @@ def interpreter(info: Any) -> str:
 
 
 def installed(info: Any) -> list[tuple[str, str, dict[str, Any] | None]]:
-    """Name, version and `pulumi-plugin.json` of every package the program's Python has."""
+    """Return name, version and `pulumi-plugin.json` of every package of the program's Python."""
     listing = subprocess.run(
         [interpreter(info), "-c", LIST_PACKAGES], check=True, stdout=subprocess.PIPE
     )
@@ -62,7 +64,7 @@ def installed(info: Any) -> list[tuple[str, str, dict[str, Any] | None]]:
 
 
 def normal_name(name: str) -> str:
-    """A package's name as package indexes compare it."""
+    """Return a package's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -74,15 +76,15 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         self._programs: set[subprocess.Popen[bytes]] = set()
 
     def Handshake(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Nothing to agree on."""
+        """Agree: there is nothing to agree on."""
         return language_pb2.LanguageHandshakeResponse()
 
     def GetPluginInfo(self, request: Empty, context: grpc.ServicerContext) -> Any:
-        """The version, which the engine shows."""
+        """Return the version, which the engine shows."""
         return plugin_pb2.PluginInfo(version=VERSION)
 
     def GetRequiredPackages(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The provider plugins that the installed packages speak to."""
+        """Return the provider plugins that the installed packages speak to."""
         return language_pb2.GetRequiredPackagesResponse(
             packages=[
                 plugin_pb2.PackageDependency(
@@ -97,7 +99,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         )
 
     def GetProgramDependencies(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """What pip has installed for the program."""
+        """Return what pip has installed for the program."""
         listing = [interpreter(request.info), "-m", "pip", "list", "--format=json"]
         if not request.transitiveDependencies:
             listing.append("--not-required")

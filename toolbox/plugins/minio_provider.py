@@ -9,6 +9,8 @@ Source of fact: terraform-provider-minio v1.20.1, which pulumi-minio 0.17.1 brid
 as recorded in `tests/plugins/data`.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import itertools
@@ -95,7 +97,11 @@ class Server:
     """The MinIO server of one provider's settings. Making one contacts nobody."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
-        """Raises ResourceError, naming the setting, for one that cannot be used."""
+        """Take the provider's settings.
+
+        Raises:
+            ResourceError: one cannot be used; the message names it.
+        """
         tls = _switch(settings, "minioSsl")
         self.endpoint = settings.get("minioServer", "")
         if "/" in self.endpoint:
@@ -129,7 +135,12 @@ class Server:
 
     @contextmanager
     def asked(self, what: str) -> Iterator[None]:
-        """Turn the SDK's errors into an AnswerError that begins with `what` was tried."""
+        """Turn the SDK's errors into one that begins with `what` was tried.
+
+        Raises:
+            AnswerError: the server said no.
+            ResourceError: it did not answer, or there is no credential to ask with.
+        """
         if self._missing:
             raise ResourceError(f"{what}: minio:{' and minio:'.join(self._missing)} not set")
         try:
@@ -235,7 +246,7 @@ def unique_id(prefix: str) -> str:
 
 
 def unsupported(value: Any) -> str | None:
-    """The argument is the official plugin's, and not needed here."""
+    """Refuse an argument of the official plugin that is not needed here."""
     return "not supported by the drop-in plugin" if value else None
 
 
@@ -347,7 +358,7 @@ class Bucket(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """A new bucket, which must not exist."""
+        """Make a bucket, which must not exist."""
         name = planned["bucket"]
         with self.server.asked(f"unable to check bucket ({name})"):
             if self.server.objects.bucket_exists(name):
@@ -357,7 +368,7 @@ class Bucket(MinioResource):
         return name, self._described(name, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
-        """The bucket, if it exists."""
+        """Find the bucket, if it exists."""
         with self.server.asked(f"unable to find bucket ({id})"):
             if not self.server.objects.bucket_exists(id):
                 return None
@@ -369,7 +380,7 @@ class Bucket(MinioResource):
         return planned
 
     def remove(self, id: str, state: Properties) -> None:
-        """The bucket, which must be empty."""
+        """Remove the bucket, which must be empty."""
         with self.server.asked(f"unable to remove bucket ({id})"):
             self.server.objects.remove_bucket(id)
 
@@ -382,7 +393,7 @@ class Bucket(MinioResource):
 
 
 def policy_wrong(text: str) -> str | None:
-    """What is wrong with a policy's JSON."""
+    """Return what is wrong with a policy's JSON."""
     if not text.startswith("{"):
         return '"policy" contains an invalid JSON policy'
     try:
@@ -401,12 +412,12 @@ class BucketPolicy(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """The policy, instead of any other."""
+        """Set the policy, instead of any other."""
         bucket = planned["bucket"]
         return bucket, self.change(bucket, {}, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
-        """The policy as stored while the server's says the same; "" where it has none."""
+        """Find the policy as stored while the server's says the same; "" where it has none."""
         with self.server.asked(f"failed to load bucket policy ({id})"):
             try:
                 now = self.server.objects.get_bucket_policy(id)
@@ -489,12 +500,12 @@ class Lifecycle(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """The rules, instead of any others."""
+        """Set the rules, instead of any others."""
         bucket = planned["bucket"]
         return bucket, self.change(bucket, {}, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
-        """The rules as they are now."""
+        """Find the rules as they are now."""
         with self.server.asked(f"reading lifecycle configuration failed ({id})"):
             now = self.server.objects.get_bucket_lifecycle(id)
         if now is None:
@@ -502,7 +513,7 @@ class Lifecycle(MinioResource):
         return id, {"bucket": id, "rules": [_described(rule) for rule in now.rules]}
 
     def change(self, id: str, state: Properties, planned: Properties) -> Properties:
-        """Other rules, read back."""
+        """Set other rules, and read them back."""
         with self.server.asked(f"creating bucket lifecycle failed ({id})"):
             self.server.objects.set_bucket_lifecycle(
                 id, LifecycleConfig([_rule(rule) for rule in planned["rules"]])
@@ -571,12 +582,12 @@ class Object(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """A new object, instead of any other of its name."""
+        """Put an object, instead of any other of its name."""
         name = planned["objectName"]
         return name, self.change(name, {}, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
-        """What the server says of it; its content is not compared, but its ETag is."""
+        """Find what the server says of it; not its content is compared, but its ETag."""
         if not state:
             return None
         with self.server.asked(f"reading object failed ({id})"):
@@ -589,7 +600,7 @@ class Object(MinioResource):
         }
 
     def change(self, id: str, state: Properties, planned: Properties) -> Properties:
-        """Other content."""
+        """Put other content."""
         content_type = planned["contentType"]
         if content_type in (None, "", UNKNOWN):
             content_type = "application/octet-stream"
@@ -609,13 +620,13 @@ class Object(MinioResource):
         return found[1]
 
     def remove(self, id: str, state: Properties) -> None:
-        """The object."""
+        """Remove the object."""
         with self.server.asked(f"deleting object failed ({id})"):
             self.server.objects.remove_object(state["bucketName"], state["objectName"])
 
 
 def user_wrong(argument: str) -> Callable[[str], str | None]:
-    """What is wrong with a user's name that stands in `argument`."""
+    """Return what is wrong with a user's name that stands in `argument`."""
 
     def wrong(name: str) -> str | None:
         if re.match(r"[0-9A-Za-z=,.@\-_+]+\Z", name):
@@ -644,7 +655,7 @@ class User(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """A new user; one that exists gets the new secret."""
+        """Make a user; one that exists gets the new secret."""
         name = planned["name"]
         secret = planned["secret"]
         if secret in (UNKNOWN, ""):
@@ -683,7 +694,7 @@ class User(MinioResource):
         return {**planned, "secret": secret, "status": status}
 
     def remove(self, id: str, state: Properties) -> None:
-        """The user, first from the groups it is in."""
+        """Remove the user, first from the groups it is in."""
         with self.server.asked(f"error deleting IAM User ({id})"):
             for group in json.loads(self.server.admin.user_info(id)).get("memberOf") or ():
                 self.server.admin.group_remove(group, id)
@@ -695,7 +706,7 @@ def _new_secret() -> str:
 
 
 def name_wrong(name: str) -> str | None:
-    """What is wrong with a policy's name."""
+    """Return what is wrong with a policy's name."""
     if len(name) > 96:
         return '"name" cannot be longer than 96 characters, name is limited to 128'
     if not re.match(r"[\w+=,.@:-]*\Z", name, re.ASCII):
@@ -714,12 +725,12 @@ class Policy(MinioResource):
     }
 
     def make(self, planned: Properties) -> tuple[str, Properties]:
-        """The policy, instead of any other of its name."""
+        """Set the policy, instead of any other of its name."""
         name = planned["name"]
         return name, self._put(f"unable to create policy ({name})", name, planned)
 
     def find(self, id: str, state: Properties) -> tuple[str, Properties] | None:
-        """The policy as the server writes it."""
+        """Find the policy as the server writes it."""
         with self.server.asked(f"unable to read policy ({id})"):
             now = json.loads(self.server.admin.policy_info(id))
         return id, {
@@ -733,7 +744,7 @@ class Policy(MinioResource):
         return self._put(f"unable to update policy ({id})", id, planned)
 
     def remove(self, id: str, state: Properties) -> None:
-        """The policy, which nobody may have."""
+        """Remove the policy, which nobody may have."""
         with self.server.asked(f"unable to delete policy ({id})"):
             self.server.admin.policy_remove(id)
 

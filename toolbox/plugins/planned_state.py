@@ -8,6 +8,8 @@ and nothing of Terraform or MinIO.
 Source of fact: the answers recorded in `tests/plugins/data`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ class Attribute:
     """What is wrong with a value, or None."""
     same: Callable[[Any, Any], bool] = lambda old, new: bool(old == new)
     """Whether a stored value already does what a new one asks."""
-    items: "Schema | None" = None
+    items: Schema | None = None
     """Attributes of a list's members."""
 
 
@@ -60,7 +62,7 @@ Schema = Mapping[str, Attribute]
 
 
 def check(name: str, news: Properties, schema: Schema) -> tuple[Properties, list[Failure]]:
-    """Inputs with their defaults, and failures that name paths in the resource `name`."""
+    """Return inputs with their defaults, and failures that name paths in the resource `name`."""
     reasons: list[tuple[str, str]] = []
     inputs = _checked(news, schema, name, "", reasons)
     return inputs, [("", f"{reason}. Examine values at '{path}'.") for path, reason in reasons]
@@ -179,7 +181,7 @@ def _planned(attribute: Attribute, prior: Any, given: Any, new: bool) -> Any:
 
 
 def settle(state: Properties, planned: Properties, schema: Schema) -> Properties:
-    """What is stored once `planned` is done: a removed value has become an empty one."""
+    """Return what is stored once `planned` is done: a removed value has become an empty one."""
     return {
         name: EMPTY[schema[name].kind] if value is None and state.get(name) is not None else value
         for name, value in planned.items()
@@ -210,7 +212,7 @@ def _present(properties: Properties, schema: Schema) -> Properties:
 
 
 def inputs_now(old_inputs: Properties, outputs: Properties, schema: Schema) -> Properties:
-    """The inputs that would describe `outputs`: those of `old_inputs`, or all when there are none.
+    """Return inputs that would describe `outputs`: those of `old_inputs`, or all without any.
 
     All is what an import wants: arguments that are neither empty nor their default. A list's
     members beyond those of `old_inputs` are left to the comparison with the outputs.

@@ -4,6 +4,8 @@ Source of fact: the engine's `sdk/go/common/resource/plugin` (the first line on 
 the port; the last argument is the engine's own address) and `sdk/proto/engine.proto`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal

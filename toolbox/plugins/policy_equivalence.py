@@ -3,6 +3,8 @@
 Source of fact: the rules of `awspolicyequivalence` as the official `minio` plugin uses it.
 """
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

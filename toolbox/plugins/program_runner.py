@@ -7,6 +7,8 @@ traceback the log shows.
 Source of fact: `sdk/python/cmd/pulumi-language-python-exec` at v3.259.0.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import logging
@@ -29,7 +31,7 @@ SHOWN_TO_USER = 32
 
 
 def own_traceback(error: BaseException, program: str) -> str:
-    """The traceback of `error` from the first frame of the file or directory `program` on."""
+    """Return the traceback of `error` from the first frame in `program`, a file or directory."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next(
         (number for number, frame in enumerate(frames) if frame.filename.startswith(program)), 0

@@ -4,6 +4,8 @@ Source of fact: `sdk/go/common/resource/properties_diff.go` and `plugin/rpc.go` 
 v3.259.0.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -6,6 +6,8 @@ str, list and dict. Assets, archives and resource references stay the dicts they
 Source of fact: `sdk/go/common/resource/plugin/rpc.go` and `sdk/go/common/resource/sig/sig.go`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +55,7 @@ class Secret:
 
 
 def decode(value: Any) -> Any:
-    """The Python value of one protobuf `Value`."""
+    """Return the Python value of one protobuf `Value`."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         fields = decode_properties(value.struct_value)
@@ -71,12 +73,12 @@ def decode(value: Any) -> Any:
 
 
 def decode_properties(struct: Any) -> Properties:
-    """The Python values of a protobuf `Struct`."""
+    """Return the Python values of a protobuf `Struct`."""
     return {name: decode(value) for name, value in struct.fields.items()}
 
 
 def encode(value: Any) -> Any:
-    """The protobuf `Value` of a Python value."""
+    """Return the protobuf `Value` of a Python value."""
     if value is None:
         return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
     if value is UNKNOWN:
@@ -97,7 +99,7 @@ def encode(value: Any) -> Any:
 
 
 def encode_properties(properties: Mapping[str, Any]) -> Any:
-    """The protobuf `Struct` of Python values."""
+    """Return the protobuf `Struct` of Python values."""
     return struct_pb2.Struct(fields={name: encode(value) for name, value in properties.items()})
 
 

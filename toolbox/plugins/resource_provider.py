@@ -6,6 +6,8 @@ cannot report a resource that was made but not finished, and answers errors with
 Source of fact: `sdk/proto/provider.proto` at v3.259.0.
 """
 
+from __future__ import annotations
+
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -69,7 +71,7 @@ class ResourceType(ABC):
 
     @abstractmethod
     def check(self, subject: Subject, news: Properties) -> tuple[Properties, list[Failure]]:
-        """The inputs with defaults, and what is wrong with them."""
+        """Return the inputs with defaults, and what is wrong with them."""
 
     @abstractmethod
     def diff(self, state: Properties, old_inputs: Properties, news: Properties) -> Difference:
@@ -144,7 +146,7 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
         """Type token → type, complete after `configure`."""
 
     def check_configuration(self, settings: Properties) -> list[Failure]:
-        """What is wrong with the provider's own settings."""
+        """Return what is wrong with the provider's own settings."""
         return [
             ("", f"unknown setting {name!r}")
             for name in settings
@@ -169,7 +171,7 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
         return self.types[token], Subject(request.urn, name, self._engine)
 
     def GetPluginInfo(self, request: Empty, context: grpc.ServicerContext) -> Any:
-        """The version this stands in for."""
+        """Return the version this stands in for."""
         return plugin_pb2.PluginInfo(version=self.version)
 
     @_answering
@@ -180,7 +182,7 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
 
     @_answering
     def DiffConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Changed settings never replace the provider, and so never its resources."""
+        """Compare: changed settings never replace the provider, and so never its resources."""
         return _changes(request.old_inputs != request.news)
 
     @_answering
@@ -280,7 +282,7 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
         return Empty()
 
     def Cancel(self, request: Empty, context: grpc.ServicerContext) -> Empty:
-        """The engine wants to end: so does everything that runs."""
+        """End everything that runs: the engine wants to end."""
         self.cancel()
         return Empty()
 
