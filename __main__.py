@@ -41,7 +41,12 @@ cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server)
 builders = declare_builders(stack, followed, server, cache, signing_keys[-1])
 guarded = [cache, *signing_keys, *readers, *builders.resources]
-Safeguard("safeguard", protect=stack.protect, guarded=guarded)
+Safeguard(
+    "safeguard",
+    protect=stack.protect,
+    guarded=guarded,
+    refusal=lambda: deployment.refusal_of_a_destroy(stack),
+)
 
 pulumi.export("substituter", machines.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)

@@ -7,19 +7,21 @@ preview changes nothing: it asks while the engine starts the providers, which ta
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import pulumi
 
 from components.retention import (
+    ExpirationRule,
     difference,
     expiration_rules,
     expired_share,
     made_here,
     narinfo_days,
 )
-from program.checks import key_rotation
+from program.checks import key_rotation, recorded, removal
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
@@ -55,7 +57,7 @@ def check_update(settings: Settings) -> None:
             refuses the user, or would expire more than half of its entries at once.
     """
     if not pulumi.runtime.is_dry_run():
-        key_rotation.check(settings)
+        key_rotation.check(settings, recorded.read())
         _check_server(settings)
 
 
@@ -69,13 +71,20 @@ def check_preview(settings: Settings) -> None:
         SettingError: as `key_rotation.check`.
     """
     if pulumi.runtime.is_dry_run():
-        key_rotation.check(settings)
+        key_rotation.check(settings, recorded.read())
+
+
+def refusal_of_a_destroy(settings: Settings) -> str | None:
+    """Return why a destroy of this stack would stop half-way, with the remedy, or None."""
+    return removal.refusal(settings, server_of(settings), recorded.read())
 
 
 def _check_server(settings: Settings) -> None:
     server = server_of(settings)
     try:
-        _check_shortened_retention(settings, server)
+        rules = server.lifecycle(settings.bucket)
+        _check_bucket(settings, server, exists=rules is not None)
+        _check_shortened_retention(settings, server, rules)
     except ServerError as error:
         setting, value = {
             "user": ("minioUser", settings.minio_user),
@@ -137,8 +146,34 @@ def _in_words(settings: Settings) -> str:
     return f"An entry expires {settings.retention_days} days after its last push."
 
 
-def _check_shortened_retention(settings: Settings, server: Server) -> None:
-    rules = server.lifecycle(settings.bucket)
+def _check_bucket(settings: Settings, server: Server, *, exists: bool) -> None:
+    """Refuse what the server would half-way: to create what is there, to delete what is full.
+
+    Raises:
+        SettingError: the bucket is there and not this stack's, or another one is this stack's and
+            not empty.
+        ServerError: no answer, or the server refuses the user.
+    """
+    known = recorded.read()
+    if known.bucket == settings.bucket:
+        return
+    kept = removal.not_empty(server, known)
+    if kept is not None:
+        raise SettingError(
+            "bucket", settings.bucket, f"this stack's {kept}, or leave the setting as it was"
+        )
+    if exists and not settings.adopt_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            "the server has a bucket of that name, which is not this stack's; set adoptBucket to "
+            "true to take it over with all it holds, or take another name",
+        )
+
+
+def _check_shortened_retention(
+    settings: Settings, server: Server, rules: Sequence[ExpirationRule] | None
+) -> None:
     days = settings.retention_days
     if rules is None or days is None:
         return

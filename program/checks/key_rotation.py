@@ -8,6 +8,7 @@ import pulumi
 
 from formats.keys import KeyName, PublicKey
 from formats.signing import SecretKey
+from program.checks.recorded import Recorded
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
@@ -15,13 +16,13 @@ PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, recorded: Recorded) -> None:
     """Refuse keys that clients of this stack could not follow, and say in words what changes.
 
     Raises:
         SettingError: as `refuse_a_step_back`.
     """
-    before = _trusted_before()
+    before = trusted_before(recorded)
     refuse_a_step_back(before, settings)
     names = [key.name for key in before]
     words = describe(names, settings.signing_keys)
@@ -65,6 +66,11 @@ def refuse_a_step_back(before: Sequence[PublicKey], settings: Settings) -> None:
                 )
 
 
+def trusted_before(recorded: Recorded) -> tuple[PublicKey, ...]:
+    """Return the keys that the last deployment made clients trust."""
+    return tuple(PublicKey.parse(key) for key in recorded.stack_output(PUBLIC_KEYS_OUTPUT, ()))
+
+
 def describe(before: Sequence[str], now: Sequence[str]) -> str | None:
     """Return in words which keys start, stay and stop being trusted, or None for no change.
 
@@ -81,17 +87,3 @@ def describe(before: Sequence[str], now: Sequence[str]) -> str | None:
     ]
     words += [f"{name} stops being trusted" for name in before if name not in now]
     return f"signing keys: {', '.join(words)}"
-
-
-def _trusted_before() -> tuple[PublicKey, ...]:
-    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    root = pulumi.runtime.get_root_resource()
-    # The engine's own function behind StackReference, which would add a resource to every preview.
-    # It reads the state, which must not be written meanwhile: nothing but the stack itself has been
-    # registered yet, and its URN is known when that has been written.
-    answer = pulumi.runtime.invoke(
-        "pulumi:pulumi:readStackOutputs",
-        {"name": pulumi.Output.from_input(root and root.urn).apply(lambda _: name)},
-    )
-    keys = answer.value["outputs"].get(PUBLIC_KEYS_OUTPUT, ())
-    return tuple(PublicKey.parse(key) for key in keys)

@@ -87,6 +87,22 @@ class Server:
             if explained is not None:
                 raise explained from None
 
+    def contents(self, bucket: str) -> Iterator[str]:
+        """Yield the name of each object, one that is there in several versions for each of them.
+
+        One request for a thousand: S3 `ListObjectVersions`. A bucket that is not there is empty.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        try:
+            for entry in self._client().list_objects(bucket, recursive=True, include_version=True):
+                yield str(entry.object_name)
+        except _FAILURES as error:
+            explained = explain(error)
+            if explained is not None:
+                raise explained from None
+
     def _client(self) -> Minio:
         return Minio(
             self.address,

@@ -123,7 +123,7 @@ class Stack:
 
     def destroy(self) -> Outcome:
         """`pulumi destroy` without questions."""
-        return self.run("destroy", "--yes", "--skip-preview", "-s", self.name)
+        return self.run("destroy", "--run-program", "--yes", "--skip-preview", "-s", self.name)
 
     def changes(self, *arguments: str) -> Counter[str]:
         """Return how many resources a preview would create, update, delete and so on.

@@ -109,7 +109,10 @@ def test_a_bucket_that_is_there_already_is_refused_unless_it_is_adopted(
 ) -> None:
     MinioClient(minio, tmp_path).run("mb s3/already-there")
     stack = new_stack(**server_settings(minio), bucket="already-there")
-    assert "bucket already exists" in stack.up().refused()
+    for refused in (stack.preview().refused(), stack.up().refused()):
+        assert 'bucket is "already-there": the server has a bucket of that name' in refused
+        assert "set adoptBucket to true" in refused
+    assert not [found for found in stack.resources() if found["type"].startswith("minio:")]
     stack.set(adoptBucket=True)
     stack.up().succeeded()
     assert not stack.changes()

@@ -190,7 +190,7 @@ def test_a_new_stack_takes_over_the_keys_and_the_bucket_of_a_lost_one(
     new.set(signingKeys=[FIRST, SECOND])
     command = ("config", "set", "--secret", "adoptedSigningKeys", "--stack", "new")
     new.run(*command, text=offline.read_text()).succeeded()
-    assert "bucket already exists" in new.up().refused()
+    assert "set adoptBucket to true" in new.up().refused()
     new.set(adoptBucket=True)
     new.up().succeeded()
     assert new.changes() == {}

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,34 +212,3 @@ def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Depl
     assert sum(deployed.stack.changes("--refresh").values()) == 1
     deployed.stack.up("--refresh").succeeded()
     assert b"Priority: 40" in root.get_object("nix-cache", "nix-cache-info").read()
-
-
-def test_destroy_leaves_nothing_but_what_was_pushed(
-    engine: Mapping[str, str], tmp_path: Path, minio: MinioServer
-) -> None:
-    stack = Stack(engine, tmp_path / "short-lived")
-    stack.set(server_settings(minio))
-    stack.set(bucket="short-lived", builders=[{"name": "here", "local": True}])
-    stack.up().succeeded()
-    root = s3(minio, minio.root_user, minio.root_password)
-    assert root.bucket_exists("short-lived")
-    stack.destroy().succeeded()
-    assert not root.bucket_exists("short-lived")
-    assert not stack.resources()
-
-
-def test_a_destroy_is_refused_with_nothing_deleted_unless_the_stack_says_otherwise(
-    engine: Mapping[str, str], tmp_path: Path, minio: MinioServer
-) -> None:
-    stack = Stack(engine, tmp_path / "protected")
-    stack.set(server_settings(minio))
-    stack.set(bucket="protected", protect=True, builders=[{"name": "here", "local": True}])
-    stack.up().succeeded()
-    assert "safeguard" in stack.destroy().refused()
-    assert not stack.changes("--refresh")
-    # What only leaves the settings is not in the safeguard's way.
-    stack.set(builders=[])
-    stack.up().succeeded()
-    stack.set(protect=False)
-    stack.up().succeeded()
-    stack.destroy().succeeded()

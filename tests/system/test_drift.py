@@ -124,7 +124,20 @@ def test_drift_is_found_and_an_up_with_refresh_puts_it_right(
     found = deployed.drift()
     assert found.code == DIFFERS
     assert finding in found.output
+    assert "error: " not in found.output
     deployed.repair()
+    assert deployed.drift().code == AS_DECLARED
+
+
+def test_a_refresh_that_runs_the_program_notes_what_is_gone(deployed: Deployed) -> None:
+    deployed.mc.run(f"rm s3/{BUCKET}/index.html")
+    deployed.mc.run(f"ilm rule rm --all --force s3/{BUCKET}")
+    refresh = ("refresh", "--yes", "--skip-preview", "--run-program", "-s", deployed.stack.name)
+    deployed.stack.run(*refresh).succeeded()
+    names = {resource["urn"].rpartition("::")[2] for resource in deployed.stack.resources()}
+    assert not names & {"cache-index.html", "cache-retention"}
+    assert "safeguard" in names
+    deployed.stack.up().succeeded()
     assert deployed.drift().code == AS_DECLARED
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pulumi
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks
 
+from program.checks.recorded import read as read_state
+
 SECRET = "1b47061264138c4ac30d75fd1eb44270"
 """What marks a value as a secret on the way to the engine: the SDK's `_special_secret_sig`."""
 
@@ -34,8 +36,8 @@ class RecordingMocks(Mocks):
         return f"{args.name}-id", {**args.inputs, **computed}
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """Answer the one call the program makes: this stack has no outputs yet."""
-        assert args.token == "pulumi:pulumi:readStackOutputs", args.token
+        """Answer the one call the program makes: this stack has no resources yet."""
+        assert args.token == "pulumi:pulumi:readStackResourceOutputs", args.token
         return {"outputs": {}}, []
 
     def inputs(self, type_: str) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class RecordingMocks(Mocks):
 def use_recording_mocks(preview: bool = False) -> RecordingMocks:
     """Make fresh mocks the engine of the resources declared from now on."""
     mocks = RecordingMocks()
+    read_state.cache_clear()
     pulumi.runtime.set_mocks(mocks, project="nixcache", stack="test", preview=preview)
     return mocks
 

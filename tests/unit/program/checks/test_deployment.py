@@ -12,7 +12,8 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import program.checks.s3_client
 from components.retention import ExpirationRule, expiration_rules
-from program.checks import deployment, key_rotation
+from program.checks import deployment, key_rotation, recorded
+from program.checks.recorded import BUCKET, OBJECT, Recorded
 from program.checks.s3_client import Server, explain
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -25,6 +26,7 @@ class FakeServer(Server):
     """A server that answers what it is told to."""
 
     rules: tuple[ExpirationRule, ...] | None
+    names: tuple[str, ...]
     ages_in_days: tuple[int, ...]
     error: ServerError | None
 
@@ -39,13 +41,33 @@ class FakeServer(Server):
         now = datetime.now(timezone.utc)
         yield from (now - timedelta(days=days) for days in self.ages_in_days)
 
+    def contents(self, bucket: str) -> Iterator[str]:
+        assert bucket == "mine"
+        yield from self.names
+
+
+def state(bucket: str | None) -> Recorded:
+    """Return what the state of a stack with that bucket knows."""
+    if bucket is None:
+        return Recorded({})
+    return Recorded(
+        {
+            "urn:bucket": {"type": BUCKET, "outputs": {"bucket": bucket}},
+            "urn:object": {"type": OBJECT, "outputs": {"objectName": "nix-cache-info"}},
+        }
+    )
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
+    FakeServer.names = ()
+    monkeypatch.setattr(
+        recorded, "read", lambda: state(None if FakeServer.rules is None else "nix-cache")
+    )
     monkeypatch.setattr(program.checks.s3_client, "Server", FakeServer)
-    monkeypatch.setattr(key_rotation, "check", lambda _: None)
+    monkeypatch.setattr(key_rotation, "check", lambda *_: None)
     use_recording_mocks()
     return FakeServer
 
@@ -72,6 +94,46 @@ def retention(preview: bool = False, **changes: object) -> str:
 def test_a_bucket_that_is_not_there_yet_is_no_reason_to_refuse(server: type[FakeServer]) -> None:
     assert server.rules is None
     check()
+
+
+def test_a_bucket_that_is_there_and_not_the_stacks_is_refused_unless_it_is_adopted(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.rules = expiration_rules(7, 1)
+    check()
+    monkeypatch.setattr(recorded, "read", lambda: state(None))
+    for act in (check, lambda: retention(preview=True)):
+        with pytest.raises(SettingError, match=r'bucket is "nix-cache": .* set adoptBucket to'):
+            act()
+    check(adoptBucket=True)
+
+
+def test_another_bucket_in_the_place_of_one_that_is_not_empty_is_refused(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "read", lambda: state("mine"))
+    server.names = ("nix-cache-info",)
+    check()
+    server.names = ("nix-cache-info", *["nar/a"] * 3)
+    with pytest.raises(SettingError, match=r"bucket mine holds 3 objects .* make empty STACK=test"):
+        check()
+    server.names = ("nar/a",) * 2_000
+    with pytest.raises(SettingError, match=r"holds 1,000 or more objects"):
+        check()
+
+
+def test_a_stack_is_destroyed_only_where_protect_is_off_and_its_bucket_empty(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "read", lambda: state("mine"))
+
+    def refusal(**changes: object) -> str | None:
+        return deployment.refusal_of_a_destroy(parse(configuration(**changes)))
+
+    assert "pulumi config set protect false" in str(refusal())
+    assert refusal(protect=False) is None
+    server.names = ("nar/a",)
+    assert "make empty STACK=test" in str(refusal(protect=False))
 
 
 def test_a_refused_password_is_named_and_not_shown(server: type[FakeServer]) -> None:
@@ -111,7 +173,7 @@ def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview
 ) -> None:
     use_recording_mocks(preview)
     done: list[str] = []
-    monkeypatch.setattr(key_rotation, "check", lambda _: done.append("keys"))
+    monkeypatch.setattr(key_rotation, "check", lambda *_: done.append("keys"))
     settings = parse(configuration())
     deployment.check_update(settings)
     done.append("provider")

@@ -1,0 +1,61 @@
+"""What the state knows of this stack: its resources, as the last deployment left them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pulumi
+
+BUCKET = "minio:index/s3Bucket:S3Bucket"
+OBJECT = "minio:index/s3Object:S3Object"
+STACK = "pulumi:pulumi:Stack"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The resources of a state. Their outputs hold secrets: no message shows more than names."""
+
+    resources: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    """By URN: `type`, and `outputs` with secrets in plain text."""
+
+    def outputs(self, type_: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the outputs of every resource of a type."""
+        for resource in self.resources.values():
+            if resource["type"] == type_:
+                yield resource["outputs"]
+
+    def stack_output(self, name: str, default: Any = None) -> Any:
+        """Return one of the stack's own outputs; it lacks those that no deployment has come to."""
+        return next(self.outputs(STACK), {}).get(name, default)
+
+    @property
+    def bucket(self) -> str | None:
+        """The name of the bucket that this stack has made or adopted."""
+        return next((str(bucket["bucket"]) for bucket in self.outputs(BUCKET)), None)
+
+    @property
+    def objects(self) -> frozenset[str]:
+        """The names of the objects that the program itself keeps in the bucket."""
+        return frozenset(str(found["objectName"]) for found in self.outputs(OBJECT))
+
+
+@cache
+def read() -> Recorded:
+    """Ask the engine, once, for the state as it was when this deployment began.
+
+    It reads the state, which must not be written meanwhile. So in an update the first call comes
+    before anything but the stack itself is registered; a preview writes nothing.
+    """
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
+    root = pulumi.runtime.get_root_resource()
+    # The engine's own function, behind no resource: a StackReference would be one more in every
+    # preview, and it tells a stack's outputs only. The stack's URN is known when the state that
+    # begins with it has been written.
+    answer = pulumi.runtime.invoke(
+        "pulumi:pulumi:readStackResourceOutputs",
+        {"stackName": pulumi.Output.from_input(root and root.urn).apply(lambda _: name)},
+    )
+    return Recorded(answer.value["outputs"])

@@ -1,0 +1,48 @@
+"""What keeps a bucket, or a whole stack, from being deleted as it is."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pulumi
+
+from program.checks.recorded import Recorded
+from program.checks.server_error import ServerError
+from program.settings.stack import Settings
+
+if TYPE_CHECKING:
+    from program.checks.s3_client import Server
+
+_COUNTED = 1000
+"""Objects that are counted; of more, this many are told."""
+
+
+def refusal(settings: Settings, server: Server, recorded: Recorded) -> str | None:
+    """Return why a destroy of this stack would stop half-way, with the remedy, or None."""
+    if settings.protect:
+        return "protect is on; pulumi config set protect false, pulumi up, and destroy it then"
+    try:
+        return not_empty(server, recorded)
+    except ServerError as error:
+        return f"{error.subject}: {error}; so what the bucket holds cannot be told"
+
+
+def not_empty(server: Server, recorded: Recorded) -> str | None:
+    """Return why the server would not delete this stack's bucket, with the remedy, or None.
+
+    Raises:
+        ServerError: no answer, or the server refuses the user.
+    """
+    if recorded.bucket is None:
+        return None
+    # What the program itself keeps there goes before the bucket.
+    names = (name for name in server.contents(recorded.bucket) if name not in recorded.objects)
+    count = sum(1 for _ in islice(names, _COUNTED))
+    if count == 0:
+        return None
+    return (
+        f"bucket {recorded.bucket} holds {count:,}{' or more' if count == _COUNTED else ''} "
+        "objects of the cache, and no server deletes a bucket that is not empty; "
+        f"make empty STACK={pulumi.get_stack()} removes them"
+    )

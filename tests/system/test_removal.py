@@ -1,0 +1,102 @@
+"""A stack goes whole, or nothing of it goes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from tests.system.conftest import StackFactory, server_settings
+from tests.system.stack import Outcome, Stack
+from tests.system.test_cache import s3
+from toolbox.minio_server import MinioServer
+
+pytestmark = pytest.mark.system
+
+
+def root(server: MinioServer) -> Minio:
+    """Return an S3 client that may do everything."""
+    return s3(server, server.root_user, server.root_password)
+
+
+def destroys(stack: Stack, *arguments: str) -> Iterator[Outcome]:
+    """Yield what a preview of a destroy comes to, and then the destroy."""
+    for how in (["--preview-only"], ["--skip-preview", "--yes"]):
+        yield stack.run("destroy", *how, "-s", stack.name, *arguments)
+
+
+@pytest.fixture(scope="module")
+def lasting(
+    engine: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, minio: MinioServer
+) -> Iterator[Stack]:
+    """A stack that no refusal changes, and that goes whole in the end."""
+    stack = Stack(engine, tmp_path_factory.mktemp("lasting"))
+    stack.set(server_settings(minio), bucket="lasting", builders=[{"name": "here", "local": True}])
+    stack.up().succeeded()
+    yield stack
+    assert not stack.changes("--refresh")
+    for outcome in destroys(stack, "--run-program"):
+        outcome.succeeded()
+    assert not root(minio).bucket_exists("lasting")
+    assert not stack.resources()
+
+
+@pytest.fixture
+def full(lasting: Stack, minio: MinioServer) -> Iterator[Stack]:
+    """The same stack while its bucket holds something."""
+    names = ("nar/1", "0" * 32 + ".narinfo")
+    for name in names:
+        root(minio).put_object("lasting", name, io.BytesIO(b"x"), 1)
+    yield lasting
+    for name in names:
+        root(minio).remove_object("lasting", name)
+
+
+def test_a_destroy_of_a_bucket_that_is_not_empty_is_refused_before_anything_goes(
+    full: Stack,
+) -> None:
+    for refused in destroys(full, "--run-program"):
+        assert "bucket lasting holds 2 objects of the cache" in refused.refused()
+        assert "make empty STACK=test removes them" in refused.output
+        assert "Traceback" not in refused.output
+    for refused in destroys(full):
+        assert "--run-program" in refused.refused()
+        assert "protect off, bucket empty" in refused.output
+
+
+def test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting(lasting: Stack) -> None:
+    lasting.set(protect=True)
+    lasting.up().succeeded()
+    for refused in destroys(lasting, "--run-program"):
+        assert "pulumi config set protect false, pulumi up" in refused.refused()
+        assert "state unprotect" not in refused.output
+    # What only leaves the settings is not in the safeguard's way.
+    lasting.set(builders=[])
+    lasting.up().succeeded()
+    lasting.set(protect=False)
+    lasting.up().succeeded()
+
+
+def test_another_bucket_is_not_made_in_the_place_of_one_that_is_not_empty(
+    full: Stack, minio: MinioServer
+) -> None:
+    full.set(bucket="another")
+    for refused in (full.preview().refused(), full.up().refused()):
+        assert 'bucket is "another": this stack\'s bucket lasting holds 2 objects' in refused
+    assert not root(minio).bucket_exists("another")
+    full.set(bucket="lasting")
+
+
+def test_a_stack_whose_server_is_silent_is_not_destroyed_half_way(
+    new_stack: StackFactory, tmp_path: Path
+) -> None:
+    with MinioServer(tmp_path / "minio") as server:
+        stack = new_stack(**server_settings(server))
+        stack.up().succeeded()
+        before = {resource["urn"] for resource in stack.resources()}
+    for refused in destroys(stack, "--run-program"):
+        assert "no S3 server answers there" in refused.refused()
+    assert {resource["urn"] for resource in stack.resources()} == before
