@@ -1,8 +1,9 @@
 """A provider plugin in a process of its own, spoken to as the engine does.
 
-Source of fact: `sdk/proto/provider.proto` and what the engine 3.259.0 sends, observed with
-`PULUMI_DEBUG_GRPC`: GetPluginInfo, CheckConfig, Configure, then Check, Diff, Create, Read, Update
-and Delete with properties as protobuf structs, secrets and unknowns among them.
+Source of fact: `sdk/proto/provider.proto` and what the engine 3.274.1 sends, observed with
+`PULUMI_DEBUG_GRPC`: Handshake, which may be unimplemented, GetPluginInfo, CheckConfig, Configure,
+then Check, Diff, Create, Read, Update and Delete with properties as protobuf structs, secrets and
+unknowns among them.
 """
 
 from __future__ import annotations
