@@ -15,6 +15,11 @@ SECRET = "1b47061264138c4ac30d75fd1eb44270"
 """What marks a value as a secret on the way to the engine: the SDK's `_special_secret_sig`."""
 
 
+def secret(value: str) -> dict[str, str]:
+    """Return a value as the engine tells the SDK that it is secret (`_special_sig_key`)."""
+    return {"4dabf18193072939515e22adb298388d": SECRET, "value": value}
+
+
 @dataclass
 class RecordingMocks(Mocks):
     """Stores (type, name, inputs) of every resource, in the order of registration."""
@@ -24,16 +29,16 @@ class RecordingMocks(Mocks):
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         """Record a resource, and answer with its inputs and what a server would add."""
         self.resources.append((args.typ, args.name, args.inputs))
-        computed = {
-            "minio:index/iamUser:IamUser": {"secret": "made-by-the-server"},
+        computed: dict[str, dict[str, Any]] = {
+            "minio:index/iamUser:IamUser": {"secret": secret("made-by-the-server")},
             "pulumi-python:dynamic/nixcache:SigningKey": {
                 "public_key": f"{args.name}:public",
-                "secret_key": f"{args.name}:secret",
+                "secret_key": secret(f"{args.name}:secret"),
             },
             "command:remote:Command": {"stdout": "pushed 1 path", "stderr": ""},
             "command:local:Command": {"stdout": "pushed 1 path", "stderr": ""},
-        }.get(args.typ, {})
-        return f"{args.name}-id", {**args.inputs, **computed}
+        }
+        return f"{args.name}-id", {**args.inputs, **computed.get(args.typ, {})}
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Answer the one call the program makes: this stack has no resources yet."""

@@ -27,6 +27,13 @@ def test_a_link_to_a_file_leads_somewhere(page: str) -> None:
         assert (PROJECT_ROOT / page).parent.joinpath(target).exists(), target
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page])
+def test_a_file_that_a_page_names_is_there(page: str) -> None:
+    rooms = "benchmarks|components|docs|formats|nix|operations|program|push|tests|toolbox"
+    named = re.findall(rf"`((?:{rooms})/[a-z0-9_./-]+)`", read(page))
+    assert [name for name in named if not (PROJECT_ROOT / name).exists()] == []
+
+
 def test_the_decisions_are_numbered_and_dated_and_the_index_has_each_of_them() -> None:
     index = re.findall(
         r"^\| \[(\d{4})\]\((.+?)\) (.+) \| (\d{4}-\d\d-\d\d) \|$",

@@ -43,6 +43,41 @@ def names(mocks: RecordingMocks, type_: str) -> list[str]:
     return [name for typ, name, _ in mocks.resources if typ == type_]
 
 
+def described(value: Any) -> pulumi.Output[tuple[str, str]]:
+    """Return the type of a stack output's value, and whether it is secret, as the map says it."""
+    leaves: list[pulumi.Output[Any]] = []
+
+    def collect(part: Any) -> None:
+        for inner in part.values() if isinstance(part, dict) else [part]:
+            if isinstance(inner, dict):
+                collect(inner)
+            else:
+                leaves.append(pulumi.Output.from_input(inner))
+
+    async def describe(known: Any) -> tuple[str, str]:
+        kind = {"str": "string", "list": "list of strings", "dict": "object"}[type(known).__name__]
+        secrets = {await leaf.is_secret() for leaf in leaves}
+        return kind, "in part" if len(secrets) > 1 else "yes" if secrets.pop() else "no"
+
+    collect(value)
+    return pulumi.Output.from_input(value).apply(describe)
+
+
+def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: dict[str, tuple[str, str]] = {}
+
+    def export(name: str, value: Any) -> None:
+        described(value).apply(lambda known: outputs.update({name: known}))
+
+    monkeypatch.setattr(pulumi, "export", export)
+    run(access="private", builders=[{"name": "here", "local": True}])
+    table = (PROJECT_ROOT / "docs" / "architecture.md").read_text().partition("| output |")[2]
+    rows = [row.strip("| ").split(" | ") for row in table.partition("\n\n")[0].splitlines()[2:]]
+    assert {name.strip("`"): (kind, secret) for name, kind, secret, _ in rows} == outputs
+
+
 def test_the_homelab_example_declares_what_the_recipe_typed(run: Any) -> None:
     example: dict[str, Any] = dict(stack_file("homelab"))
     store_path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-nixos-system"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ WALLS = {
     ),
     "components": wall("components know no settings: never program", "push", *FORMATS),
     "program": wall("program stands on components", "components", "push", *FORMATS),
-    "__main__": wall("__main__ is the program alone", *PROGRAM),
+    "__main__": wall("__main__ is the program on one screen", "program", "components"),
     "operations": wall("operations stand beside __main__, on the program", *PROGRAM),
     "toolbox": wall("the toolbox knows nothing of the program", *FORMATS),
     "benchmarks": wall("nobody imports __main__", "operations", "tests", "toolbox", *PROGRAM),
@@ -137,6 +138,22 @@ def test_every_room_has_a_wall() -> None:
     packages = {path.parent.name for path in PROJECT_ROOT.glob("*/__init__.py")}
     modules = {path.stem for path in PROJECT_ROOT.glob("*.py")}
     assert packages | modules == {room for room in WALLS if "." not in room}
+
+
+def test_the_map_says_of_each_room_what_it_may_use() -> None:
+    page = (PROJECT_ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("| room |")[2].partition("\n\n")[0]
+    said, kept = {}, {}
+    for row in table.splitlines()[2:]:
+        name, _, doors, _ = row.removeprefix("| ").split(" |", 3)
+        room = module_of(Path(name.strip("`")))
+        if room in WALLS:
+            said[room] = {module_of(Path(door)) for door in re.findall("`([^`]+)`", doors)}
+            kept[room] = WALLS[room].rooms | (WALLS[room].libraries or set())
+            if "every room but" in doors:
+                said[room] = {*WALLS, "__main__"} - said[room] - {room}
+    assert said == kept
+    assert kept.keys() == WALLS.keys()
 
 
 @pytest.mark.parametrize(
