@@ -1,4 +1,8 @@
-"""Closure: the store paths that a builder's links point to, as a resource that a preview shows."""
+"""Closure: the store paths that a builder's links point to, as a resource that a preview shows.
+
+A dynamic provider. The state refers to its class by module and name, so both stay where they are
+for as long as stacks exist.
+"""
 
 from __future__ import annotations
 

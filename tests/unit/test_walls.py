@@ -156,6 +156,17 @@ def test_the_map_says_of_each_room_what_it_may_use() -> None:
     assert kept.keys() == WALLS.keys()
 
 
+def test_the_library_reads_no_configuration() -> None:
+    readers = {"Config", "get_config", "get_config_env", "is_config_secret"}
+    found = [
+        f"{file.name}:{node.lineno}"
+        for file in (PROJECT_ROOT / "components").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in readers
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

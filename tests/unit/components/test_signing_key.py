@@ -6,7 +6,6 @@ import base64
 from typing import Any
 
 import pytest
-from pulumi.dynamic.dynamic import serialize_provider
 from pulumi.runtime.rpc import UNKNOWN
 
 from components.signing_key import SigningKeyProvider
@@ -101,9 +100,3 @@ def test_update_and_read_carry_the_minted_key_forward() -> None:
     assert provider.update(NAME, outs, {"key_name": NAME}).outs == outs
     read = provider.read(NAME, outs)
     assert (read.id, read.outs, read.inputs) == (NAME, outs, {"key_name": NAME})
-
-
-def test_the_state_refers_to_the_provider_by_name_only() -> None:
-    pickled = base64.b64decode(serialize_provider(SigningKeyProvider()))
-    assert b"components.signing_key" in pickled
-    assert len(pickled) < 200
