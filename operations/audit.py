@@ -24,6 +24,7 @@ from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
+from operations.upstream import upstream_caches
 from program.checks.s3_client import explain
 from program.checks.server_error import ServerError
 
@@ -47,6 +48,8 @@ def cache_of(stack: DeployedStack) -> Cache:
         deployer.objects,
         settings.store_dir,
         stack.public_keys,
+        stack.closures,
+        upstream_caches(settings.upstream_keys, CONNECTIONS),
     )
 
 
@@ -61,6 +64,8 @@ def summary(report: Report) -> str:
         f"{report.stack}: {report.substituter}",
         f"{report.narinfos:,} narinfos, {report.nars:,} NARs with {report.nar_bytes:,} bytes, "
         f"{report.unused_nars:,} of them unused, {report.hashed:,} hashed",
+        f"{report.closures:,} closures pushed by this stack, {report.upstream:,} paths left to "
+        "other caches",
     ]
     if report.gone:
         lines.append(f"{report.gone:,} narinfos went while the audit ran")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,15 +19,16 @@ from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
-from operations.cache_client import CacheClient
+from formats.store_path import STORE_PATH_HASH_LENGTH
+from operations.cache_client import GONE, OK, CacheClient
 from operations.nar_measure import NarError, measure_nar
+from operations.upstream import Answer, Upstream, ask
 
 NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
 """The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""
 
 CACHE_INFO = "nix-cache-info"
 CONNECTIONS = 8
-OK, GONE = 200, 404
 _BATCH = 1_000
 
 
@@ -36,9 +38,10 @@ class Finding:
 
     kind: str
     """`cache-info`, `unreadable`, `malformed`, `misplaced`, `unsigned`, `bad-signature`,
-    `nar-missing`, `nar-size` or `nar-content`."""
+    `nar-missing`, `nar-size`, `nar-content`, `reference-missing`, `closure-missing` or
+    `upstream-silent`."""
     object: str
-    """The object's name in the bucket."""
+    """The object's name in the bucket; the name of its key where a cache does not answer."""
     detail: str
     """What is wrong, in words."""
 
@@ -77,6 +80,10 @@ class Report:
     """Narinfos that expired or were deleted while the audit ran."""
     hashed: int = 0
     """NARs that were read whole."""
+    closures: int = 0
+    """Closures that the stack knows as pushed."""
+    upstream: int = 0
+    """Paths that are referred to, or were pushed, and that another cache has."""
     keys: dict[str, KeyCount] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
@@ -94,6 +101,10 @@ class Cache:
     """The store directory that its paths belong to."""
     public_keys: Sequence[PublicKey]
     """The keys that clients are told to trust."""
+    closures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Store paths that were pushed, and what they refer to with them, by the builder's name."""
+    upstreams: Sequence[Upstream] = ()
+    """The caches that clients have beside this one."""
 
 
 def audit(
@@ -126,11 +137,14 @@ def audit(
     if sample is not None:
         hashed = set(random.sample(narinfos, min(sample, len(narinfos))))
     examine = _Examiner(cache, sizes, hashed)
+    wanted = _Wanted(cache, sizes)
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         for done, examined in enumerate(_in_batches(threads, examine, narinfos), 1):
             unused.discard(examined.nar)
+            wanted.refer(examined)
             _count(report, examined)
             progress(f"{done:,} of {len(narinfos):,} narinfos, {len(report.findings):,} findings")
+        wanted.settle(report, threads)
     report.unused_nars = len(unused)
     report.seconds = round(time.monotonic() - started, 3)
 
@@ -141,6 +155,8 @@ class _Examined:
 
     findings: list[Finding] = field(default_factory=list)
     nar: str = ""
+    store_path: str = ""
+    references: Sequence[str] = ()
     signatures: dict[str, bool | None] = field(default_factory=dict)
     """Whether a key's signature is good, by the key's name; None where that is unknown."""
     hashed: bool = False
@@ -161,6 +177,7 @@ class _Examiner:
         narinfo = self._read(name, examined)
         if narinfo is not None:
             examined.nar = narinfo.url
+            examined.store_path, examined.references = narinfo.store_path, narinfo.references
             findings = [
                 *self._place(name, narinfo),
                 *self._signatures(narinfo, examined),
@@ -237,6 +254,76 @@ class _Examiner:
                 yield f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
         except (NarError, FormatError) as error:
             yield str(error)
+
+
+def narinfo_of(store_path: str) -> str:
+    """Return the name of a store path's narinfo; its directory may be left out."""
+    return f"{store_path.rpartition('/')[2][:STORE_PATH_HASH_LENGTH]}.narinfo"
+
+
+class _Wanted:
+    """Store paths that clients come for, by what leads to them, and that the listing has not."""
+
+    def __init__(self, cache: Cache, sizes: Mapping[str, int]) -> None:
+        self._cache = cache
+        self._sizes = sizes
+        self._references: dict[str, tuple[str, int]] = {}
+        """By the narinfo's name: a path that refers to it, and how many do."""
+
+    def refer(self, examined: _Examined) -> None:
+        """Note what a path refers to."""
+        for reference in examined.references:
+            name = narinfo_of(reference)
+            if name not in self._sizes:
+                first, count = self._references.get(name, (examined.store_path, 0))
+                self._references[name] = first, count + 1
+
+    def settle(self, report: Report, threads: ThreadPoolExecutor) -> None:
+        """Look for what is wanted once more and elsewhere, and report what nobody has."""
+        closures = [
+            (narinfo_of(path), f"builder {builder} pushed {path}")
+            for builder, paths in self._cache.closures.items()
+            for path in paths
+        ]
+        report.closures = len(closures)
+        lost = [
+            ("closure-missing", name, f"{why}, and the cache does not have it")
+            for name, why in closures
+            if name not in self._sizes
+        ]
+        lost += [
+            ("reference-missing", name, f"no cache has it, and {self._referring(name)} to it")
+            for name in self._references
+        ]
+        silent: Counter[str] = Counter()
+        for (kind, name, detail), answer in zip(lost, threads.map(self._ask, lost), strict=True):
+            if answer is None:
+                continue
+            report.upstream += answer.found
+            silent.update(answer.silent)
+            if not answer.found and not answer.silent:
+                report.findings.append(Finding(kind, name, detail))
+        report.findings += [
+            Finding(
+                "upstream-silent",
+                upstream,
+                f"it cannot be asked whether it has {count:,} paths that clients come for",
+            )
+            for upstream, count in silent.items()
+        ]
+
+    def _referring(self, name: str) -> str:
+        first, count = self._references[name]
+        others = f" and {count - 1:,} more" if count > 1 else ""
+        return f"{first}{others} refer{'' if others else 's'}"
+
+    def _ask(self, lost: tuple[str, str, str]) -> Answer | None:
+        """Return what other caches say, or None where this one has it meanwhile."""
+        _, name, _ = lost
+        # Pushed since the listing came to its name.
+        if name in dict(self._cache.objects(name)):
+            return None
+        return ask(self._cache.upstreams, name)
 
 
 def _examine_cache_info(cache: Cache) -> Iterator[Finding]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import urllib3
 
+OK, GONE = 200, 404
+"""HTTP statuses."""
+
 _HEADERS = {"Accept-Encoding": "identity"}
 """A cache's files are read as they are stored, so that their sizes can be compared."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import configparser
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from formats.error import FormatError
 from formats.keys import PublicKey
+from formats.store_path import is_store_path
 from operations.bucket import Credential
 from operations.pulumi_cli import OperationError, read_output
 from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT
@@ -33,6 +36,8 @@ class DeployedStack:
     """The URL that clients read from."""
     public_keys: tuple[PublicKey, ...]
     """The keys that clients trust; the last one signs."""
+    closures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Store paths that each builder has pushed and pinned by a deployment, by its name."""
     reader: Credential | None = None
     """Who clients of a private cache read as; None where everyone may read."""
 
@@ -62,12 +67,21 @@ def read_stack(name: str) -> DeployedStack:
             settings,
             outputs["substituter"],
             tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
+            _closures(outputs.get("builders") or {}, settings.store_dir),
             _reader(name, settings.reader_user) if settings.private else None,
         )
     except (KeyError, FormatError):
         raise OperationError(
             f"stack {name} has no substituter or public keys among its outputs; run pulumi up"
         ) from None
+
+
+def _closures(builders: Mapping[str, Any], store_dir: str) -> dict[str, list[str]]:
+    """Return what the output `builders` says was pushed; a link was never followed."""
+    return {
+        name: [path for path in builder.get("closures", ()) if is_store_path(path, store_dir)]
+        for name, builder in builders.items()
+    }
 
 
 def _reader(name: str, profile: str) -> Credential:

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from operations.bucket import Bucket, Credential
+from operations.cache_audit import narinfo_of
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
+from operations.upstream import ask, upstream_caches
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
 
@@ -65,6 +67,35 @@ def refused_builders(stack: DeployedStack, builders: Mapping[str, Any]) -> Itera
             )
 
 
+def lost_closures(stack: DeployedStack) -> Iterator[str]:
+    """Yield a sentence for each closure that was pushed and that clients cannot get any more.
+
+    What the paths of a closure refer to is the audit's to read.
+
+    Raises:
+        ServerError: the server does not answer, or refuses the user.
+    """
+    settings = stack.settings
+    bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
+    upstreams = upstream_caches(settings.upstream_keys, 1)
+    for builder, paths in stack.closures.items():
+        for path in paths:
+            name = narinfo_of(path)
+            if name in dict(bucket.objects(name)):
+                continue
+            answer = ask(upstreams, name)
+            if answer.silent:
+                yield (
+                    f"builder {builder} pushed {path}, which the cache does not have; "
+                    f"{' and '.join(answer.silent)} cannot be asked for it"
+                )
+            elif not answer.found:
+                yield (
+                    f"builder {builder} pushed {path}, which the cache does not have; "
+                    f"make push STACK={stack.name} pushes it again"
+                )
+
+
 def refreshed(stack: str) -> tuple[bool, str]:
     """Refresh in preview; return whether anything differs, and the report of it as Markdown.
 
@@ -86,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_deployer(stack)
         differs, report = refreshed(name)
         builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
-        refused = list(refused_builders(stack, builders))
+        sentences = [*refused_builders(stack, builders), *lost_closures(stack)]
     except OperationError as error:
         return _cannot_tell(str(error))
     except ServerError as error:
@@ -96,9 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return DIFFERS
         return _cannot_tell(f"{setting}: {error}; nothing was refreshed")
     print(report, end="")
-    for sentence in refused:
+    for sentence in sentences:
         print(f"- {sentence}")
-    return DIFFERS if differs or refused else AS_DECLARED
+    return DIFFERS if differs or sentences else AS_DECLARED
 
 
 def _cannot_tell(reason: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_minio as minio
@@ -86,9 +87,9 @@ class DeclaredBuilders:
     """What was declared for the builders."""
 
     resources: Sequence[pulumi.Resource]
-    outputs: dict[str, dict[str, pulumi.Output[str]]]
+    outputs: dict[str, dict[str, pulumi.Output[Any]]]
     """By the builder's name: `accessKeyId`, `secretAccessKey` and, where it has closures or pins,
-    `lastPush`."""
+    `lastPush` and `closures`, the store paths that it pushed."""
 
 
 def declare_builders(
@@ -152,6 +153,10 @@ def declare_builders(
         resources.append(push)
         for name, summary in push.summaries.items():
             outputs[name]["lastPush"] = summary
+            # Known once they have been pushed: of a push that fails, the last ones stay.
+            outputs[name]["closures"] = pulumi.Output.all(summary, pushes[name].closures).apply(
+                lambda known: known[1]
+            )
     return DeclaredBuilders(resources, outputs)
 
 

@@ -149,6 +149,27 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
         f"nix copy --to /tmp/clients-store --from {outputs['substituter']} {closure}"
     )
 
+    # What a client needs and does not get is found, whatever else is well.
+    leaf = leaf_of(minio, "rotated")
+    root(minio).remove_object("rotated", leaf)
+    assert audit(stack).findings() == {("reference-missing", leaf)}
+    for name in modified(minio, "rotated", ""):
+        if name != "nix-cache-info":
+            root(minio).remove_object("rotated", name)
+    assert audit(stack).findings() == {("closure-missing", f"{closure[11:43]}.narinfo")}
+    drift = stack.operate("drift", "--stack", stack.name)
+    assert drift.code == 1
+    assert f"builder nixbuilder pushed {closure}, which the cache does not have" in drift.output
+
+
+def leaf_of(server: MinioServer, bucket: str) -> str:
+    """Return the name of the narinfo of a path that refers to no other."""
+    for name in modified(server, bucket, ".narinfo"):
+        narinfo = NarInfo.parse(root(server).get_object(bucket, name).read().decode())
+        if not set(narinfo.references) - {narinfo.store_path[11:]}:
+            return name
+    raise AssertionError("every path refers to another")
+
 
 def test_an_adopted_key_signs_nothing_anew(
     new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder

@@ -7,8 +7,9 @@ import gzip
 import hashlib
 import lzma
 import random
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +24,7 @@ from formats.signing import SecretKey
 from operations.audit import summary
 from operations.cache_audit import Cache, Finding, KeyCount, Report, audit
 from operations.cache_client import CacheClient
+from operations.upstream import Upstream, upstream_caches
 
 OLD, NEW = SecretKey.generate("cache.test-1"), SecretKey.generate("cache.test-2")
 STRANGER = SecretKey.generate("example.org-1")
@@ -86,12 +88,19 @@ class SmallCache:
         for name in self.expired:
             self.objects.pop(name, None)
 
-    def audit(self, *keys: SecretKey, sample: int | None = 0) -> Report:
+    def audit(
+        self,
+        *keys: SecretKey,
+        sample: int | None = 0,
+        closures: Mapping[str, Sequence[str]] = {},
+        upstreams: Sequence[Upstream] = (),
+    ) -> Report:
         """Audit it with the keys that clients trust."""
         client = CacheClient(lambda _, name: f"{self.url}/{name}", None, 2)
         public_keys = [key.public_key for key in keys or (OLD,)]
         report = Report("test", self.url)
-        audit(Cache(client, self.listing, "/nix/store", public_keys), report, sample, print)
+        cache = Cache(client, self.listing, "/nix/store", public_keys, closures, upstreams)
+        audit(cache, report, sample, print)
         return report
 
     def findings(self, *keys: SecretKey, sample: int | None = 0) -> list[Finding]:
@@ -193,7 +202,7 @@ def test_a_narinfo_that_was_changed_after_signing_is_found(
     cache: SmallCache, changes: dict[str, Any]
 ) -> None:
     cache.add(OLD, **changes)
-    assert [found.kind for found in cache.findings()] == ["bad-signature", "unsigned"]
+    assert [found.kind for found in cache.findings()][:2] == ["bad-signature", "unsigned"]
 
 
 def test_a_path_that_only_a_retired_key_signs_is_found(cache: SmallCache) -> None:
@@ -322,6 +331,96 @@ def test_a_cache_that_does_not_answer_cannot_be_audited(cache: SmallCache) -> No
     cache.url = "http://127.0.0.1:1"
     with pytest.raises(HTTPError):
         cache.audit()
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another cache, which has some narinfos; None does not answer."""
+
+    narinfos: frozenset[str] | None
+    name: str = "neighbour.test-1"
+
+    def has(self, narinfo: str) -> bool | None:
+        return None if self.narinfos is None else narinfo in self.narinfos
+
+
+def store(cache: SmallCache, *references: NarInfo) -> tuple[str, NarInfo]:
+    """Store a signed path that refers to itself and to others."""
+    name, narinfo = cache.add(OLD)
+    paths = [narinfo, *references]
+    whole = replace(narinfo, references=tuple(path.store_path[11:] for path in paths))
+    signed = replace(whole, signatures=(OLD.sign(whole.fingerprint),))
+    cache.objects[name] = signed.format().encode()
+    return name, signed
+
+
+def test_a_path_that_is_referred_to_and_missing_is_found_once(cache: SmallCache) -> None:
+    name, leaf = store(cache)
+    _, first = store(cache, leaf)
+    store(cache, leaf, first)
+    assert cache.findings() == []
+    del cache.objects[name]
+    (found,) = cache.findings()
+    assert (found.kind, found.object) == ("reference-missing", name)
+    assert re.search(r"no cache has it, and /nix/store/\S+ and 1 more refer to it", found.detail)
+
+
+def test_a_path_that_another_cache_has_is_not_missing(cache: SmallCache) -> None:
+    name, leaf = store(cache)
+    store(cache, leaf)
+    del cache.objects[name]
+    without, having = Neighbour(frozenset()), Neighbour(frozenset({name}))
+    report = cache.audit(upstreams=[without, having])
+    assert (report.findings, report.upstream) == ([], 1)
+    (found,) = cache.audit(upstreams=[without]).findings
+    assert found.kind == "reference-missing"
+
+
+def test_a_cache_that_does_not_answer_is_a_finding_and_makes_nothing_missing(
+    cache: SmallCache,
+) -> None:
+    name, leaf = store(cache)
+    _, other = store(cache)
+    store(cache, leaf, other)
+    del cache.objects[name]
+    silent, having = Neighbour(None), Neighbour(frozenset({name}), "second.test-1")
+    (found,) = cache.audit(upstreams=[silent]).findings
+    assert (found.kind, found.object) == ("upstream-silent", "neighbour.test-1")
+    assert "cannot be asked whether it has 1 paths" in found.detail
+    assert cache.audit(upstreams=[silent, having]).findings == []
+
+
+def test_a_cache_is_asked_where_its_keys_name_says_and_given_up_when_it_is_silent() -> None:
+    nowhere, nameless = upstream_caches(["nowhere.invalid-1", "no number"], 1)
+    assert nameless.has("x.narinfo") is None
+    assert nowhere.client is not None
+    assert nowhere.has("x.narinfo") is None
+    assert nowhere.client is None
+
+
+def test_a_closure_that_was_pushed_and_is_not_there_is_found(cache: SmallCache) -> None:
+    name, top = store(cache)
+    closures = {"here": [top.store_path]}
+    report = cache.audit(closures=closures)
+    assert (report.findings, report.closures) == ([], 1)
+    cache.objects = {"nix-cache-info": cache.objects["nix-cache-info"]}
+    (found,) = cache.audit(closures=closures).findings
+    assert (found.kind, found.object) == ("closure-missing", name)
+    assert f"builder here pushed {top.store_path}" in found.detail
+
+
+def test_what_is_pushed_while_the_audit_runs_is_not_missing(cache: SmallCache) -> None:
+    name, leaf = store(cache)
+    store(cache, leaf)
+    text = cache.objects.pop(name)
+    listing = cache.listing
+
+    def arriving(prefix: str) -> Iterator[tuple[str, int]]:
+        yield from listing(prefix)
+        cache.objects[name] = text
+
+    cache.listing = arriving  # type: ignore[method-assign]
+    assert cache.audit(closures={"here": [leaf.store_path]}).findings == []
 
 
 def test_a_summary_shows_the_first_findings_and_the_number_of_the_rest() -> None:
