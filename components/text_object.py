@@ -1,20 +1,21 @@
-"""An object of the bucket whose whole content is text that the program knows."""
+"""Objects of the bucket whose whole content the program knows."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 
 import pulumi
 import pulumi_minio as minio
 
 
-def multipart_etag(content: str) -> str:
+def multipart_etag(content: bytes) -> str:
     """Return the ETag of `content` uploaded as multipart in one part, as the MinIO provider does.
 
     Setting it makes a refresh compare the object's content, not only its presence.
     Source: S3 API, "Common response headers" and `CompleteMultipartUpload`.
     """
-    part = hashlib.md5(content.encode(), usedforsecurity=False).digest()
+    part = hashlib.md5(content, usedforsecurity=False).digest()
     return f"{hashlib.md5(part, usedforsecurity=False).hexdigest()}-1"
 
 
@@ -44,6 +45,36 @@ def declare_text_object(
         object_name=key,
         content=text,
         content_type=content_type,
-        etag=text.apply(multipart_etag),
+        etag=text.apply(lambda known: multipart_etag(known.encode())),
+        opts=opts,
+    )
+
+
+def declare_binary_object(
+    name: str,
+    *,
+    bucket: pulumi.Input[str],
+    key: str,
+    content_type: str,
+    content: bytes,
+    opts: pulumi.ResourceOptions,
+) -> minio.S3Object:
+    """Declare the object `key`, as `declare_text_object` does.
+
+    Args:
+        name: the resource's name.
+        bucket: the bucket's name.
+        key: the object's.
+        content_type: its media type.
+        content: its bytes.
+        opts: of the resource.
+    """
+    return minio.S3Object(
+        name,
+        bucket_name=bucket,
+        object_name=key,
+        content_base64=base64.b64encode(content).decode(),
+        content_type=content_type,
+        etag=multipart_etag(content),
         opts=opts,
     )

@@ -23,6 +23,7 @@ from components.signing_key import SigningKey
 from program.connections import ssh_connection
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
+from program.push_settings import push_settings
 from program.settings.stack import Settings
 
 
@@ -171,17 +172,10 @@ def _declare_pushes(
         "builders",
         ClosurePushArgs(
             builders=pushes,
-            endpoint=str(settings.endpoint),
-            region=settings.region,
-            ca_certificate=settings.ca_certificate,
             bucket=cache.bucket,
-            signing_keys=[signing_key.secret_key],
-            upstream_keys=settings.upstream_keys,
-            retention_days=settings.retention_days,
-            compression=settings.compression,
-            compression_level=settings.compression_level or None,
-            parallelism=settings.parallelism,
-            staging_limit=settings.staging_limit,
+            settings=push_settings(settings),
+            signing_key=signing_key.secret_key,
+            ca_certificate=settings.ca_certificate,
         ),
         pulumi.ResourceOptions(providers=[server]),
     )

@@ -24,6 +24,7 @@ PACKAGES = (
     "openssh-server",
     "openssl",
     "perl-base",
+    "python3",
     "sed",
 )
 

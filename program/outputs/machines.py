@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from program.push_settings import push_settings
 from program.settings.stack import Settings
 
 
@@ -103,24 +104,12 @@ def modules_configuration(
         client: how clients reach and trust the cache.
         access_key_ids: each builder's user on the S3 server, by the builder's name.
     """
-    push: dict[str, object] = {
-        "endpoint": str(settings.endpoint),
-        "region": settings.region,
-        "bucket": settings.bucket,
-        "retention-days": settings.retention_days or 0,
-        "compression": settings.compression,
-        "parallelism": settings.parallelism,
-        "staging-limit": settings.staging_limit,
-        "upstream-key": list(settings.upstream_keys),
-    }
-    if settings.compression_level:
-        push["compression-level"] = settings.compression_level
     return {
         "access": settings.access,
         "substituter": client.substituter,
         "publicKeys": list(client.public_keys),
         "caCertificate": client.ca_certificate,
-        "push": push,
+        "push": push_settings(settings),
         "builders": {
             builder.name: {
                 "accessKeyId": access_key_ids[builder.name],

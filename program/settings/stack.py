@@ -16,17 +16,20 @@ from urllib.parse import urlsplit
 
 import pulumi
 
+from formats.compression import COMPRESSIONS
 from formats.error import FormatError
-from formats.keys import KeyName, is_key_domain
+from formats.keys import KeyName, PublicKey, is_key_domain
+from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from formats.signing import SecretKey
 from program.settings.builders import BuilderSettings, check_s3_name, read_builders
 from program.settings.reader import SettingError, SettingReader
 from program.settings.ssh import HOST
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_UPSTREAM_KEY = re.compile(r"[^\s:]+")
+CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+"""The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
+
 _OPTIONAL_SECRETS = ("adoptedSigningKeys", "adoptedUserSecrets", "sshPrivateKey")
-_COMPRESSIONS = {"zstd": range(20), "xz": range(10), "none": range(1)}
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Settings:
     compression_level: int
     parallelism: int
     staging_limit: int
+    part_size: int
     write_policy: str
     builders: tuple[BuilderSettings, ...]
 
@@ -158,9 +162,10 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     if access not in ("public", "private"):
         raise SettingError("access", access, "write public or private")
     compression = reader.text("compression")
-    if compression not in _COMPRESSIONS:
-        raise SettingError("compression", compression, "write zstd, xz or none")
-    levels = _COMPRESSIONS[compression]
+    if compression not in COMPRESSIONS:
+        names = ", ".join(COMPRESSIONS)
+        raise SettingError("compression", compression, f"write one of {names}")
+    levels = COMPRESSIONS[compression].levels
     signing_keys = _signing_keys(
         reader.texts("signingKeys"), reader.texts("signingKeyDomains"), public_url
     )
@@ -195,6 +200,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
         parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
+        part_size=reader.integer("partSize", range(SMALLEST_PART, LARGEST_COPY + 1), "bytes"),
         write_policy=check_s3_name("writePolicy", reader.text("writePolicy") or f"{bucket}-write"),
         builders=builders,
     )
@@ -367,10 +373,15 @@ def _adopted_user_secrets(text: str, users: Collection[str]) -> dict[str, str]:
     return adopted
 
 
-def _upstream_keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not _UPSTREAM_KEY.fullmatch(name):
+def _upstream_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    for key in keys:
+        try:
+            PublicKey.parse(key)
+        except FormatError:
             raise SettingError(
-                "upstreamKeys", name, "write the key's name only, such as cache.nixos.org-1"
-            )
-    return names
+                "upstreamKeys",
+                key,
+                "write the whole public key, name:base64, so that its signatures can be verified; "
+                f"that of cache.nixos.org is {CACHE_NIXOS_ORG}",
+            ) from None
+    return keys

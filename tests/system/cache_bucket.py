@@ -1,10 +1,11 @@
-"""A bucket as the program makes it, with a builder's user; the real script pushes into it."""
+"""A bucket as the program makes it, with a builder's user; the real push fills it."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from minio.deleteobjects import DeleteObject
 from minio.signer import sign_v4_s3
 from minio.time import utcnow
 
-from components.closure_push import PUSH_SCRIPT, bare_script, script_command
+from components.push_program import archive
 from formats.keys import PublicKey
 from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
@@ -119,6 +120,7 @@ class CacheBucket:
             "secret_access_key": self.secret,
             "signing_key": self.key.to_nix(),
             "ca_certificate_file": "/etc/private-ca.pem",
+            "renew": "no",
             **changes,
         }
         return "".join(
@@ -134,15 +136,16 @@ class CacheBucket:
         *paths: str,
         options: str = "",
         environment: str = "",
+        changed: str = "",
         **changes: str | int | Sequence[str] | None,
     ) -> Pushed:
-        """Push as Pulumi does, but for `fetch_push.sh`: script and settings on standard input."""
+        """Push as Pulumi does, but for the bootstrap: settings on standard input.
+
+        `changed` is Python that is run before, to change a clock or a constant of the push.
+        """
         trust(builder, self.server)
-        ran = builder.run(
-            f"{environment} {script_command(['--config', '-', *options.split(), *paths])}",
-            input=f"{bare_script(PUSH_SCRIPT)}\0{self.settings(**changes)}",
-            check=False,
-        )
+        command = shlex.join([*place(builder, changed), "--config", "-", *options.split(), *paths])
+        ran = builder.run(f"{environment} {command}", input=self.settings(**changes), check=False)
         return Pushed(ran.returncode, ran.stdout, ran.stderr)
 
     def objects(self) -> dict[str, Object]:
@@ -254,6 +257,16 @@ def put_as_of(
 def trust(builder: ThrowawayBuilder, server: MinioServer) -> None:
     """Put the authority of the server where the settings say that it is."""
     (builder.root / "etc" / "private-ca.pem").write_bytes(server.ca_file.read_bytes())
+
+
+def place(builder: ThrowawayBuilder, changed: str = "") -> list[str]:
+    """Put the push on a builder, and return the command that runs it."""
+    (builder.root / "run" / "push.pyz").write_bytes(archive())
+    if not changed:
+        return ["python3", "-I", "/run/push.pyz"]
+    start = "import sys; sys.path.insert(0, '/run/push.pyz')"
+    run = "import os; from push.cli import main; os._exit(main(sys.argv[1:]))"
+    return ["python3", "-I", "-c", f"{start}\n{changed}\n{run}"]
 
 
 def leftovers(builder: ThrowawayBuilder) -> list[Path]:

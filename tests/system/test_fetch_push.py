@@ -12,7 +12,7 @@ import pytest
 from components.closure_push import (
     FETCH_SCRIPT,
     PUSH_SCRIPT,
-    PUSH_SCRIPT_KEY,
+    PROGRAM_KEY,
     bare_script,
     push_command,
 )
@@ -35,7 +35,7 @@ def shared_bucket(minio: MinioServer) -> CacheBucket:
 def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
     """A private bucket that holds push.sh."""
     shared_bucket.client.delete_bucket_policy(shared_bucket.name)
-    shared_bucket.put(PUSH_SCRIPT_KEY, bare_script(PUSH_SCRIPT).encode())
+    shared_bucket.put(PROGRAM_KEY, bare_script(PUSH_SCRIPT).encode())
     yield shared_bucket
     shared_bucket.empty()
 
@@ -78,7 +78,7 @@ def test_a_builder_fetches_push_sh_as_its_own_user_and_pushes(
 def test_what_somebody_else_wrote_there_is_not_run(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    bucket.put(PUSH_SCRIPT_KEY, bare_script(PUSH_SCRIPT).encode() + b"touch /tmp/run-by-mistake\n")
+    bucket.put(PROGRAM_KEY, bare_script(PUSH_SCRIPT).encode() + b"touch /tmp/run-by-mistake\n")
     assert push(builder, bucket, closure).refused() == (
         "push: fetch: fetched/tools/push.sh is not what this deployment uploaded; "
         "run pulumi up --refresh to put it back"
@@ -89,7 +89,7 @@ def test_what_somebody_else_wrote_there_is_not_run(
 def test_where_it_is_gone_one_sentence_says_how_it_comes_back(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    bucket.remove(PUSH_SCRIPT_KEY)
+    bucket.remove(PROGRAM_KEY)
     assert push(builder, bucket, closure).refused() == (
         "push: fetch: GET fetched/tools/push.sh: HTTP 404 NoSuchKey; "
         "run pulumi up --refresh, which mends users, policies and objects"
@@ -113,7 +113,7 @@ def test_a_server_that_recovers_is_waited_for(
     failed = Event()
 
     def fail_once(request: Request) -> int:
-        if request.key == PUSH_SCRIPT_KEY and not failed.is_set():
+        if request.key == PROGRAM_KEY and not failed.is_set():
             failed.set()
             return fault
         return PASS

@@ -11,12 +11,11 @@ from datetime import timezone
 import pytest
 from minio.time import utcnow
 
-from components.closure_push import PUSH_SCRIPT
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey, verified_by
 from tests.system.bucket_verifier import verify
-from tests.system.cache_bucket import CacheBucket, leftovers, small_disk, trust
+from tests.system.cache_bucket import CacheBucket, leftovers, place, small_disk, trust
 from tests.system.fault_proxy import PASS, Fault, Request, fault_proxy
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -93,7 +92,7 @@ def test_it_can_be_called_by_hand_with_a_file_of_settings(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
     trust(builder, bucket.server)
-    builder.run("cat >/tmp/push.sh", input=PUSH_SCRIPT.read_text())
+    command = " ".join(place(builder))
     settings = bucket.settings(
         secret_access_key=None,
         secret_access_key_file="/tmp/secret",
@@ -104,12 +103,12 @@ def test_it_can_be_called_by_hand_with_a_file_of_settings(
     builder.run("cat >/tmp/secret", input=bucket.secret + "\n")
     builder.run("cat >/tmp/key", input=bucket.key.to_nix() + "\n")
     builder.run("cat >/tmp/settings", input=f"# by hand\n\n{settings}")
-    result = builder.run(f"bash /tmp/push.sh --config /tmp/settings {closure}")
+    result = builder.run(f"{command} --config /tmp/settings {closure}")
     assert result.stdout.startswith(f"pushed {PATHS} paths (4.")
     lines = result.stderr.splitlines()
     assert all(re.fullmatch(r"push: upload: \d+ of 40 paths, .+ of 4\.\d MB", li) for li in lines)
     assert lines[-1].startswith("push: upload: 40 of 40 paths")
-    assert "Usage: push.sh" in builder.run("bash /tmp/push.sh --help").stdout
+    assert "Usage: nix-binary-cache-push" in builder.run(f"{command} --help").stdout
 
 
 def test_a_dry_run_says_what_would_be_pushed_and_writes_nothing(
@@ -132,7 +131,11 @@ def test_paths_signed_upstream_are_skipped_and_the_rest_is_pushed(
         "nix --extra-experimental-features nix-command store sign "
         f"--key-file /tmp/upstream-key {' '.join(signed)}"
     )
-    pushed = bucket.push(builder, top, upstream_key=["other-1", "cache.nixos.org-1"])
+    pushed = bucket.push(
+        builder,
+        top,
+        upstream_key=[str(SecretKey.generate("other-1").public_key), str(upstream.public_key)],
+    )
     assert pushed.counts() == {
         "pushed": 5,
         "reused": 0,
@@ -253,13 +256,13 @@ def test_a_narinfo_larger_than_any_is_not_read_whole(
 def test_what_was_not_written_today_is_renewed_and_what_was_is_not(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    bucket.push(builder, closure, retention_days=7).succeeded()
+    bucket.push(builder, closure, renew="yes").succeeded()
     old = [narinfo_key(path) for path in closure_of(builder, closure)[:4]]
     old_nars = [NarInfo.parse(bucket.get(key).decode()).url for key in old[:2]]
     before = bucket.objects()
     bucket.age(2, *old, *old_nars)
     assert bucket.push(builder, closure).counts()["renewed"] == 0
-    renewed = bucket.push(builder, closure, retention_days=7).counts()
+    renewed = bucket.push(builder, closure, renew="yes").counts()
     assert (renewed["renewed"], renewed["reused"], renewed["pushed"]) == (4, PATHS, 0)
     after = bucket.objects()
     today = utcnow().astimezone(timezone.utc).date()
@@ -275,7 +278,7 @@ def test_what_was_not_written_today_is_renewed_and_what_was_is_not(
 def test_a_nar_that_cannot_be_renewed_because_it_has_gone_is_pushed_again(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    bucket.push(builder, closure, retention_days=7).succeeded()
+    bucket.push(builder, closure, renew="yes").succeeded()
     victim = narinfo(bucket, closure).url
     bucket.age(2, victim)
 
@@ -285,7 +288,7 @@ def test_a_nar_that_cannot_be_renewed_because_it_has_gone_is_pushed_again(
         return PASS
 
     with fault_proxy(bucket.server, lose_it) as proxy:
-        counts = bucket.push(builder, closure, retention_days=7, endpoint=proxy.url).counts()
+        counts = bucket.push(builder, closure, renew="yes", endpoint=proxy.url).counts()
     assert (counts["pushed"], counts["repaired"]) == (1, 1)
     assert verify(bucket).problems == []
 
@@ -296,7 +299,7 @@ def test_nothing_is_written_before_what_it_depends_on(
     paths = closure_of(builder, closure)
     for step in ("fresh", "renewal"):
         with fault_proxy(bucket.server) as proxy:
-            bucket.push(builder, closure, retention_days=7, endpoint=proxy.url).succeeded()
+            bucket.push(builder, closure, renew="yes", endpoint=proxy.url).succeeded()
         began = {r.key: r.number for r in proxy.requests if r.method == "PUT"}
         ended = {r.key: proxy.ended[r.number] for r in proxy.requests if r.method == "PUT"}
         assert len(began) == 2 * PATHS, step
@@ -367,7 +370,7 @@ def test_a_large_nar_goes_up_in_parts_and_is_renewed_in_parts(
         return 400 if request.copies and "partNumber" not in request.key else PASS
 
     with fault_proxy(bucket.server, too_large) as proxy:
-        again = bucket.push(builder, path, part_size=part, retention_days=7, endpoint=proxy.url)
+        again = bucket.push(builder, path, part_size=part, renew="yes", endpoint=proxy.url)
     assert again.counts()["renewed"] == 1
     modified = bucket.objects()[url].last_modified
     assert modified is not None
@@ -431,13 +434,14 @@ def test_a_full_bucket_is_listed_by_pages_and_a_fuller_one_is_not_listed(
         counts = bucket.push(builder, closure, endpoint=proxy.url).counts()
     assert (counts["repaired"], counts["reused"]) == (1, PATHS - 1)
     listings = [r for r in proxy.requests if "list-type" in r.key]
-    assert len(listings) == 2
+    # One page of narinfos, and two of NARs.
+    assert len(listings) == 3
     bucket.remove(gone)
     fill(bucket, 3500)
     with fault_proxy(bucket.server) as proxy:
         counts = bucket.push(builder, closure, endpoint=proxy.url).counts()
     assert (counts["repaired"], counts["reused"]) == (1, PATHS - 1)
-    assert len([r for r in proxy.requests if "list-type" in r.key]) == 1
+    assert len([r for r in proxy.requests if "list-type" in r.key]) == 2
     assert PATHS / 2 < len([r for r in proxy.requests if r.method == "HEAD"]) <= PATHS
 
 

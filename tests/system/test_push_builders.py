@@ -46,9 +46,9 @@ def test_every_nix_pushes_and_every_nix_pulls_what_the_others_pushed(
         for number, (suite, builder) in enumerate(builders.items())
     }
     for suite, builder in builders.items():
-        pushed = bucket.push(builder, closures[suite], retention_days=7)
+        pushed = bucket.push(builder, closures[suite], renew="yes")
         assert pushed.counts()["pushed"] == PATHS, suite
-        again = bucket.push(builder, closures[suite], retention_days=7)
+        again = bucket.push(builder, closures[suite], renew="yes")
         assert again.counts()["reused"] == PATHS, suite
     assert verify(bucket).problems == []
     for builder in builders.values():
@@ -72,7 +72,7 @@ def test_every_nix_repairs_renews_and_signs_what_another_pushed(
     bucket.age(1, *bucket.objects())
     new = SecretKey.generate("cache.test-2")
     keys = [bucket.key.to_nix(), new.to_nix()]
-    mended = bucket.push(builders[suite], closure, retention_days=7, signing_key=keys)
+    mended = bucket.push(builders[suite], closure, renew="yes", signing_key=keys)
     counts = mended.counts()
     assert (counts["pushed"], counts["repaired"]) == (1, 1)
     assert counts["renewed"] == counts["reused"] == PATHS - 1
@@ -92,7 +92,7 @@ def test_five_builders_push_overlapping_closures_at_once(
     shares = [[top], paths[: PATHS + 10], paths[PATHS:], paths[::2], [top]]
     with watched(bucket) as watch, ThreadPoolExecutor(len(machines)) as crowd:
         pushes = [
-            crowd.submit(bucket.push, machine, *share, retention_days=7)
+            crowd.submit(bucket.push, machine, *share, renew="yes")
             for machine, share in zip(machines, shares, strict=True)
         ]
         counts = [push.result().counts() for push in pushes]

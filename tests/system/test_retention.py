@@ -12,7 +12,7 @@ import pytest
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from components.closure_push import PUSH_SCRIPT_KEY
+from components.push_program import PROGRAM_KEY
 from components.retention import ExpirationRule, difference, expiration_rules
 from formats.nix32 import NIX32_ALPHABET
 from program.checks.s3_client import Server
@@ -210,7 +210,7 @@ def test_every_push_renews_a_pin_and_a_removed_pin_ages(
     assert [deployed.age_in_days(path) for path in (second, third, pin)] == [5, 0, 5]
 
     deployed.age(RETENTION_DAYS + GRACE_DAYS + 1)
-    assert deployed.objects() == {"nix-cache-info", "index.html", PUSH_SCRIPT_KEY}
+    assert deployed.objects() == {"nix-cache-info", "index.html", PROGRAM_KEY}
 
 
 @pytest.fixture
@@ -225,10 +225,10 @@ def test_a_push_renews_narinfo_and_nar_of_all_that_it_contains(
     leased: CacheBucket, builder: ThrowawayBuilder
 ) -> None:
     closure = builder.make_closure(6, 60_000, seed=21, name="renewed")
-    leased.push(builder, closure, retention_days=RETENTION_DAYS).succeeded()
+    leased.push(builder, closure, renew="yes").succeeded()
     for days in (RETENTION_DAYS // 2 + 1, RETENTION_DAYS):
         leased.age(days, *leased.objects())
-        counts = leased.push(builder, closure, retention_days=RETENTION_DAYS).counts()
+        counts = leased.push(builder, closure, renew="yes").counts()
         assert (counts["pushed"], counts["renewed"]) == (0, 6)
         objects = leased.objects()
         del objects["nix-cache-info"]
@@ -240,11 +240,11 @@ def test_a_renewal_is_three_requests_a_path_and_the_next_push_of_the_day_one(
     leased: CacheBucket, builder: ThrowawayBuilder
 ) -> None:
     closure = builder.make_closure(6, 60_000, seed=23, name="counted")
-    leased.push(builder, closure, retention_days=RETENTION_DAYS).succeeded()
+    leased.push(builder, closure, renew="yes").succeeded()
     leased.age(1, *leased.objects())
     for each in (3, 1):
         with fault_proxy(leased.server) as proxy:
-            leased.push(builder, closure, retention_days=RETENTION_DAYS, endpoint=proxy.url)
+            leased.push(builder, closure, renew="yes", endpoint=proxy.url)
         # One more lists the NARs.
         assert len(proxy.requests) == 6 * each + 1
 
@@ -254,9 +254,9 @@ def test_what_has_expired_is_pushed_again(
     leased: CacheBucket, builder: ThrowawayBuilder, gone: str
 ) -> None:
     closure = builder.make_closure(6, 60_000, seed=22, name="expired")
-    leased.push(builder, closure, retention_days=RETENTION_DAYS).succeeded()
+    leased.push(builder, closure, renew="yes").succeeded()
     leased.age(30, *(key for key in leased.objects() if key.endswith(gone)))
-    counts = leased.push(builder, closure, retention_days=RETENTION_DAYS).counts()
+    counts = leased.push(builder, closure, renew="yes").counts()
     assert counts["pushed"] == 6
     assert leased.pull(builder, closure) == 6
 

@@ -1,0 +1,120 @@
+"""The push as it travels: one file in the bucket, a bootstrap on standard input, a command line."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import shlex
+import tokenize
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import formats
+import push
+from push.bootstrap import KEY
+
+PROGRAM_KEY = KEY
+"""Where the push lies in the bucket."""
+
+_PUSH = Path(push.__file__).parent
+_FORMATS = Path(formats.__file__).parent
+_LEFT_OUT = frozenset({"push/bootstrap.py", "formats/signing.py"})
+
+# Single-quoted on one line, without quotes, backslashes and exclamation marks: csh, fish and zsh
+# read such a text as sh does.
+_FIND_PYTHON = (
+    "PATH=$PATH:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:"
+    "$HOME/.nix-profile/bin:$HOME/.local/state/nix/profile/bin; "
+    "kept=${XDG_CACHE_HOME:-$HOME/.cache}/nix-binary-cache; "
+    "try() { "
+    '"$1" -I -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
+    "}; "
+    "for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 "
+    "$kept/python/bin/python3; do "
+    'try "$python" && exec "$python" -I -c "$0" "$@"; '
+    "done; "
+    'mkdir -p "$kept"; '
+    "nix --extra-experimental-features nix-command --extra-experimental-features flakes "
+    'build --out-link "$kept/python" "nixpkgs#python3" </dev/null >/dev/null 2>&1 || '
+    "nix --extra-experimental-features nix-command "
+    'build --out-link "$kept/python" -f "<nixpkgs>" python3 </dev/null >/dev/null 2>&1; '
+    'try "$kept/python/bin/python3" && exec "$kept/python/bin/python3" -I -c "$0" "$@"; '
+    'echo "push: prepare: this machine has no Python 3.10 or newer, and Nix could not build one; '
+    'install it, on NixOS by environment.systemPackages = [ pkgs.python3 ]" >&2; '
+    "exit 1"
+)
+
+# The bootstrap comes before the settings, with its length and its sum: cut off, it does not run.
+_LOAD = (
+    "import hashlib, sys; "
+    "size, digest = sys.stdin.buffer.readline().split(); "
+    "text = sys.stdin.buffer.read(int(size)); "
+    "hashlib.sha256(text).hexdigest().encode() == digest or "
+    'sys.exit("push: fetch: what was sent was cut off; push again"); '
+    'exec(compile(text, "bootstrap", "exec"))'
+)
+
+
+def bare(source: str) -> str:
+    """Return a module's text without comments and docstrings, each line where it was."""
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            text = getattr(statement, "value", None)
+            if not isinstance(statement, ast.Expr) or not isinstance(text, ast.Constant):
+                continue
+            if isinstance(text.value, str):
+                first, last = statement.lineno - 1, statement.end_lineno or statement.lineno
+                filler = " " * statement.col_offset + "..." if body == [statement] else ""
+                lines[first:last] = [filler, *[""] * (last - first - 1)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@cache
+def archive() -> bytes:
+    """Return the push as a zipapp, the same bytes on every machine and Python.
+
+    Source: PKWARE, "APPNOTE.TXT"; Python's `zipapp`.
+    """
+    files = {f"push/{path.name}": path for path in _PUSH.glob("*.py")}
+    files |= {f"formats/{path.name}": path for path in _FORMATS.glob("*.py")}
+    files["__main__.py"] = _PUSH / "__main__.py"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as written:
+        for name in sorted(files.keys() - _LEFT_OUT):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            # As Unix has it, whatever makes it.
+            entry.create_system = 3
+            entry.external_attr = 0o644 << 16
+            written.writestr(entry, bare(files[name].read_text(encoding="utf-8")))
+    return buffer.getvalue()
+
+
+@cache
+def bootstrap() -> str:
+    """Return what standard input begins with on a builder: what fetches the push and becomes it."""
+    parts = (_FORMATS / "sigv4.py", _PUSH / "bootstrap.py")
+    head = "from __future__ import annotations\n"
+    texts = [bare(path.read_text(encoding="utf-8")).replace(head, "") for path in parts]
+    lines = [line for text in (head, *texts) for line in text.split("\n") if line]
+    text = "".join(f"{line}\n" for line in lines)
+    return f"{len(text)} {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def push_command(store_paths: Sequence[str]) -> str:
+    """Return the command line that a builder's login shell is given, whichever shell that is.
+
+    It names what is pushed, and the SHA-256 of what pushes it, so that a preview shows both, and
+    nothing that is secret. `bootstrap` and settings come on standard input.
+    """
+    sha256 = hashlib.sha256(archive()).hexdigest()
+    words = ["sh", "-c", _FIND_PYTHON, _LOAD, sha256, "--config", "-", *store_paths]
+    return f"exec {shlex.join(words)}"

@@ -1,0 +1,23 @@
+"""How NARs may be compressed: the one list of it (Nix, `src/libutil/compression.cc`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One way to compress a NAR."""
+
+    suffix: str
+    """What the NAR's name ends with after `.nar`."""
+    levels: range
+    """Levels that may be asked for; 0 leaves it to Nix."""
+
+
+COMPRESSIONS = {
+    "zstd": Compression(".zst", range(20)),
+    "xz": Compression(".xz", range(10)),
+    "none": Compression("", range(1)),
+}
+"""By the name that Nix and narinfos have for it. The first is the default."""

@@ -1,0 +1,216 @@
+"""The cache's bucket: what is asked of it, one object at a time, and what its answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from formats.error import FormatError
+from formats.narinfo import LARGEST_NARINFO
+from formats.s3 import parse_copy
+from push.connection import Answer, FileSlice, Request
+from push.failure import Failure
+from push.parts import PartsUpload
+from push.settings import PushSettings
+from push.transfers import Loop, Transfers
+
+NARINFO_TYPE = "text/x-nix-narinfo"
+NAR_TYPE = "application/x-nix-nar"
+
+Done = Callable[[str | None], None]
+"""Called with an object's new ETag, None where the server does not tell it."""
+Failed = Callable[[Failure], None]
+
+_ABSENT = frozenset({404})
+_NARINFO_PRIORITY, _NAR_PRIORITY = 1, 5
+# A part's copy is over sooner than servers and proxies lose patience.
+_COPIED_WHOLE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is asked for when the bucket is listed."""
+
+    prefix: str
+    folders: bool
+    """Whether folders are shown as such, and what is in them is left out."""
+
+
+class Asked:
+    """Requests that were made, and whose answers come."""
+
+    def __init__(self, transfers: Transfers, loop: Loop, requests: Sequence[Request]) -> None:
+        """Make them."""
+        self._loop = loop
+        self._answers: list[Answer | None] = [None] * len(requests)
+        self._left = len(requests)
+        for number, request in enumerate(requests):
+            transfers.submit(request, partial(self._take, number))
+
+    def _take(self, number: int, answer: Answer) -> None:
+        self._answers[number] = answer
+        self._left -= 1
+
+    def answers(self) -> list[Answer]:
+        """Return the answers in the order of the requests.
+
+        Raises:
+            PushError: one of them is refused, or the server stays away.
+        """
+        self._loop.run(lambda: not self._left, lambda: None, 60.0)
+        return [answer for answer in self._answers if answer is not None]
+
+
+class Bucket:
+    """The bucket that is pushed to."""
+
+    def __init__(self, settings: PushSettings, transfers: Transfers, loop: Loop) -> None:
+        """Ask nothing yet."""
+        self._settings = settings
+        self._transfers = transfers
+        self._loop = loop
+
+    def begin(self, requests: Sequence[Request]) -> Asked:
+        """Make requests side by side, and do not wait for their answers."""
+        return Asked(self._transfers, self._loop, requests)
+
+    def gather(self, requests: Sequence[Request]) -> list[Answer]:
+        """Make requests side by side and return their answers, in the same order.
+
+        Raises:
+            PushError: one of them is refused, or the server stays away.
+        """
+        return self.begin(requests).answers()
+
+    def page(self, listed: Listed, after: str = "") -> Request:
+        """Return the request for a page of a listing (S3 `ListObjectsV2`)."""
+        query = [
+            ("list-type", "2"),
+            # Keys that are no XML must not spoil the page for all others.
+            ("encoding-type", "url"),
+            ("max-keys", "1000"),
+            *([("prefix", listed.prefix)] if listed.prefix else []),
+            *([("delimiter", "/")] if listed.folders else []),
+            *([("start-after", after)] if after else []),
+        ]
+        return Request("list", "GET", "", tuple(query))
+
+    def read(self, key: str) -> Request:
+        """Return the request for a narinfo."""
+        return Request("list", "GET", key, expected=_ABSENT, largest=LARGEST_NARINFO)
+
+    def look_at(self, key: str) -> Request:
+        """Return the request for what is known of an object without its content."""
+        return Request("list", "HEAD", key, expected=_ABSENT)
+
+    def read_again(
+        self, key: str, done: Callable[[bytes, str | None], None], failed: Failed
+    ) -> None:
+        """Read a narinfo, while others are written; `done` gets its content and its ETag."""
+        self._transfers.submit(
+            self.read(key),
+            lambda answer: done(answer.body, answer.etag),
+            failed,
+            _NARINFO_PRIORITY,
+        )
+
+    def put_narinfo(self, key: str, content: bytes, done: Done, failed: Failed) -> None:
+        """Write a narinfo."""
+        request = Request(
+            "publish", "PUT", key, headers={"content-type": NARINFO_TYPE}, body=content
+        )
+        self._transfers.submit(request, lambda answer: done(answer.etag), failed, _NARINFO_PRIORITY)
+
+    def renew_narinfo(
+        self, key: str, etag: str, done: Done, changed: Callable[[], None], failed: Failed
+    ) -> None:
+        """Write a narinfo again as it is, by having the server copy it onto itself.
+
+        `changed` is called where it is no longer the one with that ETag.
+        """
+        headers = {**self._copy_headers(key, NARINFO_TYPE), "x-amz-copy-source-if-match": etag}
+        expected = frozenset({404, 412})
+        request = Request("renew", "PUT", key, headers=headers, expected=expected)
+        self._transfers.submit(
+            request,
+            lambda answer: (
+                changed() if answer.status in expected else _copied(request, answer, done, failed)
+            ),
+            failed,
+            _NARINFO_PRIORITY,
+        )
+
+    def renew_nar(
+        self, key: str, size: int, done: Done, gone: Callable[[], None], failed: Failed
+    ) -> None:
+        """Write a NAR again as it is; `gone` is called where there is none any more."""
+        if size > min(self._settings.part_size, _COPIED_WHOLE):
+            self._in_parts(key, size, None, done, failed, gone)
+            return
+        request = Request(
+            "renew", "PUT", key, headers=self._copy_headers(key, NAR_TYPE), expected=_ABSENT
+        )
+        self._transfers.submit(
+            request,
+            lambda answer: (
+                gone() if answer.status == 404 else _copied(request, answer, done, failed)
+            ),
+            failed,
+            _NAR_PRIORITY,
+        )
+
+    def put_nar(self, key: str, file: Path, size: int, done: Done, failed: Failed) -> None:
+        """Write a NAR from a file, in parts where it is large."""
+        if size > self._settings.part_size:
+            self._in_parts(key, size, file, done, failed, lambda: None)
+            return
+        request = Request(
+            "upload",
+            "PUT",
+            key,
+            headers={"content-type": NAR_TYPE},
+            body=FileSlice(file, 0, size),
+        )
+        self._transfers.submit(request, lambda answer: done(answer.etag), failed, _NAR_PRIORITY)
+
+    def _in_parts(
+        self,
+        key: str,
+        size: int,
+        file: Path | None,
+        done: Done,
+        failed: Failed,
+        gone: Callable[[], None],
+    ) -> None:
+        PartsUpload(
+            self._transfers,
+            bucket=self._settings.bucket,
+            key=key,
+            size=size,
+            part_size=self._settings.part_size,
+            content_type=NAR_TYPE,
+            file=file,
+            done=done,
+            failed=failed,
+            gone=gone,
+        ).begin()
+
+    def _copy_headers(self, key: str, content_type: str) -> dict[str, str]:
+        return {
+            "content-type": content_type,
+            "x-amz-copy-source": f"/{self._settings.bucket}/{key}",
+            "x-amz-metadata-directive": "REPLACE",
+        }
+
+
+def _copied(request: Request, answer: Answer, done: Done, failed: Failed) -> None:
+    try:
+        etag = parse_copy(answer.body)
+    except FormatError:
+        failed(
+            Failure(request.step, f"the server did not copy {request.key}; see the server's log")
+        )
+        return
+    done(etag)

@@ -1,0 +1,304 @@
+"""One connection to the S3 server, kept open: signed requests, bounded answers."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from formats.error import FormatError
+from formats.http_date import parse_http_date
+from formats.s3 import LARGEST_ANSWER, parse_etag
+from formats.sigv4 import Signer, encoded_path, encoded_query
+from push.failure import PushError
+from push.settings import PushSettings
+
+_CONNECT_SECONDS = 15.0
+_SILENCE_SECONDS = 120.0
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Bytes of a file, as a request's body."""
+
+    path: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the server."""
+
+    step: str
+    """What the push is doing, for messages."""
+    method: str
+    key: str
+    """The object's key; empty for the bucket itself."""
+    query: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | FileSlice = b""
+    expected: frozenset[int] = frozenset()
+    """Statuses besides 2xx that are an answer, and no failure."""
+    largest: int = LARGEST_ANSWER
+    """Bytes of the largest body that is read; a larger one counts as an empty one."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    date: datetime | None
+    """The server's clock; None where it says nothing sound."""
+
+    @property
+    def etag(self) -> str | None:
+        """The object's ETag; None where the answer has none that is sound."""
+        try:
+            return parse_etag(self.headers.get("etag", ""))
+        except FormatError:
+            return None
+
+
+class TransientError(Exception):
+    """The request may succeed when it is made again: the message says what happened."""
+
+
+class Route:
+    """How connections reach the server: proxies, certificates, and who signs."""
+
+    def __init__(self, settings: PushSettings) -> None:
+        """Read the environment's proxies and load the certificates.
+
+        Raises:
+            PushError: the certificates cannot be used.
+        """
+        self.settings = settings
+        self.signer = Signer(settings.access_key_id, settings.secret_access_key, settings.region)
+        self.context = _tls_context(settings) if settings.scheme == "https" else None
+        self.proxy = self._proxy()
+        self.round_trip = 0.0
+        """Seconds that the fastest connection took to open: about one round trip."""
+
+    def _proxy(self) -> str | None:
+        settings = self.settings
+        if proxy_bypass(settings.host):
+            return None
+        return getproxies().get(settings.scheme) or None
+
+    def note_round_trip(self, seconds: float) -> None:
+        """Remember the fastest opening of a connection."""
+        self.round_trip = min(self.round_trip or seconds, seconds)
+
+
+class Connection:
+    """A connection that opens when it is needed, and again when it has broken."""
+
+    def __init__(self, route: Route) -> None:
+        """Connect to nothing yet."""
+        self._route = route
+        self._http: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._http is not None:
+            self._http.close()
+        self._http = None
+
+    def exchange(self, request: Request) -> Answer:
+        """Make one request.
+
+        Raises:
+            TransientError: no whole answer came.
+            PushError: no answer that could be believed can come: the server's certificate is not
+                trusted, or it does not speak the endpoint's scheme.
+        """
+        try:
+            return self._exchange(self._open(), request)
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise PushError(
+                request.step,
+                f"the server's certificate is not trusted ({error.verify_message}); "
+                "set ca-certificate to what signed the certificate of the server",
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if isinstance(error, ssl.SSLError) and error.reason in (
+                "WRONG_VERSION_NUMBER",
+                "RECORD_LAYER_FAILURE",
+            ):
+                raise PushError(
+                    request.step,
+                    "the server does not speak TLS there; check scheme and port of endpoint "
+                    f"{self._route.settings.endpoint}",
+                ) from None
+            raise TransientError(_why(error)) from None
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self._http is not None:
+            return self._http
+        route = self._route
+        settings = route.settings
+        host, port, tunnel = settings.host, settings.port, None
+        if route.proxy is not None:
+            host, port, tunnel = _proxy_address(route.proxy)
+        opened: http.client.HTTPConnection
+        if route.context is not None:
+            opened = http.client.HTTPSConnection(
+                host, port, timeout=_CONNECT_SECONDS, context=route.context, blocksize=_BLOCK
+            )
+            if route.proxy is not None:
+                opened.set_tunnel(settings.host, settings.port, headers=tunnel)
+        else:
+            opened = http.client.HTTPConnection(
+                host, port, timeout=_CONNECT_SECONDS, blocksize=_BLOCK
+            )
+        began = time.monotonic()
+        try:
+            opened.connect()
+        except (TimeoutError, ConnectionError, socket.gaierror) as error:
+            if isinstance(error, ssl.SSLError):
+                raise
+            raise TransientError(
+                f"Failed to connect to {host} port {port}: {_why(error)}"
+            ) from None
+        # Opening takes one round trip without TLS, and two with it.
+        route.note_round_trip((time.monotonic() - began) / (1 if route.context is None else 2))
+        opened.sock.settimeout(_SILENCE_SECONDS)
+        self._http = opened
+        return opened
+
+    def _exchange(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
+        settings = self._route.settings
+        path = f"/{settings.bucket}/{request.key}"
+        headers = self._route.signer.signed(
+            request.method,
+            settings.authority,
+            path,
+            request.query,
+            request.headers,
+            datetime.now(timezone.utc),
+        )
+        target = encoded_path(path)
+        if request.query:
+            target += f"?{encoded_query(request.query)}"
+        if self._route.proxy is not None and self._route.context is None:
+            target = f"{settings.endpoint}{target}"
+            headers |= _proxy_address(self._route.proxy)[2]
+        self._send(connection, request, target, headers)
+        response = connection.getresponse()
+        body = b""
+        if request.method != "HEAD":
+            body = response.read(request.largest + 1)
+            if len(body) > request.largest:
+                # The rest may be endless: nobody waits for it.
+                body = b""
+                self.close()
+            elif response.length:
+                raise http.client.IncompleteRead(body, response.length)
+        if response.will_close:
+            self.close()
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, answered, body, _date(answered.get("date", "")))
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        request: Request,
+        target: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        body = request.body
+        size = body.size if isinstance(body, FileSlice) else len(body)
+        if size or request.method in ("PUT", "POST"):
+            connection.putheader("content-length", str(size))
+        if isinstance(body, bytes):
+            connection.endheaders(body or None)
+            return
+        connection.endheaders()
+        with body.path.open("rb", buffering=0) as file:
+            _send_slice(connection, file, body)
+
+
+def _send_slice(connection: http.client.HTTPConnection, file: BinaryIO, body: FileSlice) -> None:
+    file.seek(body.start)
+    left = body.size
+    while left:
+        block = file.read(min(left, _BLOCK))
+        if not block:
+            raise PushError(
+                "upload", f"{body.path.name} is shorter than it was; see that the disk is sound"
+            )
+        connection.send(block)
+        left -= len(block)
+
+
+def _tls_context(settings: PushSettings) -> ssl.SSLContext:
+    """Return what verifies the server: the certificates given, or else what Nix itself would take.
+
+    Source: Nix manual, `ssl-cert-file`, for the two variables.
+    """
+    try:
+        if settings.ca_certificate is not None:
+            return ssl.create_default_context(cadata=settings.ca_certificate)
+        return ssl.create_default_context()
+    except (ssl.SSLError, ValueError):
+        raise PushError(
+            "settings", "ca-certificate holds no certificate; give the whole PEM file"
+        ) from None
+
+
+def _proxy_address(url: str) -> tuple[str, int, dict[str, str]]:
+    """Return host, port and headers of a proxy, `http://user:password@host:port` or less of it."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port or 80
+    except ValueError:
+        raise PushError("settings", "the environment's proxy has no valid port; set it") from None
+    headers = {}
+    if parts.username is not None:
+        credential = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        encoded = base64.b64encode(credential.encode()).decode()
+        headers["Proxy-Authorization"] = f"Basic {encoded}"
+    return parts.hostname or "", port, headers
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
+        return "the connection broke before the answer was whole"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error) or type(error).__name__
+    return "".join(letter if letter.isprintable() else " " for letter in text[:200])
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        return parse_http_date(text)
+    except FormatError:
+        return None
+
+
+def clock_skew(answer: Answer) -> timedelta | None:
+    """Return how far this machine's clock is ahead of the server's, None where it is not known."""
+    return None if answer.date is None else datetime.now(timezone.utc) - answer.date

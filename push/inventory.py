@@ -1,0 +1,426 @@
+"""What the bucket has of a closure, and what it lacks.
+
+An own path is whole if the bucket has a narinfo for it that says what this machine's store says,
+with a good signature of ours, and its NAR, in the size that the narinfo gives. What another builder
+with the same key made of the path counts too, if the signature is good and it refers to nothing
+that comes later in the closure: builds are not always reproducible, and two builders would
+otherwise replace each other's work for ever. All else is missing, and pushed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from formats import ed25519
+from formats.compression import COMPRESSIONS
+from formats.error import FormatError
+from formats.http_date import parse_http_date
+from formats.keys import PublicKey
+from formats.narinfo import LARGEST_NARINFO, NarInfo
+from formats.s3 import Listing, parse_listing
+from push.bucket import Bucket, Listed
+from push.connection import Answer, Request
+from push.failure import PushError
+from push.listing import NAR_KEYS, NARINFO_KEYS, HashedKeys, worth_listing
+from push.memory import Memory, RememberedNarInfo, digest
+from push.store import StorePath
+
+_NAR_KEY = re.compile(r"nar/[0-9A-Za-z][0-9A-Za-z._-]{0,250}")
+# Other builders' keys stay beside ours; no cache has more of them.
+_MOST_SIGNATURES = 16
+_NARINFOS, _NARS = Listed("", folders=True), Listed("nar/", folders=False)
+
+
+@dataclass(frozen=True)
+class Present:
+    """An object that the bucket has."""
+
+    size: int
+    """Bytes."""
+    etag: str | None
+    day: str
+    """When it was last written, such as 2026-11-23."""
+
+
+@dataclass
+class Held:
+    """An own path that the bucket has, whole."""
+
+    path: StorePath
+    nar: str
+    """The key of its NAR."""
+    nar_size: int
+    nar_day: str
+    narinfo_etag: str | None
+    narinfo_day: str
+    content: bytes | None = None
+    """The narinfo that is to take the place of the one there, None where that one may stay."""
+    needs: tuple[str, ...] = ()
+    """Base names of what the narinfo in the bucket refers to."""
+    ours: bool = True
+    """Whether the narinfo says what this machine's store says."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An own path that the bucket lacks."""
+
+    path: StorePath
+    reason: str
+    """`absent`, or `broken` where there is something in its place."""
+
+
+@dataclass
+class Inventory:
+    """What the bucket has of the own paths of a closure."""
+
+    held: list[Held] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    nars: dict[str, Present] = field(default_factory=dict)
+    """NARs that are known to be in the bucket, by key."""
+
+
+def narinfo_key(path: StorePath) -> str:
+    """Return the key of a path's narinfo."""
+    return f"{path.hash_part}.narinfo"
+
+
+def facts(path: StorePath, key: PublicKey) -> str:
+    """Return the digest of what a narinfo must say of a path to be ours."""
+    return digest(path.fingerprint, str(key))
+
+
+class FirstLook:
+    """The first pages of the listings, asked for while Nix still lists the closure."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        """Ask."""
+        self._asked = bucket.begin([bucket.page(_NARINFOS), bucket.page(_NARS)])
+
+    def listings(self) -> tuple[Listing, Listing]:
+        """Return the first page of narinfos, and that of NARs.
+
+        Raises:
+            PushError: the server does not answer, refuses, or answers something else.
+        """
+        narinfos, nars = map(_listing, self._asked.answers())
+        return narinfos, nars
+
+
+class Look:
+    """Finds out what the bucket has of own paths."""
+
+    def __init__(
+        self, bucket: Bucket, memory: Memory, key: PublicKey, closure: Sequence[StorePath]
+    ) -> None:
+        """Prepare to look.
+
+        Args:
+            bucket: what is asked.
+            memory: what is remembered of it.
+            key: the public half of the key that signs.
+            closure: all of the closure, references first.
+        """
+        self._bucket = bucket
+        self._memory = memory
+        self._key = key
+        self._order = {path.base_name: number for number, path in enumerate(closure)}
+
+    def present_narinfos(
+        self, own: Sequence[StorePath], first: Listing
+    ) -> tuple[dict[str, Present], dict[str, bytes]]:
+        """Return which narinfos of own paths there are, and the contents of those not remembered.
+
+        Raises:
+            PushError: as `FirstLook.listings`.
+        """
+        keys = {narinfo_key(path): path for path in own}
+        listed = self._list(_NARINFOS, NARINFO_KEYS, first, len(keys))
+        if listed is None:
+            return self._ask_for_narinfos(keys)
+        present = {key: listed[key] for key in keys if key in listed}
+        unknown = [
+            key
+            for key, there in present.items()
+            if there.size <= LARGEST_NARINFO and self._remembered(keys[key], there) is None
+        ]
+        answers = self._bucket.gather([self._bucket.read(key) for key in unknown])
+        contents = {}
+        for key, answer in zip(unknown, answers, strict=True):
+            if answer.status == 404:
+                del present[key]
+            else:
+                contents[key] = answer.body
+        return present, contents
+
+    def _ask_for_narinfos(
+        self, keys: Mapping[str, StorePath]
+    ) -> tuple[dict[str, Present], dict[str, bytes]]:
+        """Ask for each narinfo: its state where it is remembered, else its content."""
+        answers = dict(zip(keys, self._bucket.gather(self._first_requests(keys)), strict=True))
+        present, contents = _present(answers), {}
+        remembered = {key for key in keys if key in self._memory.narinfos}
+        changed = [
+            key
+            for key in remembered & present.keys()
+            if self._remembered(keys[key], present[key]) is None
+        ]
+        for key, answer in answers.items():
+            if key in present and key not in remembered:
+                contents[key] = answer.body
+        later = self._bucket.gather([self._bucket.read(key) for key in changed])
+        again = dict(zip(changed, later, strict=True))
+        for key in changed:
+            present.pop(key)
+        present |= _present(again)
+        contents |= {key: answer.body for key, answer in again.items() if key in present}
+        return present, contents
+
+    def _first_requests(self, keys: Mapping[str, StorePath]) -> list[Request]:
+        known = self._memory.narinfos
+        return [
+            self._bucket.look_at(key) if key in known else self._bucket.read(key) for key in keys
+        ]
+
+    def _remembered(self, path: StorePath, there: Present) -> RememberedNarInfo | None:
+        """Return what is remembered of a narinfo, if it is still true."""
+        remembered = self._memory.narinfos.get(narinfo_key(path))
+        if (
+            remembered is None
+            or remembered.etag != there.etag
+            or remembered.facts != facts(path, self._key)
+        ):
+            return None
+        return remembered
+
+    def judge(
+        self,
+        own: Sequence[StorePath],
+        present: Mapping[str, Present],
+        contents: Mapping[str, bytes],
+        signatures: Mapping[str, str],
+    ) -> tuple[list[Held], list[Missing]]:
+        """Return which narinfos may stay, or need our signature only, and which paths are missing.
+
+        Args:
+            own: the own paths.
+            present: narinfos that the bucket has, by key.
+            contents: their content, of those that are not remembered.
+            signatures: our signature over what the store says, by path, of paths in `contents`.
+        """
+        held, missing = [], []
+        for path in own:
+            key = narinfo_key(path)
+            there = present.get(key)
+            if there is None:
+                missing.append(Missing(path, "absent"))
+                continue
+            remembered = self._remembered(path, there)
+            if remembered is not None:
+                held.append(_remembered_path(path, there, remembered))
+                continue
+            one = self._judged(path, there, contents.get(key, b""), signatures.get(path.path))
+            if one is None:
+                missing.append(Missing(path, "broken"))
+            else:
+                held.append(one)
+        return held, missing
+
+    def _judged(
+        self, path: StorePath, there: Present, content: bytes, signature: str | None
+    ) -> Held | None:
+        narinfo = parsed(path, content)
+        if narinfo is None or narinfo.file_size is None:
+            return None
+        held = Held(
+            path,
+            narinfo.url,
+            narinfo.file_size,
+            nar_day="",
+            narinfo_etag=there.etag,
+            narinfo_day=there.day,
+            needs=tuple(narinfo.references),
+        )
+        if narinfo.fingerprint == path.fingerprint and signature is not None:
+            if signature not in narinfo.signatures:
+                held.content = signed_anew(path, narinfo, signature)
+            return held
+        held.ours = False
+        return held if self._another_builders(path, narinfo) else None
+
+    def _another_builders(self, path: StorePath, narinfo: NarInfo) -> bool:
+        """Tell whether a narinfo with other facts is honest, and depends on nothing that is later.
+
+        Its references must be in the closure: the lease of anything else is not renewed by this
+        push, and would end before the narinfo's.
+        """
+        own = self._order[path.base_name]
+        earlier = all(
+            reference == path.base_name or self._order.get(reference, own) < own
+            for reference in narinfo.references
+        )
+        return earlier and signed_by(narinfo, self._key)
+
+    def locate_nars(
+        self, held: Sequence[Held], missing: list[Missing], first: Listing
+    ) -> Inventory:
+        """Return the inventory: of `held`, paths whose NAR is there in its size.
+
+        Raises:
+            PushError: as `FirstLook.listings`.
+        """
+        wanted = {one.nar for one in held}
+        nars = self._list(_NARS, NAR_KEYS, first, len(wanted))
+        if nars is None:
+            nars = _by_key(first)
+            unknown = sorted(wanted - nars.keys())
+            answers = self._bucket.gather([self._bucket.look_at(key) for key in unknown])
+            nars |= _present(dict(zip(unknown, answers, strict=True)))
+        whole = []
+        for one in held:
+            nar = nars.get(one.nar)
+            if nar is None or nar.size != one.nar_size:
+                missing.append(Missing(one.path, "broken"))
+            else:
+                one.nar_day = nar.day
+                whole.append(one)
+        return Inventory(whole, missing, nars)
+
+    def _list(
+        self, listed: Listed, keys: HashedKeys, first: Listing, looks: int
+    ) -> dict[str, Present] | None:
+        """Return everything that a listing has; None where asking for single objects costs less."""
+        found = _by_key(first)
+        if not first.truncated or first.last_key is None or not looks:
+            return found
+        pages = keys.pages(len(first.objects), first.last_key)
+        if not worth_listing(pages, looks):
+            return None
+        parts = keys.parts(first.last_key, pages)
+        # Chance, and foreign keys, make some parts longer than a page; a lie, endless.
+        allowed = 4 * pages + 64
+        while parts:
+            allowed -= len(parts)
+            if allowed < 0:
+                raise PushError("list", "the server's listing does not end; see the server's log")
+            answers = self._bucket.gather([self._bucket.page(listed, start) for start, _ in parts])
+            parts = _rest(parts, [_listing(answer) for answer in answers], found)
+        return found
+
+
+def parsed(path: StorePath, content: bytes) -> NarInfo | None:
+    """Return the narinfo of a path in the bucket, None where it is not what it should be."""
+    try:
+        narinfo = NarInfo.parse(content.decode("ascii"))
+    except (FormatError, UnicodeDecodeError):
+        return None
+    compression = COMPRESSIONS.get(narinfo.compression)
+    fits = (
+        narinfo.store_path == path.path
+        and narinfo.file_size is not None
+        and bool(_NAR_KEY.fullmatch(narinfo.url))
+        and (compression is None or narinfo.url.endswith(f".nar{compression.suffix}"))
+    )
+    return narinfo if fits else None
+
+
+def signed_by(narinfo: NarInfo, key: PublicKey) -> bool:
+    """Tell whether a narinfo has a good signature of `key` over what it says."""
+    text = narinfo.fingerprint.encode()
+    own = [one for one in narinfo.signatures if one.startswith(f"{key.name}:")]
+    return any(_verifies(key, text, one.partition(":")[2]) for one in own[:_MOST_SIGNATURES])
+
+
+def signed_anew(path: StorePath, narinfo: NarInfo, signature: str) -> bytes:
+    """Return a narinfo with our signature: of the bucket's own only where the NAR lies is kept.
+
+    Signatures by other keys stay beside it; clients that trust only those still need them.
+    """
+    name = f"{signature.partition(':')[0]}:"
+    others = [one for one in dict.fromkeys(narinfo.signatures) if not one.startswith(name)]
+    made = path.narinfo(
+        narinfo.url,
+        narinfo.compression,
+        file_hash=narinfo.file_hash,
+        file_size=narinfo.file_size,
+        signatures=[*others[:_MOST_SIGNATURES], signature],
+    )
+    return made.format().encode("ascii")
+
+
+def _verifies(key: PublicKey, text: bytes, encoded: str) -> bool:
+    try:
+        return ed25519.verifies(key.data, text, base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _remembered_path(path: StorePath, there: Present, remembered: RememberedNarInfo) -> Held:
+    return Held(
+        path,
+        remembered.nar,
+        remembered.nar_size,
+        nar_day="",
+        narinfo_etag=there.etag,
+        narinfo_day=there.day,
+        needs=path.references,
+    )
+
+
+def _listing(answer: Answer) -> Listing:
+    try:
+        return parse_listing(answer.body)
+    except FormatError as error:
+        raise PushError(
+            "list",
+            f"the server's listing cannot be read: {error}; see that an S3 server answers at "
+            "endpoint",
+        ) from None
+
+
+def _by_key(listing: Listing) -> dict[str, Present]:
+    return {
+        one.key: Present(one.size, one.etag, one.last_modified.strftime("%Y-%m-%d"))
+        for one in listing.objects
+    }
+
+
+def _rest(
+    parts: Sequence[tuple[str, str | None]], pages: Sequence[Listing], found: dict[str, Present]
+) -> list[tuple[str, str | None]]:
+    """Take in pages, and return the parts that go on behind theirs."""
+    rest = []
+    for (start, end), page in zip(parts, pages, strict=True):
+        found |= _by_key(page)
+        last = page.last_key
+        if not page.truncated or last is None or (end is not None and last >= end):
+            continue
+        if last <= start:
+            raise PushError("list", "the server's listing does not go on; see the server's log")
+        rest.append((last, end))
+    return rest
+
+
+def _present(answers: Mapping[str, Answer]) -> dict[str, Present]:
+    """Return which objects there are, by key, from answers for single ones."""
+    present = {}
+    for key, answer in answers.items():
+        size = answer.headers.get("content-length", "")
+        if answer.status == 404 or not re.fullmatch(r"[0-9]{1,18}", size):
+            continue
+        present[key] = Present(int(size), answer.etag, _day(answer))
+    return present
+
+
+def _day(answer: Answer) -> str:
+    try:
+        modified: datetime = parse_http_date(answer.headers.get("last-modified", ""))
+    except FormatError:
+        # As good as very old: it is written again.
+        return "0000-00-00"
+    return modified.strftime("%Y-%m-%d")

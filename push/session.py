@@ -1,0 +1,273 @@
+"""One run: what is to be pushed is listed, looked for in the bucket, and written where it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from push.bucket import Bucket
+from push.connection import Route
+from push.failure import Failure, PushError
+from push.inventory import FirstLook, Held, Inventory, Look, facts, narinfo_key, parsed
+from push.memory import Memory, RememberedNarInfo, digest
+from push.progress import Summary, say
+from push.publishing import Publication, today
+from push.settings import PushSettings
+from push.staging import Staging
+from push.store import Nix, NixError, StorePath, UnknownPathError, follow_link
+from push.transfers import Loop, Transfers
+from push.workspace import Workspace
+
+_ROUNDS = 3
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Outcome:
+    """What a push came to."""
+
+    summary: Summary
+    unpushed: dict[str, Failure] = field(default_factory=dict)
+    """What is not in the bucket, a path or what was given for one, and why."""
+    blocked: dict[str, str] = field(default_factory=dict)
+    """Paths that are not in the bucket because of one of the former, which is the value."""
+    done: list[str] = field(default_factory=list)
+    """What was given, of which the whole closure is in the bucket."""
+
+
+@dataclass(frozen=True)
+class _Closure:
+    """What Nix says of all that is to be pushed."""
+
+    targets: Mapping[str, str]
+    """The store path of what was given."""
+    paths: Sequence[StorePath]
+    """All paths, references first."""
+
+
+class Session:
+    """Connections, directories and memory that pushes share."""
+
+    def __init__(self, settings: PushSettings, environment: Mapping[str, str]) -> None:
+        """Find Nix, and make the directories.
+
+        Raises:
+            PushError: there is no Nix, no space, or a setting cannot be used.
+        """
+        self._settings = settings
+        self._nix = Nix(environment)
+        route = Route(settings)
+        self._workspace = Workspace(environment)
+        try:
+            self._key_file = self._workspace.write_secret("signing-key", settings.signing_key)
+        except PushError:
+            self._workspace.remove()
+            raise
+        self._loop = Loop()
+        self._transfers = Transfers(route, self._loop)
+        self._bucket = Bucket(settings, self._transfers, self._loop)
+        self._staging = Staging(self._nix, self._workspace, settings, self._key_file)
+        self._memory = Memory.of(settings)
+        self._proven: dict[str, Held] = {}
+
+    def close(self) -> None:
+        """Stop everything, and remove the directories; whatever is under way is lost."""
+        self._transfers.close()
+        self._staging.close()
+        self._workspace.remove()
+
+    def look(self, given: Sequence[str]) -> tuple[Outcome, Inventory]:
+        """Find out what a push would do, and do nothing.
+
+        Raises:
+            PushError: it could not be found out.
+        """
+        outcome = Outcome(Summary())
+        closure = self._list(given, outcome)
+        own = self._own(closure.paths, outcome.summary)
+        inventory = self._inventory(own, closure.paths)
+        day = today(self._transfers)
+        outcome.summary.pushed = len(inventory.missing)
+        outcome.summary.pushed_bytes = sum(one.path.nar_size for one in inventory.missing)
+        outcome.summary.repaired = sum(one.reason != "absent" for one in inventory.missing)
+        outcome.summary.reused = len(own) - len(inventory.missing)
+        if self._settings.renew:
+            outcome.summary.renewed = sum(
+                one.nar_day < day or one.narinfo_day < day for one in inventory.held
+            )
+        return outcome, inventory
+
+    def push(self, given: Sequence[str]) -> Outcome:
+        """Push the closures of what is given: store paths, or links to them.
+
+        Raises:
+            PushError: nothing more can be done.
+        """
+        outcome = Outcome(Summary())
+        closure = self._list(given, outcome)
+        own = self._own(closure.paths, outcome.summary)
+        left = [path for path in own if path.path not in self._proven]
+        if left:
+            self._publish(self._inventory(left, closure.paths), outcome)
+        self._prove(closure, own, outcome)
+        outcome.summary.reused = (
+            len(own)
+            - outcome.summary.pushed
+            - (len(outcome.unpushed.keys() & {path.path for path in own}) + len(outcome.blocked))
+        )
+        self._memory.save()
+        return outcome
+
+    # -------------------------------------------------------------------------------- what it is
+
+    def _list(self, given: Sequence[str], outcome: Outcome) -> _Closure:
+        """Ask Nix for the closures; what has none is a failure of its own."""
+        targets: dict[str, str] = {}
+        for link in dict.fromkeys(given):
+            try:
+                targets[link] = follow_link(link)
+            except UnknownPathError as error:
+                outcome.unpushed[link] = Failure("list", f"{error}; build it, or correct the path")
+            except OSError as error:
+                outcome.unpushed[link] = Failure(
+                    "list", f"'{link}' cannot be followed ({error.strerror}); correct the path"
+                )
+        wanted = list(dict.fromkeys(targets.values()))
+        # The server's answer comes while Nix is asked.
+        self._first = FirstLook(self._bucket)
+        try:
+            return _Closure(targets, self._nix.closure(wanted) if wanted else [])
+        except NixError as error:
+            if len(wanted) == 1:
+                outcome.unpushed |= {link: _not_here(error) for link in targets}
+                return _Closure({}, [])
+        found: dict[str, StorePath] = {}
+        for target in wanted:
+            try:
+                found |= {path.path: path for path in self._nix.closure([target])}
+            except NixError as error:
+                lost = [link for link, path in targets.items() if path == target]
+                outcome.unpushed |= {link: _not_here(error) for link in lost}
+                targets = {link: path for link, path in targets.items() if path != target}
+        wanted = list(dict.fromkeys(targets.values()))
+        return _Closure(targets, self._nix.closure(wanted) if wanted else [])
+
+    def _own(self, paths: Sequence[StorePath], summary: Summary) -> list[StorePath]:
+        """Return the paths that no upstream key has signed; a signature counts once verified."""
+        keys = {key.name: key for key in self._settings.upstream_keys}
+        claims: dict[str, str] = {}
+        for path in paths:
+            named = [one for one in path.signatures if one.partition(":")[0] in keys]
+            if named:
+                trusted = sorted(str(keys[one.partition(":")[0]]) for one in named)
+                claims[path.path] = digest(path.fingerprint, *sorted(named), *trusted)
+        new = [
+            path
+            for path in paths
+            if path.path in claims and claims[path.path] not in self._memory.upstream
+        ]
+        verified: set[str] = set()
+        if new:
+            directory = self._workspace.stage / "upstream"
+            verified = self._asking_nix(
+                "list", lambda: self._nix.verified(directory, new, list(keys.values()))
+            )
+            self._memory.upstream |= {claims[path] for path in verified}
+        own = []
+        for path in paths:
+            claim = claims.get(path.path)
+            if claim is None or (path.path not in verified and claim not in self._memory.upstream):
+                own.append(path)
+            else:
+                summary.skipped += 1
+                summary.skipped_bytes += path.nar_size
+        return own
+
+    def _inventory(self, own: Sequence[StorePath], closure: Sequence[StorePath]) -> Inventory:
+        """Look what the bucket has of the own paths."""
+        key = self._settings.public_key
+        look = Look(self._bucket, self._memory, key, closure)
+        narinfos, nars = self._first.listings()
+        present, contents = look.present_narinfos(own, narinfos)
+        alike = []
+        for path in own:
+            narinfo = parsed(path, contents.get(narinfo_key(path), b""))
+            if narinfo is not None and narinfo.fingerprint == path.fingerprint:
+                alike.append(path)
+        signatures: dict[str, str] = {}
+        if alike:
+            directory = self._workspace.stage / "signed"
+            signatures = self._asking_nix(
+                "sign",
+                lambda: self._nix.signatures(directory, alike, self._key_file, key.name),
+            )
+        held, missing = look.judge(own, present, contents, signatures)
+        for one in held:
+            if one.ours and one.content is None and one.narinfo_etag is not None:
+                self._memory.narinfos[narinfo_key(one.path)] = RememberedNarInfo(
+                    one.narinfo_etag, facts(one.path, key), one.nar, one.nar_size
+                )
+        inventory = look.locate_nars(held, missing, nars)
+        signed = sum(one.content is not None for one in inventory.held)
+        if signed:
+            say(f"sign: added {key.name} to {signed} paths")
+        return inventory
+
+    # ------------------------------------------------------------------------------ what is done
+
+    def _publish(self, inventory: Inventory, outcome: Outcome) -> None:
+        """Write what is missing or old; again where midnight has gone by meanwhile."""
+        for _ in range(_ROUNDS):
+            round_ = Publication(
+                self._settings,
+                self._staging,
+                self._transfers,
+                self._loop,
+                self._bucket,
+                self._memory,
+                inventory,
+            )
+            began = today(self._transfers)
+            round_.run()
+            round_.count(outcome.summary)
+            outcome.unpushed |= round_.failures
+            outcome.blocked |= round_.blocked
+            inventory = round_.result()
+            # What was written before midnight would expire a day before what refers to it.
+            if not self._settings.renew or today(self._transfers) <= began:
+                break
+        self._proven |= {one.path.path: one for one in inventory.held}
+        self._loop.run(self._transfers.idle, lambda: None, 1.0)
+
+    def _prove(self, closure: _Closure, own: Sequence[StorePath], outcome: Outcome) -> None:
+        """Make sure that each own path was found whole or written, and note which targets are."""
+        known = {path.path: path for path in closure.paths}
+        lost = {path.path for path in own} - self._proven.keys()
+        for path in lost - outcome.unpushed.keys() - outcome.blocked.keys():
+            outcome.unpushed[path] = Failure("publish", f"{path} was not written; push again")
+        incomplete: set[str] = set()
+        for fact in closure.paths:
+            needed = {
+                path for path in (f"/nix/store/{n}" for n in fact.references) if path in known
+            }
+            if fact.path in lost or needed & incomplete:
+                incomplete.add(fact.path)
+        outcome.done = [link for link, path in closure.targets.items() if path not in incomplete]
+
+    def _asking_nix(self, step: str, ask: Callable[[], _T]) -> _T:
+        try:
+            return ask()
+        except NixError as error:
+            raise PushError(step, f"{error}; see that Nix works on this machine") from None
+        except OSError as error:
+            raise PushError(
+                step,
+                f"{self._workspace.base} cannot be written to ({error.strerror}); free space "
+                "there, or set TMPDIR to a larger disk",
+            ) from None
+
+
+def _not_here(error: NixError) -> Failure:
+    return Failure("list", f"{error}; build it, or copy it to this machine, and push again")

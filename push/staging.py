@@ -1,0 +1,229 @@
+"""Has Nix compress and sign paths into directories that hold stubs for all that they refer to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from formats.narinfo import NarInfo
+from push.inventory import Present
+from push.settings import PushSettings
+from push.store import STORE_DIR, Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
+from push.workspace import Workspace
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class CompressedPath:
+    """A path that Nix compressed and signed."""
+
+    path: StorePath
+    narinfo: NarInfo
+    content: bytes
+    """The narinfo as Nix wrote it."""
+    file: Path
+    """The NAR."""
+    size: int
+    """Its bytes."""
+    already_there: bool
+    """Whether the bucket has this very file, written today."""
+
+
+@dataclass
+class Compressed:
+    """What came of a batch."""
+
+    done: list[CompressedPath] = field(default_factory=list)
+    left: list[StorePath] = field(default_factory=list)
+    """Paths that Nix did not get to, or failed at."""
+    error: str = ""
+    """What Nix said, where something is left."""
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether there was no space for it."""
+        return "No space left" in self.error or "Disk quota" in self.error
+
+    @property
+    def path_is_gone(self) -> bool:
+        """Whether the store lost a path meanwhile."""
+        return any(
+            words in self.error for words in ("is not valid", "is required, but", "No such file")
+        )
+
+
+class Staging:
+    """Where batches are compressed."""
+
+    def __init__(
+        self, nix: Nix, workspace: Workspace, settings: PushSettings, key_file: Path
+    ) -> None:
+        """Prepare to compress; the key in `key_file` signs."""
+        self._nix = nix
+        self._directory = workspace.stage
+        self.base = workspace.base
+        """The directory that batches take space of."""
+        self._settings = settings
+        self._key_file = key_file
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._closed = False
+        self._batches = 0
+
+    def compress(
+        self, batch: Sequence[StorePath], nars: Mapping[str, Present], today: str
+    ) -> Compressed:
+        """Compress and sign a batch; any thread may do it.
+
+        Args:
+            batch: paths, none twice.
+            nars: NARs that the bucket has, by key.
+            today: the day by the server's clock.
+        """
+        with self._lock:
+            self._batches += 1
+            directory = self._directory / str(self._batches)
+        outcome = Compressed()
+        try:
+            self._prepare(directory, batch)
+            for command in self._nix.copy_command(
+                [one.path for one in batch], self._url(directory)
+            ):
+                self._run(command, directory, outcome)
+        except OSError as error:
+            outcome.error = f"{error.strerror}: {directory.parent}"
+        for path in batch:
+            done = self._read(directory, path, nars, today, outcome)
+            if done is None:
+                outcome.left.append(path)
+            else:
+                outcome.done.append(done)
+        return outcome
+
+    def discard(self, compressed: CompressedPath) -> None:
+        """Free the disk that a NAR takes."""
+        with contextlib.suppress(OSError):
+            compressed.file.unlink()
+
+    def close(self) -> None:
+        """Kill what still runs, and start nothing more."""
+        with self._lock:
+            self._closed = True
+            for process in self._processes:
+                process.kill()
+
+    def _prepare(self, directory: Path, batch: Sequence[StorePath]) -> None:
+        directory.mkdir()
+        directory.joinpath("tmp").mkdir()
+        known = {path.base_name for path in batch}
+        needed = {name for path in batch for name in path.references} - known
+        # Nix insists that what a path refers to be there, and copies what is not.
+        stubs = (
+            NarInfo(f"{STORE_DIR}/{name}", "nar/stub", "none", f"sha256:{'0' * 52}", 1)
+            for name in needed
+        )
+        write_narinfos(directory, stubs)
+
+    def _url(self, directory: Path) -> str:
+        settings = self._settings
+        url = f"file://{directory}?compression={settings.compression}&secret-key={self._key_file}"
+        level = settings.compression_level
+        return f"{url}&compression-level={level}" if level else url
+
+    def _run(self, command: Sequence[str], directory: Path, outcome: Compressed) -> None:
+        private = str(directory / "tmp")
+        with self._lock:
+            if self._closed:
+                return
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                env=self._nix.environment(
+                    TMPDIR=private, XDG_CACHE_HOME=private, NIX_CACHE_HOME=private
+                ),
+            )
+            self._processes.add(process)
+        _, errors = process.communicate()
+        with self._lock:
+            self._processes.discard(process)
+        if process.returncode != 0:
+            outcome.error = error_in(errors)
+
+    def _read(
+        self,
+        directory: Path,
+        path: StorePath,
+        nars: Mapping[str, Present],
+        today: str,
+        outcome: Compressed,
+    ) -> CompressedPath | None:
+        """Return what Nix made of a path, None where it did not."""
+        try:
+            narinfo = read_narinfo(directory, path)
+            content = (directory / f"{path.hash_part}.narinfo").read_bytes()
+            file = directory / narinfo.url
+            size = file.stat().st_size
+        except (NixError, OSError) as error:
+            outcome.error = outcome.error or str(error)
+            return None
+        name = self._settings.public_key.name
+        if not any(one.startswith(f"{name}:") for one in narinfo.signatures):
+            outcome.error = f"Nix did not sign {path.path}; check the signing key"
+            return None
+        if size != narinfo.file_size:
+            outcome.error = f"Nix wrote {size} bytes of {path.path}, and said {narinfo.file_size}"
+            return None
+        there = nars.get(narinfo.url)
+        same = (
+            there is not None
+            and there.size == size
+            and there.day >= today
+            and there.etag == _etag(file, there.etag or "", self._settings.part_size)
+        )
+        return CompressedPath(path, narinfo, content, file, size, same)
+
+
+def _etag(file: Path, like: str, part_size: int) -> str:
+    """Return the ETag that a file has in a bucket where ETags are MD5 sums, as they usually are.
+
+    Source: Amazon S3 User Guide, "Checking object integrity".
+
+    Args:
+        file: the file.
+        like: an ETag; where it has a hyphen, the object was written in parts.
+        part_size: bytes of such a part.
+    """
+    sums = []
+    with file.open("rb") as content:
+        while True:
+            part, size = _md5(content, part_size if "-" in like else None)
+            if not size:
+                break
+            sums.append(part)
+    if "-" not in like:
+        return sums[0].hex()
+    joined = hashlib.md5(b"".join(sums), usedforsecurity=False).hexdigest()
+    return f"{joined}-{len(sums)}"
+
+
+def _md5(content: BinaryIO, limit: int | None) -> tuple[bytes, int]:
+    """Return the sum of the next `limit` bytes, or of all, and how many they are."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    while limit is None or size < limit:
+        block = content.read(_BLOCK if limit is None else min(_BLOCK, limit - size))
+        if not block:
+            break
+        digest.update(block)
+        size += len(block)
+    return digest.digest(), size

@@ -1,0 +1,393 @@
+"""This machine's Nix store: what Nix says of paths, what it signs, verifies and copies.
+
+`nix` is the only program that a push calls. It reads nothing but its own store, and directories
+that the push wrote from what that store says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formats.error import FormatError
+from formats.keys import PublicKey
+from formats.narinfo import NarInfo, fingerprint
+from formats.nix32 import sha256_to_nix32
+from formats.store_path import is_store_path
+from push.failure import PushError
+
+STORE_DIR = "/nix/store"
+"""Where the store is: the only place for which caches share anything."""
+
+_MOST_LINKS = 64
+# A command line takes 2 MiB on Linux, and a quarter of that on other systems.
+_ARGUMENT_BYTES = 100_000
+_UNTRUSTED = re.compile(r"path '([^']+)' is untrusted")
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class StorePath:
+    """What this machine's store says of a path."""
+
+    path: str
+    nar_hash: str
+    """`sha256:` in nix32."""
+    nar_size: int
+    references: tuple[str, ...]
+    """Base names, sorted."""
+    deriver: str | None
+    """Base name."""
+    signatures: tuple[str, ...]
+    content_address: str | None
+
+    @property
+    def base_name(self) -> str:
+        """The path without its directory."""
+        return self.path[len(STORE_DIR) + 1 :]
+
+    @property
+    def hash_part(self) -> str:
+        """The name of its narinfo, without the ending."""
+        return self.base_name[:32]
+
+    @property
+    def fingerprint(self) -> str:
+        """The text that signatures are over."""
+        return fingerprint(self.path, self.nar_hash, self.nar_size, self.references, STORE_DIR)
+
+    def narinfo(
+        self,
+        url: str,
+        compression: str,
+        *,
+        file_hash: str | None = None,
+        file_size: int | None = None,
+        signatures: Sequence[str] = (),
+    ) -> NarInfo:
+        """Return a narinfo for it, all of whose signed facts are this store's."""
+        return NarInfo(
+            store_path=self.path,
+            url=url,
+            compression=compression,
+            nar_hash=self.nar_hash,
+            nar_size=self.nar_size,
+            references=self.references,
+            file_hash=file_hash,
+            file_size=file_size,
+            deriver=self.deriver,
+            signatures=tuple(signatures),
+            content_address=self.content_address,
+        )
+
+
+class NixError(Exception):
+    """Nix failed: the message is what it wrote, on one line of bounded length."""
+
+
+class UnknownPathError(Exception):
+    """A path is none of this store's, nor a link to one: the message is half a sentence."""
+
+
+def follow_link(link: str) -> str:
+    """Return the store path that `link` is, lies in, or points to, without looking into the store.
+
+    As Nix does it (`src/libstore/store-api.cc`, `followLinksToStore`): the first path inside the
+    store counts, even where it is itself a link, to anywhere or nowhere.
+
+    Raises:
+        UnknownPathError: it points elsewhere.
+    """
+    path, links = os.path.normpath(Path.cwd() / link), 0
+    while not path.startswith(f"{STORE_DIR}/"):
+        found = _first_link(path)
+        links += 1
+        if found is None or links > _MOST_LINKS:
+            raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
+        place, rest = found
+        path = os.path.normpath(place.parent / place.readlink() / rest)
+    store_path = "/".join(path.split("/")[: STORE_DIR.count("/") + 2])
+    if not is_store_path(store_path, STORE_DIR):
+        raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
+    return store_path
+
+
+def _first_link(path: str) -> tuple[Path, str] | None:
+    """Return the first part of `path` that is a link, and what comes after it."""
+    parts = Path(path).parts
+    for count in range(2, len(parts) + 1):
+        place = Path(*parts[:count])
+        if place.is_symlink():
+            return place, "/".join(parts[count:])
+    return None
+
+
+class Nix:
+    """The `nix` of this machine."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Find it.
+
+        Args:
+            environment: of all its processes; `PATH` and `HOME` say where it is looked for.
+
+        Raises:
+            PushError: there is none.
+        """
+        home = environment.get("HOME", "")
+        # Where Nix lies on machines whose non-interactive shells do not look for it.
+        places = [
+            environment.get("PATH", ""),
+            "/run/current-system/sw/bin",
+            "/nix/var/nix/profiles/default/bin",
+            *([f"{home}/.nix-profile/bin", f"{home}/.local/state/nix/profile/bin"] if home else []),
+        ]
+        path = ":".join(place for place in places if place)
+        program = shutil.which("nix", path=path)
+        if program is None:
+            raise PushError(
+                "prepare", "nix is missing on this machine; install it, or add it to PATH"
+            )
+        self._program = program
+        self._environment = {**environment, "PATH": path, "LC_ALL": "C"}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line that runs nix."""
+        return [self._program, "--extra-experimental-features", "nix-command", *arguments]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return the environment that nix runs in."""
+        return {**self._environment, **changes}
+
+    def closure(self, paths: Sequence[str]) -> list[StorePath]:
+        """Return what the store says of `paths` and of all that they refer to, themselves included.
+
+        Raises:
+            NixError: one of them is not valid here.
+        """
+        found: dict[str, StorePath] = {}
+        for group, flags in _groups(paths):
+            # Without the option, Nix would ask substituters for a path that it does not have.
+            command = ("path-info", "--recursive", "--option", "substitute", "false", *flags)
+            for fact in self._path_info(command, group):
+                found[fact.path] = fact
+        return _references_first(found)
+
+    def _path_info(self, command: Sequence[str], paths: Sequence[str]) -> list[StorePath]:
+        for version in ((), ("--json-format", "1")):
+            text = self._run([*command, "--json", *version, *paths])
+            try:
+                return list(_parse_path_info(text))
+            except (FormatError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+        raise NixError("nix path-info answered in a form that this push does not know")
+
+    def verified(
+        self, directory: Path, paths: Sequence[StorePath], keys: Sequence[PublicKey]
+    ) -> set[str]:
+        """Return those of `paths` that one of `keys` has signed.
+
+        What is signed are this store's own facts, signatures of the store's with them. A path's
+        content address is left out: Nix believes such a path without looking at its signatures.
+
+        Raises:
+            NixError: Nix could not tell.
+        """
+        stubs = [path.narinfo("nar/stub", "none", signatures=path.signatures) for path in paths]
+        write_narinfos(directory, [_without_content_address(stub) for stub in stubs])
+        trusted = ("--option", "trusted-public-keys", " ".join(map(str, keys)))
+        untrusted: set[str] = set()
+        for group, flags in _groups([path.path for path in paths]):
+            command = self.command(
+                "store", "verify", "--store", f"file://{directory}", "--no-contents",
+                "--sigs-needed", "1", *trusted, *flags, *group,
+            )  # fmt: skip
+            ran = self._spawn(command)
+            found = set(_UNTRUSTED.findall(_STYLE.sub("", ran.stderr)))
+            if ran.returncode not in (0, 2) or (ran.returncode == 2) != bool(found):
+                raise NixError(error_in(ran.stderr))
+            untrusted |= found
+        return {path.path for path in paths} - untrusted
+
+    def signatures(
+        self, directory: Path, paths: Sequence[StorePath], key_file: Path, name: str
+    ) -> dict[str, str]:
+        """Return the signature, `name:base64`, of the key in a file over what the store says.
+
+        Raises:
+            NixError: Nix could not sign.
+        """
+        # Nix writes no narinfo that lacks a file's hash.
+        stubs = [
+            path.narinfo("nar/stub", "none", file_hash=path.nar_hash, file_size=path.nar_size)
+            for path in paths
+        ]
+        write_narinfos(directory, stubs)
+        for group, flags in _groups([path.path for path in paths]):
+            store = f"file://{directory}"
+            self._run(
+                ["store", "sign", "--store", store, "--key-file", str(key_file), *flags, *group]
+            )
+        signed = {}
+        for path in paths:
+            narinfo = read_narinfo(directory, path)
+            own = [text for text in narinfo.signatures if text.startswith(f"{name}:")]
+            if not own:
+                raise NixError(f"Nix did not sign {path.path}; check the signing key")
+            signed[path.path] = own[0]
+        return signed
+
+    def copy_command(self, paths: Sequence[str], target: str) -> list[list[str]]:
+        """Return the command lines that copy paths, without what they refer to, into a store."""
+        return [
+            self.command("copy", "--no-recursive", *flags, "--to", target, *group)
+            for group, flags in _groups(paths)
+        ]
+
+    def _run(self, arguments: Sequence[str]) -> str:
+        ran = self._spawn(self.command(*arguments))
+        if ran.returncode != 0:
+            raise NixError(error_in(ran.stderr))
+        return ran.stdout
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=self._environment,
+            check=False,
+        )
+
+
+def write_narinfos(directory: Path, narinfos: Iterable[NarInfo]) -> None:
+    """Write narinfos, made of this store's facts, where Nix takes `directory` for a store."""
+    directory.mkdir(exist_ok=True)
+    for narinfo in narinfos:
+        name = narinfo.store_path[len(STORE_DIR) + 1 :][:32]
+        (directory / f"{name}.narinfo").write_text(narinfo.format(), encoding="ascii")
+
+
+def read_narinfo(directory: Path, path: StorePath) -> NarInfo:
+    """Return the narinfo that this machine's Nix wrote for a path.
+
+    Raises:
+        NixError: it says something else than the store did.
+    """
+    try:
+        text = (directory / f"{path.hash_part}.narinfo").read_text(encoding="ascii")
+        narinfo = NarInfo.parse(text)
+    except (OSError, ValueError):
+        raise NixError(f"Nix wrote no narinfo for {path.path}") from None
+    if narinfo.fingerprint != path.fingerprint:
+        raise NixError(f"{path.path} changed while it was pushed")
+    return narinfo
+
+
+def error_in(text: str) -> str:
+    """Return what a failed Nix wrote, or what it crashed of, on one line of bounded length."""
+    lines = [line.strip() for line in _STYLE.sub("", text).splitlines() if line.strip()]
+    crashes = [
+        line.partition("error: ")[2]
+        for line in lines
+        if line.startswith(("Exception: ", "terminating due to unexpected"))
+    ]
+    if crashes:
+        return _shown(crashes[0], 600)
+    starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    told = " ".join(lines[starts[0] :]) if starts else (lines[-1] if lines else "nix failed")
+    return _shown(told.removeprefix("error:").strip(), 600)
+
+
+def _without_content_address(narinfo: NarInfo) -> NarInfo:
+    return NarInfo(
+        store_path=narinfo.store_path,
+        url=narinfo.url,
+        compression=narinfo.compression,
+        nar_hash=narinfo.nar_hash,
+        nar_size=narinfo.nar_size,
+        references=narinfo.references,
+        signatures=narinfo.signatures,
+    )
+
+
+def _groups(paths: Sequence[str]) -> Iterator[tuple[list[str], tuple[str, ...]]]:
+    """Yield command lines' worth of paths, each with the flags that make Nix take them as paths.
+
+    A derivation stands for its outputs, which old versions of Nix build, unless told otherwise;
+    any other path told so stands for its derivation.
+    """
+    for flags, chosen in (
+        ((), [path for path in paths if not path.endswith(".drv")]),
+        (("--derivation",), [path for path in paths if path.endswith(".drv")]),
+    ):
+        group: list[str] = []
+        size = 0
+        for path in chosen:
+            if group and size + len(path) + 1 > _ARGUMENT_BYTES:
+                yield group, flags
+                group, size = [], 0
+            group.append(path)
+            size += len(path) + 1
+        if group:
+            yield group, flags
+
+
+def _parse_path_info(text: str) -> Iterator[StorePath]:
+    """Yield what `nix path-info --json` says: a list up to Nix 2.18, then an object by path."""
+    answer = json.loads(text)
+    entries: list[tuple[str, Any]] = (
+        [(entry["path"], entry) for entry in answer]
+        if isinstance(answer, list)
+        else list(answer.items())
+    )
+    for path, entry in entries:
+        if not is_store_path(path, STORE_DIR) or not isinstance(entry, dict):
+            raise FormatError("nix path-info names something that is no valid store path")
+        size = entry["narSize"]
+        if not isinstance(size, int) or size <= 0:
+            raise FormatError("nix path-info gives a size that is none")
+        deriver = entry.get("deriver")
+        yield StorePath(
+            path=path,
+            nar_hash=sha256_to_nix32(entry["narHash"]),
+            nar_size=size,
+            references=tuple(sorted(Path(one).name for one in entry["references"])),
+            deriver=Path(deriver).name if deriver else None,
+            signatures=tuple(entry.get("signatures") or ()),
+            content_address=entry.get("ca") or None,
+        )
+
+
+def _references_first(paths: Mapping[str, StorePath]) -> list[StorePath]:
+    """Return paths so that none comes before one that it refers to."""
+    ordered: dict[str, StorePath] = {}
+    for start in sorted(paths):
+        pending = [(start, iter(()) if start in ordered else _needed(paths, start))]
+        while pending:
+            path, references = pending[-1]
+            reference = next(references, None)
+            if reference is None:
+                pending.pop()
+                ordered.setdefault(path, paths[path])
+            elif reference not in ordered:
+                pending.append((reference, _needed(paths, reference)))
+    return list(ordered.values())
+
+
+def _needed(paths: Mapping[str, StorePath], path: str) -> Iterator[str]:
+    needed = (f"{STORE_DIR}/{name}" for name in paths[path].references)
+    return iter([one for one in needed if one != path and one in paths])
+
+
+def _shown(text: str, length: int = 200) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])

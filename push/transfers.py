@@ -1,0 +1,358 @@
+"""Many requests at a time, over connections that are kept for the whole push.
+
+How many follows from the distance: near, a few fill the machine; far, each waits for its answer
+most of the time. A server that asks for less (429, 503) gets less. Whatever may succeed when it is
+made again is made again; what nothing helps is a failure of that one request.
+
+Requests are made by threads; whatever follows from an answer is done by the thread that runs
+`Loop.run`, one thing after another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from http import HTTPStatus
+
+from formats.error import FormatError
+from formats.http_date import parse_retry_after
+from formats.s3 import ErrorAnswer, parse_error
+from push.connection import Answer, Connection, Request, Route, TransientError, clock_skew
+from push.failure import Failure, PushError
+from push.progress import say
+
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed."""
+
+ATTEMPTS = 15
+"""How often in a row a request may fail while nothing else gets through either.
+
+The pauses add up to 80 seconds, longer than a server takes to start again.
+"""
+
+ATTEMPTS_ALONE = 40
+"""How often a request may fail while others get through: it is at fault, not the server."""
+
+FEWEST, MOST = 8, 64
+"""Connections at a time: near, more of them gain nothing; farther than 60 ms, the server's memory
+and this machine's handshakes cost more than they gain."""
+
+_LONGEST_PAUSE = 10.0
+_LONGEST_ASKED_PAUSE = 60.0
+_SECONDS_PER_CONNECTION = 0.001
+
+
+class Loop:
+    """What the push's main thread does: one thing after another, as others finish theirs."""
+
+    def __init__(self) -> None:
+        """Have nothing to do yet."""
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Have `what` called by the thread that runs the loop; any thread may ask."""
+        self._calls.put(what)
+
+    def run(self, until: Callable[[], bool], idle: Callable[[], None], seconds: float) -> None:
+        """Do what there is to do until `until` holds; `idle` after so many seconds of nothing."""
+        while not until():
+            try:
+                what = self._calls.get(timeout=seconds)
+            except queue.Empty:
+                idle()
+                continue
+            what()
+
+
+class Window:
+    """How many requests may be under way: fewer after each complaint, slowly more again."""
+
+    def __init__(self, limit: float) -> None:
+        """Allow `limit` at first."""
+        self._condition = threading.Condition()
+        self._limit = limit
+        self._most = limit
+        self._active = 0
+        self._shrunk = 0.0
+
+    def widen(self, most: float) -> None:
+        """Allow up to `most`, now that the distance is known."""
+        with self._condition:
+            if most > self._most:
+                self._limit, self._most = max(self._limit, most), most
+                self._condition.notify_all()
+
+    def enter(self) -> None:
+        """Wait for a place."""
+        with self._condition:
+            while self._active >= max(1, int(self._limit)):
+                self._condition.wait()
+            self._active += 1
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._condition:
+            self._active -= 1
+            self._condition.notify()
+
+    def succeeded(self) -> None:
+        """Allow a little more."""
+        with self._condition:
+            self._limit = min(self._most, self._limit + 1 / max(1.0, self._limit))
+
+    def complained(self) -> None:
+        """Allow half as much, though only once for the complaints of one burst."""
+        with self._condition:
+            now = time.monotonic()
+            if now - self._shrunk > 0.5:
+                self._shrunk = now
+                self._limit = max(1.0, self._limit / 2)
+
+
+@dataclass(order=True)
+class _Task:
+    priority: int
+    number: int
+    request: Request = field(compare=False)
+    done: Callable[[Answer], None] = field(compare=False)
+    failed: Callable[[Failure], None] = field(compare=False)
+
+
+class Transfers:
+    """Makes requests side by side."""
+
+    def __init__(self, route: Route, loop: Loop) -> None:
+        """Connect to nothing yet."""
+        self._route = route
+        self._loop = loop
+        self._tasks: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._window = Window(FEWEST)
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._successes = 0
+        self._said = 0.0
+        self._written = False
+        self._closed = threading.Event()
+        self._under_way = 0
+        self.day: str | None = None
+        """The latest day by the server's clock, such as 2026-11-23; None before it has told."""
+
+    def submit(
+        self,
+        request: Request,
+        done: Callable[[Answer], None],
+        failed: Callable[[Failure], None] | None = None,
+        priority: int = 5,
+    ) -> None:
+        """Make a request some time.
+
+        Args:
+            request: what is asked.
+            done: called by the loop with the answer.
+            failed: called by the loop when nothing helped; without it, the push ends then.
+            priority: the lower, the earlier.
+        """
+        self._tasks.put(_Task(priority, next(self._numbers), request, done, failed or _end))
+        with self._lock:
+            self._under_way += 1
+            if self._idle < self._tasks.qsize() and self._threads < self._most():
+                self._threads += 1
+                threading.Thread(target=self._work, daemon=True).start()
+
+    def idle(self) -> bool:
+        """Tell whether every request has been answered, and what follows from it done."""
+        return not self._under_way
+
+    def _dealt_with(self, outcome: Callable[[], None]) -> None:
+        with self._lock:
+            self._under_way -= 1
+        outcome()
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._closed.set()
+
+    def _most(self) -> int:
+        return max(
+            FEWEST, min(MOST, FEWEST + int(self._route.round_trip / _SECONDS_PER_CONNECTION))
+        )
+
+    def _work(self) -> None:
+        connection = Connection(self._route)
+        while not self._closed.is_set():
+            with self._lock:
+                self._idle += 1
+            task = self._tasks.get()
+            with self._lock:
+                self._idle -= 1
+            try:
+                outcome = self._attempts(connection, task)
+            except PushError as error:
+                self._loop.call(_raiser(error))
+                continue
+            self._loop.call(partial(self._dealt_with, outcome))
+
+    def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
+        """Make a request until it is answered or nothing helps; return what is to be done then."""
+        request, failures, in_a_row, seen = task.request, 0, 0, self._successes
+        alone = False
+        while True:
+            self._window.enter()
+            try:
+                answer = connection.exchange(request)
+            except TransientError as error:
+                why, asked = str(error), None
+            else:
+                self._note(answer)
+                if 200 <= answer.status < 300 or answer.status in request.expected:
+                    self._succeeded(request)
+                    return lambda: task.done(answer)
+                if answer.status not in TRANSIENT:
+                    return self._refused(request, answer, task.failed)
+                why, asked = _status(answer), _asked_pause(answer)
+                if answer.status in (429, 503):
+                    self._window.complained()
+            finally:
+                self._window.leave()
+            failures += 1
+            if self._successes > seen:
+                seen, in_a_row, alone = self._successes, 1, True
+            else:
+                in_a_row += 1
+            if in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE:
+                failure = Failure(request.step, f"{why}; {self._remedy_for_silence()}")
+                if not alone:
+                    raise PushError(failure.step, failure.what)
+                return lambda: task.failed(failure)
+            self._pause(request, why, in_a_row, asked)
+
+    def _note(self, answer: Answer) -> None:
+        self._window.widen(self._most())
+        if answer.date is not None:
+            day = answer.date.strftime("%Y-%m-%d")
+            with self._lock:
+                self.day = max(self.day or day, day)
+
+    def _succeeded(self, request: Request) -> None:
+        self._window.succeeded()
+        with self._lock:
+            self._successes += 1
+            self._written = self._written or request.method in ("PUT", "POST")
+
+    def _pause(self, request: Request, why: str, in_a_row: int, asked: float | None) -> None:
+        """Wait before the next attempt: longer each time, or for as long as the server asks."""
+        seconds = min(_LONGEST_PAUSE, 0.1 * 2 ** (in_a_row - 1))
+        if asked is not None:
+            seconds = min(_LONGEST_ASKED_PAUSE, max(asked, 0.1))
+        with self._lock:
+            now = time.monotonic()
+            tell = seconds >= 1 and now - self._said >= 1
+            if tell:
+                self._said = now
+        if tell:
+            say(f"{request.step}: {why}, trying again in {seconds:.0f} s")
+        self._closed.wait(seconds)
+
+    def _remedy_for_silence(self) -> str:
+        endpoint = self._route.settings.endpoint
+        return f"see that the server runs and that endpoint {endpoint} is right"
+
+    def _refused(
+        self, request: Request, answer: Answer, failed: Callable[[Failure], None]
+    ) -> Callable[[], None]:
+        """Return what follows from a refusal: the end of the push, or of this request."""
+        error = parse_error(answer.body)
+        what = _refusal(request, answer, error, self._route)
+        failure = Failure(request.step, what, f"{answer.status} {error.code}")
+        for_all = error.code in _FOR_ALL or answer.status in (301, 307, 308)
+        # Who may not write the first object may write none.
+        if for_all or (error.code == "AccessDenied" and not self._written):
+            raise PushError(failure.step, failure.what)
+        return lambda: failed(failure)
+
+
+_FOR_ALL = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "RequestTimeTooSkewed",
+        "NoSuchBucket",
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "ExpiredToken",
+    }
+)
+"""Refusals that every other request would meet as well."""
+
+
+def _refusal(request: Request, answer: Answer, error: ErrorAnswer, route: Route) -> str:
+    """Return what the server refused, and the remedy."""
+    settings = route.settings
+    where = f"{settings.bucket}/{request.key}"
+    said = f"{error.code and ' '}{error.code}{error.message and f' ({error.message})'}"
+    what = f"{request.method} {where}: HTTP {answer.status}{said}"
+    user = settings.access_key_id
+    remedies = {
+        "InvalidAccessKeyId": f"the server has no enabled user {user}: create or enable it",
+        "SignatureDoesNotMatch": f"set secret-access-key to the secret of user {user}",
+        "AccessDenied": f"give user {user} the write policy of the bucket",
+        "PermanentRedirect": "set region to the server's",
+        "AuthorizationHeaderMalformed": "set region to the server's",
+        "NoSuchBucket": "create the bucket, or set bucket to the right one",
+        "RequestTimeTooSkewed": _skew(answer),
+        "XMinioAdminBucketQuotaExceeded": (
+            "raise the bucket's quota, or wait until entries expire"
+        ),
+        "QuotaExceeded": "raise the bucket's quota, or wait until entries expire",
+        "XMinioStorageFull": "the server needs more disk space",
+    }
+    if error.code == "NoSuchBucket" and request.step == "list":
+        return f"{settings.endpoint} has no bucket {settings.bucket}; create it, or set bucket"
+    remedy = remedies.get(error.code, "see the server's log")
+    if not error.code and answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        remedy = (
+            "the server, or a proxy before it, takes no request so large: set part-size "
+            f"(partSize in the stack's settings) below {settings.part_size}"
+        )
+    elif not error.code and answer.status in (301, 302, 307, 308, 403, 404):
+        remedy = f"see that an S3 server answers at endpoint {settings.endpoint}"
+    return f"{what}; {remedy}"
+
+
+def _skew(answer: Answer) -> str:
+    skew = clock_skew(answer)
+    by = "" if skew is None else f" by {skew.total_seconds():.0f} seconds"
+    return f"this machine's clock differs from the server's{by}: set it"
+
+
+def _status(answer: Answer) -> str:
+    code = parse_error(answer.body).code
+    return f"the server answers HTTP {answer.status}{code and ' '}{code}"
+
+
+def _asked_pause(answer: Answer) -> float | None:
+    try:
+        return parse_retry_after(
+            answer.headers["retry-after"], answer.date or datetime.now(timezone.utc)
+        )
+    except (KeyError, FormatError):
+        return None
+
+
+def _end(failure: Failure) -> None:
+    raise PushError(failure.step, failure.what)
+
+
+def _raiser(error: PushError) -> Callable[[], None]:
+    def end() -> None:
+        raise error
+
+    return end

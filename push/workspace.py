@@ -1,0 +1,143 @@
+"""The directories of one push: NARs on their way on a disk, secrets in memory where it can be.
+
+They go at every end of the push but SIGKILL. Whoever finds directories whose lock nobody holds
+knows that their push is no more, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from push.failure import PushError
+
+_PREFIX = "nixcache-push."
+_LOCK = "lock"
+# Nix's versions disagree on how a path with other characters stands in a store's URL.
+_PLAIN = re.compile(r"/[A-Za-z0-9/._+-]*")
+_SECONDS_TO_LOCK = 3600
+
+
+class Workspace:
+    """A push's own directories, each readable by its owner alone."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Make them, and remove what killed pushes of this user left.
+
+        Args:
+            environment: `TMPDIR` and `XDG_RUNTIME_DIR` say where.
+
+        Raises:
+            PushError: nothing can be written there.
+        """
+        self._directories: list[Path] = []
+        self._locks: list[int] = []
+        self.base = Path(environment.get("TMPDIR") or "/var/tmp")
+        memory = _memory(environment)
+        try:
+            stage = self._make(self.base)
+            self.run = stage if memory is None else self._make(memory)
+            self.stage = stage if _PLAIN.fullmatch(str(stage)) else self._plain_link(stage)
+            if not _PLAIN.fullmatch(str(self.run)):
+                self.run = self._plain_link(self.run)
+        except OSError as error:
+            self.remove()
+            raise PushError(
+                "prepare",
+                f"{self.base} takes no files ({error.strerror}); set TMPDIR to a directory with "
+                "space for staging-limit",
+            ) from None
+        self.stage.joinpath("cache").mkdir()
+
+    def _make(self, base: Path) -> Path:
+        _remove_leftovers(base)
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        self._directories.append(directory)
+        lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        self._locks.append(lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return directory
+
+    def _plain_link(self, directory: Path) -> Path:
+        """Return a path to `directory` that every Nix reads alike."""
+        for base in ("/var/tmp", "/tmp", "/run"):
+            with contextlib.suppress(OSError):
+                link = self._make(Path(base)) / "link"
+                link.symlink_to(directory)
+                return link
+        raise OSError(errno.EINVAL, "its name has characters that Nix does not take")
+
+    def write_secret(self, name: str, text: str) -> Path:
+        """Write a file that only this user can read, and return where.
+
+        Raises:
+            PushError: there is no space.
+        """
+        path = self.run / name
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise PushError(
+                "prepare", f"{self.run.parent} takes no files ({error.strerror}); free space there"
+            ) from None
+        return path
+
+    def remove(self) -> None:
+        """Remove everything; without effect the second time."""
+        while self._directories:
+            shutil.rmtree(self._directories.pop(), ignore_errors=True)
+        while self._locks:
+            os.close(self._locks.pop())
+
+
+def _memory(environment: Mapping[str, str]) -> Path | None:
+    """Return a directory in memory that can be written to, None where there is none.
+
+    What is mounted there by itself is a tmpfs on every Linux (`file-hierarchy(7)`); other systems
+    have none.
+    """
+    root = Path("/").stat().st_dev
+    for text in (environment.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm"):
+        base = Path(text)
+        with contextlib.suppress(OSError):
+            if base.is_absolute() and base.stat().st_dev != root and os.access(base, os.W_OK):
+                return base
+    return None
+
+
+def _remove_leftovers(base: Path) -> None:
+    for directory in _leftovers(base):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _leftovers(base: Path) -> Iterator[Path]:
+    """Yield this user's directories of pushes that are no more."""
+    for directory in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            if directory.is_symlink() or status.st_uid != os.geteuid():
+                continue
+            try:
+                lock = os.open(directory / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                # Another push may be about to lock it.
+                if time.time() - status.st_mtime > _SECONDS_TO_LOCK:
+                    yield directory
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield directory
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(lock)
