@@ -10,7 +10,7 @@ PYTHON := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv/bin
 TOOLBOX := $(VENV)/python -m toolbox
 PYTEST := $(VENV)/pytest
-SHELL_FILES := push/push.sh push/fetch_push.sh .ci/run
+SHELL_FILES := .ci/run
 
 .PHONY: help
 help: ## list these commands

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.closure_push import PUSH_SCRIPT
 from formats.signing import SecretKey
-from tests.system.cache_bucket import CacheBucket, trust
+from tests.system.cache_bucket import CacheBucket, place, trust
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -105,12 +104,14 @@ class Bench:
         policy = {"Version": "2012-10-17", "Statement": [statement]}
         self._unsigned.client.set_bucket_policy("theirs", json.dumps(policy))
         trust(builder, server)
-        self._place("push.sh", PUSH_SCRIPT.read_text())
+        self._command = " ".join(place(builder))
         self._place("key", self._bucket.key.to_nix())
         self.wide = builder.make_closure(300, 600_000_000, seed=1, name="c300")
         self.many = builder.make_closure(3000, 120_000_000, seed=2, name="c3000")
         # What an upstream cache has is closed under references: the first nine tenths are.
-        self._place("upstream", SecretKey.generate(UPSTREAM).to_nix())
+        upstream = SecretKey.generate(UPSTREAM)
+        self.upstream_key = str(upstream.public_key)
+        self._place("upstream", upstream.to_nix())
         self.upstream = self.paths(self.wide)[:270]
         builder.run(f"{NIX} store sign -k /run/upstream {' '.join(self.upstream)}")
         self._changes = 0
@@ -142,10 +143,10 @@ class Bench:
         self._bucket.remove(*keys, *nars)
 
     def push(self, top: str, upstream_key: str | None = None) -> Run:
-        """Push with the script, by hand."""
-        settings = self._bucket.settings(retention_days=7, upstream_key=upstream_key)
+        """Push with this project's program, by hand."""
+        settings = self._bucket.settings(renew="yes", upstream_key=upstream_key)
         self._place("settings", settings)
-        return self._run(f"bash /run/push.sh --config /run/settings {top}")
+        return self._run(f"{self._command} --config /run/settings {top}")
 
     def copy(self, top: str) -> Run:
         """Push with `nix copy` and zstd."""
@@ -192,16 +193,16 @@ class Bench:
         (self._builder.root / "run" / name).write_text(text)
 
 
-OURS_FRESH = "300 paths, 600 MB: push.sh"
+OURS_FRESH = "300 paths, 600 MB: ours"
 COPY_FRESH = "300 paths, 600 MB: nix copy, zstd"
 RECIPE = "300 paths, 600 MB: the recipe, xz"
-UPSTREAM_90 = "300 paths, 270 upstream: push.sh"
-NOOP_300 = "300 paths, nothing new: push.sh"
-CHANGED = "301 paths, one new: push.sh"
-OURS_MANY = "3,000 paths, 120 MB: push.sh"
+UPSTREAM_90 = "300 paths, 270 upstream: ours"
+NOOP_300 = "300 paths, nothing new: ours"
+CHANGED = "301 paths, one new: ours"
+OURS_MANY = "3,000 paths, 120 MB: ours"
 COPY_MANY = "3,000 paths, 120 MB: nix copy, zstd"
-NOOP_3000 = "3,000 paths, nothing new: push.sh"
-SOME_MANY = "3,000 paths, 300 new: push.sh"
+NOOP_3000 = "3,000 paths, nothing new: ours"
+SOME_MANY = "3,000 paths, 300 new: ours"
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, list[Run]]:
@@ -221,7 +222,7 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[Run]]:
         timed(NOOP_300, lambda: bench.push(bench.wide))
         timed(CHANGED, partial(bench.push, bench.changed()))
         bench.empty()
-        timed(UPSTREAM_90, lambda: bench.push(bench.wide, UPSTREAM))
+        timed(UPSTREAM_90, lambda: bench.push(bench.wide, bench.upstream_key))
         bench.empty()
         timed(COPY_MANY, lambda: bench.copy(bench.many))
         timed(OURS_MANY, lambda: bench.push(bench.many))
@@ -247,7 +248,7 @@ def main() -> int:
     ):
         runs = measure(Bench(server, builder), rounds)
     medians = {name: statistics.median(run.seconds for run in all_) for name, all_ in runs.items()}
-    ours = [run for name, all_ in runs.items() if name.endswith("push.sh") for run in all_]
+    ours = [run for name, all_ in runs.items() if name.endswith("ours") for run in all_]
     result = {
         "full_vs_nix_zstd": medians[OURS_FRESH] / medians[COPY_FRESH],
         "full_vs_recipe": medians[OURS_FRESH] / medians[RECIPE],

@@ -105,7 +105,7 @@ def _declare_push(
         pulumi.Output.concat(shared, credential.apply(format_settings))
     )
     if push.connection is None:
-        return command.local.Command(
+        stdout = command.local.Command(
             f"{builder}-command",
             create=create,
             stdin=stdin,
@@ -113,6 +113,7 @@ def _declare_push(
             logging=command.local.Logging.STDERR,
             opts=opts,
         ).stdout
+        return stdout.apply(summary_of)
     return command.remote.Command(
         f"{builder}-command",
         connection=push.connection,
@@ -121,4 +122,9 @@ def _declare_push(
         add_previous_output_in_env=False,
         logging=command.remote.Logging.STDERR,
         opts=opts,
-    ).stdout
+    ).stdout.apply(summary_of)
+
+
+def summary_of(output: str) -> str:
+    """Return the last line of what a push printed: a login shell may greet before."""
+    return output.strip().rpartition("\n")[2]

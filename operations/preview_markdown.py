@@ -253,7 +253,7 @@ def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
         before, after = _pushed_paths(push.before), _pushed_paths(push.after)
         if before == after:
             another = push.before.get("create") != push.after.get("create")
-            why = "push.sh changes" if another else "the push's settings change"
+            why = "the push itself changes" if another else "the push's settings change"
             yield f"pushes the same closures again: {why}"
         else:
             yield from _pushed(after, after, before)

@@ -1,21 +1,16 @@
-"""What a builder is sent becomes push.sh as the deployment uploaded it, or says why not."""
+"""What a builder is sent becomes the push as the deployment uploaded it, or says why not."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator, Mapping
 from threading import Event
 from typing import Any
 
 import pytest
 
-from components.closure_push import (
-    FETCH_SCRIPT,
-    PUSH_SCRIPT,
-    PROGRAM_KEY,
-    bare_script,
-    push_command,
-)
+from components.push_program import PROGRAM_KEY, archive, bootstrap, push_command
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, Pushed
 from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, fault_proxy
@@ -24,6 +19,7 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 3
 TRANSIENT = (503, RESET_BEFORE, 429)
+KEPT = "root/.cache/nix-binary-cache"
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +28,11 @@ def shared_bucket(minio: MinioServer) -> CacheBucket:
 
 
 @pytest.fixture
-def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
-    """A private bucket that holds push.sh."""
+def bucket(shared_bucket: CacheBucket, builder: ThrowawayBuilder) -> Iterator[CacheBucket]:
+    """A private bucket that holds the push, which the builder has not fetched yet."""
     shared_bucket.client.delete_bucket_policy(shared_bucket.name)
-    shared_bucket.put(PROGRAM_KEY, bare_script(PUSH_SCRIPT).encode())
+    shared_bucket.put(PROGRAM_KEY, archive())
+    builder.run(f"rm -rf /{KEPT}")
     yield shared_bucket
     shared_bucket.empty()
 
@@ -50,9 +47,13 @@ def push(
     bucket: CacheBucket,
     closure: str,
     environment: str = "",
+    changed: str = "",
     **changes: str,
 ) -> Pushed:
-    """Run on a builder what Pulumi runs, with the settings that it gives."""
+    """Run on a builder what Pulumi runs, with the settings that it gives.
+
+    `changed` is Python that stands in the bootstrap, to change a constant of it.
+    """
     certificate = base64.b64encode(bucket.server.ca_file.read_bytes()).decode()
     given: Mapping[str, Any] = {
         "region": "us-east-1",
@@ -60,27 +61,45 @@ def push(
         "ca_certificate": certificate,
         **changes,
     }
+    head, _, program = bootstrap().partition("\n")
+    if changed:
+        program = program.replace("\nif __name__", f"\n{changed}\nif __name__", 1)
+        head = f"{len(program)} {hashlib.sha256(program.encode()).hexdigest()}"
     ran = builder.run(
         f"{environment} {push_command([closure])}",
-        input=f"{bare_script(FETCH_SCRIPT)}\0{bucket.settings(**given)}",
+        input=f"{head}\n{program}{bucket.settings(**given)}",
         check=False,
     )
-    return Pushed(ran.returncode, ran.stdout, ran.stderr)
+    return Pushed(ran.returncode, f"{ran.stdout}", ran.stderr)
 
 
-def test_a_builder_fetches_push_sh_as_its_own_user_and_pushes(
+def test_a_builder_fetches_the_push_as_its_own_user_and_pushes(
+    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
+) -> None:
+    with fault_proxy(bucket.server) as proxy:
+        assert push(builder, bucket, closure, endpoint=proxy.url).counts()["pushed"] == PATHS
+        assert push(builder, bucket, closure, endpoint=proxy.url).counts()["reused"] == PATHS
+    assert verify(bucket).problems == []
+    fetches = [request for request in proxy.requests if request.key == PROGRAM_KEY]
+    assert len(fetches) == 1, "what was fetched is kept"
+
+
+def test_what_is_kept_and_was_changed_is_fetched_again(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
     assert push(builder, bucket, closure).counts()["pushed"] == PATHS
-    assert verify(bucket).problems == []
+    (kept,) = (builder.root / KEPT).glob("push-*.pyz")
+    kept.write_bytes(b"raise SystemExit('run by mistake')")
+    assert push(builder, bucket, closure).counts()["reused"] == PATHS
+    assert kept.read_bytes() == archive()
 
 
 def test_what_somebody_else_wrote_there_is_not_run(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    bucket.put(PROGRAM_KEY, bare_script(PUSH_SCRIPT).encode() + b"touch /tmp/run-by-mistake\n")
+    bucket.put(PROGRAM_KEY, b"open('/tmp/run-by-mistake', 'w')\n")
     assert push(builder, bucket, closure).refused() == (
-        "push: fetch: fetched/tools/push.sh is not what this deployment uploaded; "
+        "push: fetch: fetched/_nixcache/push.pyz is not what this deployment uploaded; "
         "run pulumi up --refresh to put it back"
     )
     assert builder.run("test ! -e /tmp/run-by-mistake").returncode == 0
@@ -91,7 +110,7 @@ def test_where_it_is_gone_one_sentence_says_how_it_comes_back(
 ) -> None:
     bucket.remove(PROGRAM_KEY)
     assert push(builder, bucket, closure).refused() == (
-        "push: fetch: GET fetched/tools/push.sh: HTTP 404 NoSuchKey; "
+        "push: fetch: GET fetched/_nixcache/push.pyz: HTTP 404 NoSuchKey; "
         "run pulumi up --refresh, which mends users, policies and objects"
     )
 
@@ -126,14 +145,11 @@ def test_a_server_that_recovers_is_waited_for(
 def test_a_server_that_stays_away_is_named(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    # A sleep that does not: the pauses between attempts are not what is tested.
-    builder.run("mkdir -p /tmp/hasty && printf '#!/bin/sh\\n' >/tmp/hasty/sleep")
-    builder.run("chmod +x /tmp/hasty/sleep")
     nobody = "http://127.0.0.1:9"
-    hasty = "PATH=/tmp/hasty:$PATH"
-    refused = push(builder, bucket, closure, environment=hasty, endpoint=nobody).refused()
-    assert refused.startswith("push: fetch: Failed to connect to 127.0.0.1")
-    assert refused.endswith(f"; see that this machine reaches the server at {nobody}")
+    # The pauses between attempts are not what is tested.
+    refused = push(builder, bucket, closure, changed="PAUSES = (0, 0)", endpoint=nobody).refused()
+    assert refused.startswith("push: fetch: Failed to connect to the server: [Errno 111]")
+    assert refused.endswith(f"; see that this machine reaches it at {nobody}")
 
 
 def test_a_server_whose_certificate_is_not_trusted_gets_no_credential(
@@ -143,14 +159,4 @@ def test_a_server_whose_certificate_is_not_trusted_gets_no_credential(
         push(builder, bucket, closure, ca_certificate="")
         .refused()
         .endswith("; set caCertificateFile to what signed the certificate of the server")
-    )
-
-
-def test_a_missing_tool_is_named(
-    builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
-) -> None:
-    builder.run("mkdir -p /tmp/curlless && ln -sf /usr/bin/bash /tmp/curlless")
-    refused = push(builder, bucket, closure, environment="PATH=/tmp/curlless").refused()
-    assert refused == (
-        "push: fetch: curl is missing on this machine; install it, or add it to PATH"
     )

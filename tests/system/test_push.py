@@ -479,11 +479,11 @@ def test_secrets_are_in_no_command_line_environment_or_readable_file(
                 except OSError:
                     continue
                 seen.extend(f"{name}: {text}" for secret in secrets if secret in text)
-        for place in ("run", "dev/shm", "var/tmp", "tmp"):
-            for directory in (root / place).glob("nixcache-push*"):
+        for base in ("run", "dev/shm", "var/tmp", "tmp"):
+            for directory in (root / base).glob("nixcache-push*"):
                 modes.add(directory.stat().st_mode & 0o777)
                 if (directory / "signing-key").exists():
-                    places.add(place)
+                    places.add(base)
         return PASS
 
     watch: Fault = look

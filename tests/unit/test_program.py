@@ -112,7 +112,7 @@ def test_the_last_key_signs_and_no_other_reaches_a_builder(run: Any) -> None:
     mocks = run(signingKeys=keys, builders=[{"name": "a", "local": True, "closures": [path]}])
     assert sorted(names(mocks, "pulumi-python:dynamic/nixcache:SigningKey")) == keys
     stdin = mocks.inputs("command:local:Command")["stdin"]["value"]
-    lines = stdin.partition("\0")[2].splitlines()
+    lines = stdin.splitlines()
     assert [line for line in lines if line.startswith("signing-key=")] == [
         "signing-key=s3.homelab.local-2:secret"
     ]

@@ -6,4 +6,4 @@ from components.text_object import multipart_etag
 
 
 def test_another_content_has_another_etag() -> None:
-    assert multipart_etag("a") != multipart_etag("b")
+    assert multipart_etag(b"a") != multipart_etag(b"b")

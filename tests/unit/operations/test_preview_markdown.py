@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.closure_push import push_command
+from components.push_program import push_command
 from operations import preview_markdown
 from operations.preview_markdown import NoPreviewError, code, failed, render
 
@@ -142,7 +142,7 @@ def test_the_same_closures_are_pushed_again_for_a_reason() -> None:
     now = {"create": push_command(["/nix/store/a"])}
     before = {"create": now["create"].replace(" --config", "0 --config")}
     again = "- builder `nixbuilder` pushes the same closures again: "
-    assert f"{again}push.sh changes\n" in report(step("update", COMMAND, before, now))
+    assert f"{again}the push itself changes\n" in report(step("update", COMMAND, before, now))
     assert f"{again}the push's settings change\n" in report(step("update", COMMAND, now, now))
 
 

@@ -28,14 +28,14 @@ def test_the_modules_example_is_what_the_homelab_stack_puts_out() -> None:
     assert example == modules_configuration(settings, client, keys)
 
 
-def test_the_modules_data_says_what_the_push_script_is_to_do() -> None:
+def test_the_modules_data_says_what_the_push_is_to_do() -> None:
     settings = parse(
         configuration(
             expire=False,
             compression="xz",
             compressionLevel=3,
             parallelism=2,
-            upstreamKeys=["a", "b"],
+            upstreamKeys=[PUBLIC_KEY],
         )
     )
     client = ClientConfiguration(substituter(settings), [PUBLIC_KEY], None)
@@ -44,12 +44,13 @@ def test_the_modules_data_says_what_the_push_script_is_to_do() -> None:
         "endpoint": "https://s3.homelab.local",
         "region": "us-east-1",
         "bucket": "nix-cache",
-        "retention-days": 0,
+        "renew": "no",
         "compression": "xz",
         "compression-level": 3,
         "parallelism": 2,
         "staging-limit": settings.staging_limit,
-        "upstream-key": ["a", "b"],
+        "part-size": 67108864,
+        "upstream-key": [PUBLIC_KEY],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.retention import GRACE_DAYS, RETENTION_DAYS
-from program.settings.stack import Endpoint, Settings, parse
+from program.settings.stack import CACHE_NIXOS_ORG, Endpoint, Settings, parse
 from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
 
 
@@ -36,7 +36,7 @@ def test_defaults_of_the_schema_are_a_complete_stack() -> None:
     assert settings.public_url == "https://s3.homelab.local/nix-cache"
     assert settings.signing_keys == ("s3.homelab.local-1",)
     assert settings.retention_days == 7
-    assert settings.upstream_keys == ("cache.nixos.org-1",)
+    assert settings.upstream_keys == (CACHE_NIXOS_ORG,)
     assert settings.builders == ()
 
 
@@ -263,7 +263,8 @@ def test_a_password_is_never_part_of_a_message() -> None:
         ("stagingLimit", 5),
         ("priority", -1),
         ("protect", "maybe"),
-        ("upstreamKeys", ["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]),
+        ("upstreamKeys", ["cache.nixos.org-1"]),
+        ("partSize", 1_000_000),
         ("publicUrl", "s3.homelab.local"),
         ("storeDir", "nix/store"),
         ("signingKeys", "s3.homelab.local-1"),
