@@ -11,6 +11,7 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
+from tests.system.cache_bucket import place
 from tests.system.conftest import builder_settings, server_settings
 from tests.system.signing_proxy import signing_proxy
 from tests.system.stack import Stack
@@ -157,10 +158,10 @@ def test_a_builders_own_credential_is_placed_renewed_and_removed(
         f"signing-key-file={DIRECTORY}/signing-key",
         "ca-certificate-file=/root/ca.pem",
     ]
-    script = (Path(__file__).parents[2] / "push" / "push.sh").read_text()
     builder.run("cat >/root/ca.pem", input=outputs["nixos"]["caCertificate"])
+    command = " ".join(place(builder))
     pushed = builder.run(
-        f"bash -s -- --config - {closure}", input=script + "".join(f"{line}\n" for line in lines)
+        f"{command} --config - {closure}", input="".join(f"{line}\n" for line in lines)
     )
     assert pushed.stdout.startswith("pushed 3 paths")
 
