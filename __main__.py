@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 stack = settings.load()
 deployment.check_update(stack)
 adopt = adoption.bucket_to_import(stack)
-followed = follow_links(stack.builders, stack.store_dir)
+followed = follow_links(stack.builders)
 
 server = declare_server(stack)
 signing_keys = declare_signing_keys(stack)

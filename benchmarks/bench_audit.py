@@ -43,7 +43,7 @@ RESULT = tools.CHECKOUT / "build" / "bench-audit.json"
 
 def entries(key: SecretKey) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every object of a cache with paths that `key` signs."""
-    yield "nix-cache-info", nix_cache_info("/nix/store", True, 40).encode()
+    yield "nix-cache-info", nix_cache_info(True, 40).encode()
     chance = random.Random(1)
     paths = [f"{nix32_encode(chance.randbytes(20))}-path-{n}" for n in range(NARINFOS)]
     for path in paths:

@@ -10,11 +10,12 @@ import pulumi_minio as minio
 
 from components.retention import GRACE_DAYS, RETENTION_DAYS, expiration_rules
 from components.text_object import declare_text_object
+from formats.store_path import STORE_DIR
 
 
-def nix_cache_info(store_dir: str, want_mass_query: bool, priority: int) -> str:
+def nix_cache_info(want_mass_query: bool, priority: int) -> str:
     """Return the text of `nix-cache-info` (Nix, `src/libstore/binary-cache-store.cc`)."""
-    return f"StoreDir: {store_dir}\nWantMassQuery: {int(want_mass_query)}\nPriority: {priority}\n"
+    return f"StoreDir: {STORE_DIR}\nWantMassQuery: {int(want_mass_query)}\nPriority: {priority}\n"
 
 
 def anonymous_download_policy(bucket: str, listing: bool) -> str:
@@ -60,8 +61,6 @@ class BinaryCacheArgs:
     """Days that an entry lives after the last push of a closure with it; None for ever."""
     grace_days: pulumi.Input[int] = GRACE_DAYS
     """Days that a NAR lives longer than its narinfo."""
-    store_dir: pulumi.Input[str] = "/nix/store"
-    """The store directory of the cache's paths."""
     want_mass_query: pulumi.Input[bool] = True
     """Whether clients may ask for many paths at once."""
     priority: pulumi.Input[int] = 40
@@ -125,8 +124,8 @@ class BinaryCache(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self, depends_on=settings_of_the_bucket),
             )
             self.lifecycle = lifecycle.id
-        content = pulumi.Output.all(args.store_dir, args.want_mass_query, args.priority).apply(
-            lambda values: nix_cache_info(str(values[0]), bool(values[1]), int(values[2]))
+        content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
+            lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
         objects: list[tuple[str, str, pulumi.Input[str]]] = [
             ("nix-cache-info", "text/x-nix-cache-info", content)

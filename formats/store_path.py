@@ -6,6 +6,9 @@ import re
 
 from formats.nix32 import NIX32_ALPHABET
 
+STORE_DIR = "/nix/store"
+"""Where stores are that share anything with others; a cache is for one such directory."""
+
 STORE_PATH_HASH_LENGTH = 32
 """Length in characters of a store path's hash part: 20 bytes in nix32."""
 
@@ -22,7 +25,7 @@ def is_base_name(text: str) -> bool:
     return bool(_BASE_NAME.fullmatch(text))
 
 
-def is_store_path(path: str, store_dir: str = "/nix/store") -> bool:
+def is_store_path(path: str, store_dir: str = STORE_DIR) -> bool:
     """Tell whether `path` names a path directly in `store_dir`, hash and name well-formed."""
     prefix = f"{store_dir}/"
     return path.startswith(prefix) and bool(_BASE_NAME.fullmatch(path[len(prefix) :]))

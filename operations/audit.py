@@ -46,7 +46,6 @@ def cache_of(stack: DeployedStack) -> Cache:
     return Cache(
         CacheClient(url, settings.ca_certificate_file, CONNECTIONS),
         deployer.objects,
-        settings.store_dir,
         stack.public_keys,
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),

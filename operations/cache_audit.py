@@ -19,7 +19,7 @@ from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
-from formats.store_path import STORE_PATH_HASH_LENGTH
+from formats.store_path import STORE_DIR, STORE_PATH_HASH_LENGTH
 from operations.cache_client import GONE, OK, CacheClient
 from operations.nar_measure import NarError, measure_nar
 from operations.upstream import Answer, Upstream, ask
@@ -97,8 +97,6 @@ class Cache:
     """Reads as clients do."""
     objects: Callable[[str], Iterable[tuple[str, int]]]
     """Lists name and size in bytes of the objects whose names begin with a prefix."""
-    store_dir: str
-    """The store directory that its paths belong to."""
     public_keys: Sequence[PublicKey]
     """The keys that clients are told to trust."""
     closures: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -203,7 +201,7 @@ class _Examiner:
             return None
 
     def _place(self, name: str, narinfo: NarInfo) -> Iterator[tuple[str, str]]:
-        store_path = f"{self._cache.store_dir}/{name.removesuffix('.narinfo')}-"
+        store_path = f"{STORE_DIR}/{name.removesuffix('.narinfo')}-"
         if not narinfo.store_path.startswith(store_path):
             yield "misplaced", f"it is about {narinfo.store_path}"
 
@@ -331,8 +329,8 @@ def _examine_cache_info(cache: Cache) -> Iterator[Finding]:
     answer = cache.client.read(CACHE_INFO)
     if answer.status != OK:
         yield Finding("cache-info", CACHE_INFO, f"a client gets HTTP status {answer.status}")
-    elif f"StoreDir: {cache.store_dir}".encode() not in answer.body.splitlines():
-        yield Finding("cache-info", CACHE_INFO, f"its StoreDir is not {cache.store_dir}")
+    elif f"StoreDir: {STORE_DIR}".encode() not in answer.body.splitlines():
+        yield Finding("cache-info", CACHE_INFO, f"its StoreDir is not {STORE_DIR}")
 
 
 def _in_batches(

@@ -67,7 +67,7 @@ def read_stack(name: str) -> DeployedStack:
             settings,
             outputs["substituter"],
             tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
-            _closures(outputs.get("builders") or {}, settings.store_dir),
+            _closures(outputs.get("builders") or {}),
             _reader(name, settings.reader_user) if settings.private else None,
         )
     except (KeyError, FormatError):
@@ -76,10 +76,10 @@ def read_stack(name: str) -> DeployedStack:
         ) from None
 
 
-def _closures(builders: Mapping[str, Any], store_dir: str) -> dict[str, list[str]]:
+def _closures(builders: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return what the output `builders` says was pushed; a link was never followed."""
     return {
-        name: [path for path in builder.get("closures", ()) if is_store_path(path, store_dir)]
+        name: [path for path in builder.get("closures", ()) if is_store_path(path)]
         for name, builder in builders.items()
     }
 

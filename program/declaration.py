@@ -66,7 +66,6 @@ def declare_cache(
             anonymous_listing=settings.anonymous_listing,
             retention_days=settings.retention_days,
             grace_days=settings.grace_days,
-            store_dir=settings.store_dir,
             want_mass_query=settings.want_mass_query,
             priority=settings.priority,
             landing_page=None if settings.private else page,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pulumi
 
-from formats.store_path import is_store_path
+from formats.store_path import STORE_DIR, is_store_path
 from program.connections import UnreachableError, logged_in
 from program.settings.builders import BuilderSettings
 
@@ -27,7 +27,7 @@ class UnresolvedError(Exception):
 
 
 def follow_links(
-    builders: Sequence[BuilderSettings], store_dir: str
+    builders: Sequence[BuilderSettings], store_dir: str = STORE_DIR
 ) -> dict[str, list[str] | None]:
     """Return the store paths that the closures and pins of builders with links are now, by name.
 
@@ -53,7 +53,7 @@ def follow_links(
 
 
 async def _ask_all(
-    builders: Sequence[BuilderSettings], store_dir: str
+    builders: Sequence[BuilderSettings], store_dir: str = STORE_DIR
 ) -> list[list[str] | Exception]:
     return list(await asyncio.gather(*(_ask(builder, store_dir) for builder in builders)))
 

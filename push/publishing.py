@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
+from formats.store_path import STORE_DIR
 from push.bucket import Bucket
 from push.failure import Failure
 from push.inventory import Held, Inventory, Present, facts, narinfo_key, parsed, signed_by
@@ -15,7 +16,7 @@ from push.plan import WriteOrder, deal
 from push.progress import Summary, human, say
 from push.settings import PushSettings
 from push.staging import Compressed, CompressedPath, Staging
-from push.store import STORE_DIR, StorePath
+from push.store import StorePath
 from push.transfers import Loop, Transfers
 
 _SECONDS_BETWEEN_PROGRESS = 1.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from formats.store_path import STORE_DIR
 from push.bucket import Bucket
 from push.connection import Route
 from push.failure import Failure, PushError
@@ -250,7 +251,7 @@ class Session:
         incomplete: set[str] = set()
         for fact in closure.paths:
             needed = {
-                path for path in (f"/nix/store/{n}" for n in fact.references) if path in known
+                path for path in (f"{STORE_DIR}/{n}" for n in fact.references) if path in known
             }
             if fact.path in lost or needed & incomplete:
                 incomplete.add(fact.path)

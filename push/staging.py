@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from formats.narinfo import NarInfo
+from formats.store_path import STORE_DIR
 from push.inventory import Present
 from push.settings import PushSettings
-from push.store import STORE_DIR, Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
+from push.store import Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
 from push.workspace import Workspace
 
 _BLOCK = 1 << 20

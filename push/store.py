@@ -20,11 +20,8 @@ from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo, fingerprint
 from formats.nix32 import sha256_to_nix32
-from formats.store_path import is_store_path
+from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
-
-STORE_DIR = "/nix/store"
-"""Where the store is: the only place for which caches share anything."""
 
 _MOST_LINKS = 64
 # A command line takes 2 MiB on Linux, and a quarter of that on other systems.

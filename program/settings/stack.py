@@ -96,7 +96,6 @@ class Settings:
     retention_days: int | None
     grace_days: int
     confirm_shorter_retention: bool
-    store_dir: str
     want_mass_query: bool
     priority: int
     signing_keys: tuple[str, ...]
@@ -187,7 +186,6 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         retention_days=retention_days if reader.boolean("expire") else None,
         grace_days=reader.integer("graceDays", range(1, 3_651), "days"),
         confirm_shorter_retention=reader.boolean("confirmShorterRetention"),
-        store_dir=_store_dir(reader.text("storeDir")),
         want_mass_query=reader.boolean("wantMassQuery"),
         priority=reader.integer("priority", range(1_000_001)),
         signing_keys=signing_keys,
@@ -271,12 +269,6 @@ def _ca_certificate(name: str) -> tuple[str | None, str | None]:
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"
         )
     return str(path), text
-
-
-def _store_dir(store_dir: str) -> str:
-    if not re.fullmatch(r"(/[A-Za-z0-9._+-]+)+", store_dir):
-        raise SettingError("storeDir", store_dir, "write an absolute directory, such as /nix/store")
-    return store_dir
 
 
 def _signing_keys(

@@ -347,7 +347,7 @@ def cache(minio: MinioServer) -> Minio:
     client = s3(minio, minio.root_user, minio.root_password)
     client.make_bucket(BUCKET)
     client.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
-    info = nix_cache_info("/nix/store", True, 40).encode()
+    info = nix_cache_info(True, 40).encode()
     client.put_object(BUCKET, "nix-cache-info", io.BytesIO(info), len(info))
     return client
 

@@ -99,7 +99,7 @@ class SmallCache:
         client = CacheClient(lambda _, name: f"{self.url}/{name}", None, 2)
         public_keys = [key.public_key for key in keys or (OLD,)]
         report = Report("test", self.url)
-        cache = Cache(client, self.listing, "/nix/store", public_keys, closures, upstreams)
+        cache = Cache(client, self.listing, public_keys, closures, upstreams)
         audit(cache, report, sample, print)
         return report
 

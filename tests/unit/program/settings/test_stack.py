@@ -266,7 +266,6 @@ def test_a_password_is_never_part_of_a_message() -> None:
         ("upstreamKeys", ["cache.nixos.org-1"]),
         ("partSize", 1_000_000),
         ("publicUrl", "s3.homelab.local"),
-        ("storeDir", "nix/store"),
         ("signingKeys", "s3.homelab.local-1"),
         ("builders", {"name": "x"}),
         ("builders", ["x"]),
