@@ -78,6 +78,4 @@ def test_without_a_retention_there_is_no_lifecycle(engine: RecordingMocks) -> No
 
 
 def test_nix_cache_info_says_what_it_is_told() -> None:
-    assert nix_cache_info(False, 30) == (
-        "StoreDir: /nix/store\nWantMassQuery: 0\nPriority: 30\n"
-    )
+    assert nix_cache_info(False, 30) == ("StoreDir: /nix/store\nWantMassQuery: 0\nPriority: 30\n")
