@@ -1,5 +1,5 @@
 {
-  description = "A self-hosted Nix binary cache: modules for both ends, and the push script";
+  description = "A self-hosted Nix binary cache: modules for both ends, and the push";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 

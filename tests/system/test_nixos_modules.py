@@ -46,9 +46,9 @@ class Machine:
         self.builder = builder
         source = builder.root / SOURCE[1:]
         shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
-        (source / "push").mkdir(exist_ok=True)
+        for room in ("push", "formats"):
+            shutil.copytree(CHECKOUT / room, source / room, dirs_exist_ok=True)
         shutil.copy(CHECKOUT / "flake.nix", source)
-        shutil.copy(CHECKOUT / "push" / "push.sh", source / "push")
         shutil.copy(EVALUATOR, source)
 
     def instantiate(self, what: str, settings: Mapping[str, object], attribute: str = "") -> Any:

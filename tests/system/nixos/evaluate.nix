@@ -15,6 +15,12 @@ let
     inherit (builtins) concatStringsSep;
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    hasSuffix =
+      suffix: text:
+      let
+        start = builtins.stringLength text - builtins.stringLength suffix;
+      in
+      start >= 0 && builtins.substring start (-1) text == suffix;
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     literalExpression = text: text;
     makeLibraryPath = concatMapStrings (package: "${package}/lib");
@@ -93,7 +99,6 @@ let
     build package ''
       mkdir -p $out/bin
       dpkg -L ${package} | grep -E '/s?bin/.' | xargs -I{} ln -sf {} $out/bin/
-      [ ! -e $out/bin/mawk ] || ln -s mawk $out/bin/awk
     '' { };
 
   pkgs = {
@@ -104,17 +109,13 @@ let
       in
       make (builtins.intersectAttrs (builtins.functionArgs make) (pkgs // overrides));
     coreutils = programs "coreutils";
-    curl = programs "curl";
-    findutils = programs "findutils";
-    gawk = programs "mawk";
-    gnugrep = programs "grep";
+    inherit lib;
     nix = programs "nix-bin";
     writeShellApplication =
       {
         name,
         runtimeInputs,
         text,
-        bashOptions,
       }:
       let
         path = lib.concatStringsSep ":" (map (input: "${input}/bin") runtimeInputs);
@@ -128,7 +129,8 @@ let
     minio-client = "minio-client";
     mkShell = shell: shell;
     pulumi.withPackages = choose: choose { pulumi-python = "pulumi-python"; };
-    python3 = "python3";
+    python3 = programs "python3-minimal";
+    runCommand = name: attributes: script: build name script attributes;
     stdenv.cc.cc.lib = "libstdc++";
   };
 
