@@ -6,12 +6,17 @@
   outputs =
     { self, nixpkgs }:
     let
-      eachSystem =
-        make:
-        nixpkgs.lib.genAttrs [
-          "x86_64-linux"
-          "aarch64-linux"
-        ] (system: make system nixpkgs.legacyPackages.${system});
+      linux = [
+        "x86_64-linux"
+        "aarch64-linux"
+      ];
+      darwin = [
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ];
+      eachOf =
+        systems: make:
+        nixpkgs.lib.genAttrs systems (system: make system nixpkgs.legacyPackages.${system});
     in
     {
       nixosModules = {
@@ -19,14 +24,14 @@
         builder = ./nix/builder.nix;
       };
 
-      packages = eachSystem (
+      packages = eachOf (linux ++ darwin) (
         system: pkgs: {
           default = self.packages.${system}.push;
           push = pkgs.callPackage ./nix/push.nix { };
         }
       );
 
-      devShells = eachSystem (
+      devShells = eachOf linux (
         system: pkgs: {
           default = pkgs.mkShell {
             packages = [
@@ -42,7 +47,7 @@
         }
       );
 
-      checks = eachSystem (
+      checks = eachOf linux (
         system: pkgs: {
           push = self.packages.${system}.push;
           # nixpkgs checks nix.conf with the Nix that reads it, and units with what NixOS knows.

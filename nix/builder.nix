@@ -12,69 +12,30 @@ let
   builder = cache.builders.${cfg.name};
 
   user = "nix-binary-cache";
-  # Links to store paths below gcroots keep them from the garbage collector while they wait.
+  # Where the package's post-build hook leaves links. Below gcroots, they keep what they point to
+  # from the garbage collector while it waits.
   queue = "/nix/var/nix/gcroots/nix-binary-cache";
 
-  # One name=value a line, as the script reads them; a list is a line for each element.
+  # Complete by itself: a relative path lies where systemd puts what `LoadCredential` names.
   settingsFile =
     paths:
     pkgs.writeText "nix-binary-cache-push.conf" (
-      lib.concatStrings (
-        lib.mapAttrsToList
-          (name: value: lib.concatMapStrings (one: "${name}=${toString one}\n") (lib.toList value))
-          (
-            cache.push
-            // {
-              access-key-id = builder.accessKeyId;
-              path = paths ++ builder.pins or [ ];
-            }
-            // lib.optionalAttrs (cache.caCertificate != null) {
-              ca-certificate-file = pkgs.writeText "nix-binary-cache-ca.pem" cache.caCertificate;
-            }
-            // cfg.settings
-          )
+      lib.generators.toKeyValue { listsAsDuplicateKeys = true; } (
+        cache.push
+        // {
+          access-key-id = builder.accessKeyId;
+          secret-access-key-file = "secret-access-key";
+          signing-key-file = "signing-key";
+          path = paths;
+        }
+        // lib.optionalAttrs (cache.caCertificate != null) {
+          ca-certificate-file = pkgs.writeText "nix-binary-cache-ca.pem" cache.caCertificate;
+        }
+        // cfg.settings
       )
     );
 
-  # systemd puts the secrets where only this service can read them, and says where.
-  pushCommand =
-    name: paths:
-    pkgs.writeShellScript name ''
-      {
-        ${pkgs.coreutils}/bin/cat ${settingsFile paths}
-        echo "secret-access-key-file=$CREDENTIALS_DIRECTORY/secret-access-key"
-        echo "signing-key-file=$CREDENTIALS_DIRECTORY/signing-key"
-      } | exec ${cfg.package}/bin/nix-binary-cache-push --config - "$@"
-    '';
-
-  # As many as fit on a command line; while any is left, the path unit starts the next round.
-  drainQueue = pkgs.writeShellScript "nix-binary-cache-push-queue" ''
-    set -u
-    shopt -s nullglob
-    waiting=()
-    for link in ${queue}/*; do
-      if [[ -e $link ]]; then
-        waiting+=("$link")
-      else
-        echo "no longer in the store, not pushed: ''${link##*/}"
-        ${pkgs.coreutils}/bin/rm -f -- "$link"
-      fi
-      ((''${#waiting[@]} < 1000)) || break
-    done
-    ((''${#waiting[@]})) || exit 0
-    ${pushCommand "nix-binary-cache-push-waiting" [ ]} "''${waiting[@]}" || exit
-    ${pkgs.coreutils}/bin/rm -f -- "''${waiting[@]}"
-  '';
-
-  # Nix waits for it, and a failure would end the build: it only leaves links, whatever happens.
-  hook = pkgs.writeShellScript "nix-binary-cache-post-build-hook" ''
-    set -f
-    for path in ''${OUT_PATHS-}; do
-      ${pkgs.coreutils}/bin/ln -sfn -- "$path" "${queue}/''${path##*/}" ||
-        echo "$path is not queued for the binary cache" >&2
-    done
-    exit 0
-  '';
+  push = paths: "${cfg.package}/bin/nix-binary-cache-push --config ${settingsFile paths}";
 
   service = {
     wants = [ "network-online.target" ];
@@ -265,7 +226,7 @@ in
           service
           {
             description = "Push this machine's closures to the binary cache";
-            serviceConfig.ExecStart = pushCommand "nix-binary-cache-push-closures" cfg.paths;
+            serviceConfig.ExecStart = push (cfg.paths ++ builder.pins or [ ]);
           }
         ];
       }
@@ -293,7 +254,7 @@ in
       })
 
       (lib.mkIf cfg.postBuildHook {
-        nix.settings.post-build-hook = hook;
+        nix.settings.post-build-hook = "${cfg.package}/bin/nix-binary-cache-post-build-hook";
 
         systemd.tmpfiles.rules = [ "d ${queue} 0755 ${user} ${user} -" ];
 
@@ -308,7 +269,7 @@ in
           {
             description = "Push what this machine built to the binary cache";
             serviceConfig = {
-              ExecStart = drainQueue;
+              ExecStart = "${push [ ]} --queue ${queue}";
               ReadWritePaths = [ queue ];
             };
           }

@@ -1,31 +1,78 @@
-# The push as a package: Python's standard library, and Nix on its PATH.
+# The push and its post-build hook as a package. Python runs them isolated: nothing of the
+# machine's or the user's environment decides what they import.
 {
   lib,
-  runCommand,
-  writeShellApplication,
+  stdenvNoCC,
+  makeBinaryWrapper,
   nix,
   python3,
 }:
 let
-  modules =
-    folder:
-    builtins.path {
-      path = folder;
-      filter = path: _: lib.hasSuffix ".py" path;
-    };
-
-  # Python runs a directory with a __main__.py, and nothing of where it is run or of its user gets
-  # in between. Compiled here, because nobody can write into the store later.
-  program = runCommand "nix-binary-cache-push-program" { } ''
-    mkdir $out
-    cp -r --no-preserve=mode ${modules ../push} $out/push
-    cp -r --no-preserve=mode ${modules ../formats} $out/formats
-    cp $out/push/__main__.py $out/
-    ${python3}/bin/python3 -m compileall -q --invalidation-mode unchecked-hash $out
-  '';
+  inherit (lib.fileset)
+    difference
+    fileFilter
+    toSource
+    unions
+    ;
+  modules = fileFilter (file: file.hasExt "py");
 in
-writeShellApplication {
+stdenvNoCC.mkDerivation {
   name = "nix-binary-cache-push";
-  runtimeInputs = [ nix ];
-  text = ''exec ${python3}/bin/python3 -I ${program} "$@"'';
+
+  # What a builder runs, as it is in the zipapp of `components/push_program.py`, and the hook.
+  src = toSource {
+    root = ../.;
+    fileset = difference (unions [
+      (modules ../push)
+      (modules ../formats)
+    ]) (unions [
+      ../push/bootstrap.py
+      ../formats/signing.py
+    ]);
+  };
+
+  strictDeps = true;
+  nativeBuildInputs = [
+    makeBinaryWrapper
+    python3
+  ];
+
+  dontConfigure = true;
+  dontBuild = true;
+  doInstallCheck = true;
+
+  # A directory with a __main__.py is a program, and the one place that it imports from.
+  installPhase = ''
+    runHook preInstall
+
+    push=$out/lib/nix-binary-cache-push
+    hook=$out/lib/nix-binary-cache-post-build-hook
+    mkdir -p $push $hook
+    cp push/post_build_hook.py $hook/__main__.py
+    rm push/post_build_hook.py
+    cp -r push formats push/__main__.py $push
+    ln -s $push/formats $hook
+    python3 -m compileall -q --invalidation-mode unchecked-hash $out/lib
+
+    makeBinaryWrapper ${python3.interpreter} $out/bin/nix-binary-cache-push \
+      --add-flags "-I $push" --prefix PATH : ${lib.makeBinPath [ nix ]}
+    makeBinaryWrapper ${python3.interpreter} $out/bin/nix-binary-cache-post-build-hook \
+      --add-flags "-I $hook"
+
+    runHook postInstall
+  '';
+
+  installCheckPhase = ''
+    runHook preInstallCheck
+    $out/bin/nix-binary-cache-push --help >/dev/null
+    $out/bin/nix-binary-cache-post-build-hook
+    runHook postInstallCheck
+  '';
+
+  meta = {
+    description = "Pushes closures of the Nix store to a binary cache on an S3 server";
+    license = lib.licenses.mit;
+    mainProgram = "nix-binary-cache-push";
+    platforms = lib.platforms.unix;
+  };
 }

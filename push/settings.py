@@ -35,15 +35,17 @@ class Setting:
     """Whether it may stand on several lines."""
 
 
+_CREDENTIALS = "a relative path lies in CREDENTIALS_DIRECTORY where that is set, as by systemd"
+
 SETTINGS = (
     Setting("endpoint", "https://host[:port] of the S3 server"),
     Setting("region", "its region", "us-east-1"),
     Setting("bucket", "the cache's bucket"),
     Setting("access-key-id", "who pushes"),
     Setting("secret-access-key", "and the secret"),
-    Setting("secret-access-key-file", "or a file that holds it"),
+    Setting("secret-access-key-file", f"or a file that holds it; {_CREDENTIALS}"),
     Setting("signing-key", "secret key, name:base64, the last of which signs", repeats=True),
-    Setting("signing-key-file", "or a file of such keys, one a line"),
+    Setting("signing-key-file", f"or a file of such keys, one a line; {_CREDENTIALS}"),
     Setting("ca-certificate-file", "certificates (PEM) to trust in place of the system's"),
     Setting("ca-certificate", "or the same in base64, on one line"),
     Setting("upstream-key", "public key, name:base64, whose paths are not stored", repeats=True),
@@ -191,17 +193,25 @@ class _Given:
             raise _refused(f"{name} '{match[0]}' is not from {bounds}")
         return int(match[0])
 
-    def file(self, name: str) -> str | None:
+    def file(self, name: str, directory: str = "") -> str | None:
         path = self.optional(name)
         if path is None:
             return None
+        place = Path(directory, path)
         try:
-            with Path(path).open("rb") as file:
+            with place.open("rb") as file:
                 return file.read(_LARGEST_FILE).decode()
         except (OSError, ValueError):
             raise _refused(
-                f"{name} '{_shown(path)}' cannot be read; name a readable file"
+                f"{name} '{_shown(str(place))}' cannot be read; name a readable file"
             ) from None
+
+    def credential(self, name: str) -> str | None:
+        """Return what is in a file that a service manager may have put where only we can read.
+
+        Source: systemd.exec(5), "Credentials".
+        """
+        return self.file(name, os.environ.get("CREDENTIALS_DIRECTORY", ""))
 
 
 def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
@@ -234,7 +244,7 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
 
 
 def _secret_access_key(given: _Given) -> str:
-    text = given.file("secret-access-key-file")
+    text = given.credential("secret-access-key-file")
     secret = given.optional("secret-access-key") if text is None else text.rstrip("\r\n")
     if not secret or not re.fullmatch(r"[^\x00-\x1f\x7f]+", secret):
         raise _refused(
@@ -244,7 +254,7 @@ def _secret_access_key(given: _Given) -> str:
 
 
 def _signing_key(given: _Given) -> str:
-    text = given.file("signing-key-file")
+    text = given.credential("signing-key-file")
     keys = given.all("signing-key") if text is None else text.splitlines()
     keys = [key.strip() for key in keys if key.strip()]
     if not keys:

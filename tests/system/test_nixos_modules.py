@@ -47,13 +47,14 @@ class Machine:
         source = builder.root / SOURCE[1:]
         shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
         for room in ("push", "formats"):
-            shutil.copytree(CHECKOUT / room, source / room, dirs_exist_ok=True)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CHECKOUT / room, source / room, ignore=ignored, dirs_exist_ok=True)
         shutil.copy(CHECKOUT / "flake.nix", source)
         shutil.copy(EVALUATOR, source)
 
     def instantiate(self, what: str, settings: Mapping[str, object], attribute: str = "") -> Any:
         """Evaluate a module with options set, or the flake; raise ToolboxError with Nix's error."""
-        command = ["nix-instantiate", "--eval", "--strict", "--json"]
+        command = ["nix-instantiate", "--eval", "--read-write-mode", "--strict", "--json"]
         return json.loads(self._nix(command, what, settings, attribute))
 
     def build(self, what: str, settings: Mapping[str, object], attribute: str) -> str:
@@ -107,8 +108,12 @@ def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) ->
         assert ["pulumi-python"] in shell
         checks = machine.instantiate("flake", {}, f"checks.{system}")
         assert sorted(checks) == ["modules", "push"]
-        push = machine.instantiate("flake", {}, f"packages.{system}.default")
-        assert push.endswith("-nix-binary-cache-push")
+    packages = machine.instantiate("flake", {}, "packages")
+    assert sorted(packages) == sorted(
+        f"{machine}-{system}" for machine in ("x86_64", "aarch64") for system in ("linux", "darwin")
+    )
+    for of_system in packages.values():
+        assert of_system["default"].endswith("-nix-binary-cache-push")
 
 
 def nix_value(value: object) -> str:
@@ -206,11 +211,8 @@ def test_every_push_of_a_builder_renews_the_pins_that_the_stack_has_for_it(
     pinned = {"nixbuilder": {"accessKeyId": "nixbuilder", "pins": ["/srv/pin"]}}
     machine.write("/srv/pins.json", cache_json(builders=pinned))
     settings = {"enable": True, "configurationFile": "/srv/pins.json", "paths": ["/srv/system"]}
-    service = "systemd.services.nix-binary-cache-push.serviceConfig.ExecStart"
-    program = machine.build("builder", settings, service)
-    (file,) = machine.builder.run(
-        f"grep -o '/nix/store/[^ ]*-nix-binary-cache-push.conf' {program}"
-    ).stdout.split()
+    services = machine.instantiate("builder", settings, "systemd.services")
+    file = services["nix-binary-cache-push"]["serviceConfig"]["ExecStart"].split()[-1]
     lines = machine.builder.run(f"grep ^path= {file}").stdout.splitlines()
     assert lines == ["path=/srv/system", "path=/srv/pin"]
 
@@ -289,8 +291,9 @@ class PushingMachine(Machine):
             "paths": [LINK],
             "postBuildHook": True,
         }
+        self.build("builder", self.settings, "environment.systemPackages")
         self.services = self.instantiate("builder", self.settings, "systemd.services")
-        self.hook = self.build("builder", self.settings, "nix.settings.post-build-hook")
+        self.hook = self.instantiate("builder", self.settings, "nix.settings.post-build-hook")
 
     def set_secret(self, secret: str) -> None:
         """Change the S3 user's secret that the services are given."""
@@ -304,12 +307,11 @@ class PushingMachine(Machine):
         environment = {"CREDENTIALS_DIRECTORY": "/run/credentials", "PATH": "/nowhere"}
         for name, value in service["environment"].items():
             environment[name] = re.sub("%.", lambda found: specifiers[found[0]], value)
-        attribute = f"systemd.services.{unit}.serviceConfig.ExecStart"
         command = [
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"),
             *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
             *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
-            self.build("builder", self.settings, attribute),
+            *service["serviceConfig"]["ExecStart"].split(),
         ]
         self.builder.run(f"install -d -m 700 -o {user} {environment['XDG_RUNTIME_DIR']}")
         return self.builder.run(shlex.join(command), check=False)
@@ -424,17 +426,19 @@ def test_a_path_that_is_gone_does_not_hold_up_the_queue(
     pushing.builder.run(f"ln -s {gone} {QUEUE}/ && chown -h {USER} {QUEUE}/*")
     built = pushing.build_with_hook("beside")
     done = pushing.start("nix-binary-cache-push-queue")
-    assert f"no longer in the store, not pushed: {'0' * 32}-gone" in done.stdout
-    assert pushing.queue() == []
+    assert done.returncode == 1
+    assert gone in done.stderr
+    assert pushing.queue() == [gone]
     assert len(narinfos(cache, built)) == 1
+    pushing.builder.run(f"rm {QUEUE}/*")
 
 
 def test_a_build_does_not_fail_where_there_is_no_queue(pushing: PushingMachine) -> None:
     pushing.builder.run(f"mv {QUEUE} {QUEUE}.away")
     try:
         built = pushing.build_with_hook("unqueued")
-        hook = pushing.builder.run(f"OUT_PATHS='/nix/store/* /nix/store/?' {pushing.hook}")
+        hook = pushing.builder.run(f"OUT_PATHS='{built} /nix/store/*' {pushing.hook}")
     finally:
         pushing.builder.run(f"mv {QUEUE}.away {QUEUE}")
-    assert built.startswith("/nix/store/")
-    assert "/nix/store/* is not queued for the binary cache" in hook.stderr
+    assert f"push: queue: {built} is not queued in {QUEUE} (No such file" in hook.stderr
+    assert "push: queue: '/nix/store/*' is no store path, and not queued" in hook.stderr

@@ -10,21 +10,51 @@
 }:
 let
   lib = rec {
-    concatMapStrings = f: list: concatStrings (map f list);
-    concatStrings = builtins.concatStringsSep "";
     inherit (builtins) concatStringsSep;
+    # A set of files is a predicate over absolute paths.
+    fileset = {
+      difference =
+        one: other: path:
+        holds one path && !holds other path;
+      fileFilter =
+        predicate: directory: path:
+        hasPrefix "${toString directory}/" path
+        && predicate { hasExt = ending: hasSuffix ".${ending}" path; };
+      toSource =
+        { root, fileset }:
+        builtins.path {
+          name = "source";
+          path = root;
+          filter = path: type: type == "directory" || holds fileset path;
+        };
+      unions =
+        sets: path:
+        builtins.any (set: holds set path) sets;
+    };
+    generators.toKeyValue =
+      { listsAsDuplicateKeys }:
+      set:
+      assert listsAsDuplicateKeys;
+      builtins.concatStringsSep "" (
+        builtins.concatMap (name: map (value: "${name}=${toString value}\n") (toList set.${name})) (
+          builtins.attrNames set
+        )
+      );
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
     hasSuffix =
       suffix: text:
       let
-        start = builtins.stringLength text - builtins.stringLength suffix;
+        length = builtins.stringLength text;
+        start = length - builtins.stringLength suffix;
       in
-      start >= 0 && builtins.substring start (-1) text == suffix;
+      start >= 0 && builtins.substring start length text == suffix;
+    holds = set: path: if builtins.isFunction set then set path else toString set == path;
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     literalExpression = text: text;
-    makeLibraryPath = concatMapStrings (package: "${package}/lib");
-    mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
+    licenses.mit = "MIT";
+    makeBinPath = packages: concatStringsSep ":" (map (package: "${package}/bin") packages);
+    makeLibraryPath = packages: concatStringsSep ":" (map (package: "${package}/lib") packages);
     mkEnableOption =
       description:
       mkOption {
@@ -50,6 +80,7 @@ let
           "systemd/system"
         ] (_: { source = toString (builtins.length modules); });
       };
+    platforms.unix = [ ];
     optional = condition: element: if condition then [ element ] else [ ];
     optionalAttrs = condition: set: if condition then set else { };
     optionalString = condition: text: if condition then text else "";
@@ -85,14 +116,6 @@ let
       }
     );
 
-  executable =
-    text: name: to:
-    build name ''
-      printf %s "$text" >"$out.text"
-      install -D -m 755 "$out.text" "$out${to}"
-      rm "$out.text"
-    '' { text = "#!/bin/bash\n${text}"; };
-
   # The programs of a Debian package, and nothing else.
   programs =
     package:
@@ -102,26 +125,52 @@ let
     '' { };
 
   pkgs = {
+    inherit lib;
     callPackage =
       file: overrides:
       let
         make = import file;
       in
       make (builtins.intersectAttrs (builtins.functionArgs make) (pkgs // overrides));
-    coreutils = programs "coreutils";
-    inherit lib;
+    # As nixpkgs' one is called; it makes a shell script, for want of a compiler.
+    makeBinaryWrapper = build "make-binary-wrapper" ''
+      mkdir -p $out/bin
+      printf %s "$text" >$out/bin/makeBinaryWrapper
+      chmod +x $out/bin/makeBinaryWrapper
+    '' {
+      text = ''
+        #!/bin/sh
+        mkdir -p "''${2%/*}"
+        {
+          echo "#!/bin/sh"
+          [ "''${5-}" != --prefix ] || printf 'export PATH=%s''${PATH:+:$PATH}\n' "$8"
+          printf 'exec %s %s "$@"\n' "$1" "$4"
+        } >"$2"
+        chmod +x "$2"
+      '';
+    };
     nix = programs "nix-bin";
-    writeShellApplication =
-      {
-        name,
-        runtimeInputs,
-        text,
-      }:
+    python3 =
       let
-        path = lib.concatStringsSep ":" (map (input: "${input}/bin") runtimeInputs);
+        python = programs "python3-minimal";
       in
-      executable "export PATH=${path}\n${text}" name "/bin/${name}";
-    writeShellScript = name: text: executable text name "";
+      python // { interpreter = "${python}/bin/python3"; };
+    # Of its phases, what this project's package has.
+    stdenvNoCC.mkDerivation =
+      package:
+      build package.name ''
+        export PATH=$bins:$PATH
+        runHook() { :; }
+        cp -r $src source
+        chmod -R u+w source
+        cd source
+        ${package.installPhase}
+        ${package.installCheckPhase}
+      '' {
+        inherit (package) src;
+        bins = lib.makeBinPath package.nativeBuildInputs;
+      }
+      // { inherit (package) meta; };
     writeText = builtins.toFile;
 
     gnumake = "gnumake";
@@ -129,8 +178,6 @@ let
     minio-client = "minio-client";
     mkShell = shell: shell;
     pulumi.withPackages = choose: choose { pulumi-python = "pulumi-python"; };
-    python3 = programs "python3-minimal";
-    runCommand = name: attributes: script: build name script attributes;
     stdenv.cc.cc.lib = "libstdc++";
   };
 
@@ -219,7 +266,12 @@ let
     self = flake;
     nixpkgs = {
       inherit lib;
-      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (_: pkgs);
+      legacyPackages = lib.genAttrs [
+        "x86_64-linux"
+        "aarch64-linux"
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ] (_: pkgs);
     };
   };
 in
