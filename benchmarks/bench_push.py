@@ -1,32 +1,40 @@
 """Times pushes against `nix copy`: real Nix, a real MinIO server over TLS, all on this machine.
 
-Closures of 300 paths and 600 MB and of 3,000 small paths are made, always the same. In each round
-every way of pushing takes its turn, into an empty bucket where it is a fresh push; medians are
-compared. `nix copy` with zstd goes straight to S3, into a bucket that takes unsigned writes, so
-that no proxy slows it; so does the recipe by hand, which signs and then copies with Nix's default
-xz, once. Each run waits until the one before has left the machine at rest. Peak memory is that of
-the largest process. It writes `build/bench-push.json`.
+Closures of 300 paths and 600 MB, of 3,000 small paths and of 949 with 120 MB are made, always the
+same. In each round every way of pushing takes its turn, into an empty bucket where it is a fresh
+push; medians are compared. The closure of 949 paths is pushed through a proxy that makes the server
+20 and 55 ms away, and to one that allows 500 requests a second; and 300 paths are looked for in a
+bucket of 200,000 objects. `nix copy` with zstd goes straight to S3, into a bucket that takes
+unsigned writes, so that no proxy slows it; so does the recipe by hand, which signs and then copies
+with Nix's default xz, once. Each run waits until the one before has left the machine at rest. Peak
+memory is that of the largest process. It writes ``build/bench-push.json``.
 
 Usage: python -m benchmarks.bench_push [ROUNDS]
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks.distant_proxy import distant
+from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from tests.system.cache_bucket import CacheBucket, place, trust
+from tests.system.fault_proxy import PASS, Request, fault_proxy
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -36,12 +44,14 @@ RESULT = tools.CHECKOUT / "build" / "bench-push.json"
 NIX = "nix --extra-experimental-features nix-command"
 UPSTREAM = "cache.nixos.org-1"
 GOALS = {
-    "full_vs_nix_zstd": 0.6,
+    "full_vs_nix_zstd": 0.85,
     "full_vs_recipe": 1 / 45,
     "upstream90_vs_nix_zstd": 1 / 6,
     "noop_300_s": 0.2,
-    "noop_3000_s": 1.5,
-    "peak_rss_mb": 180,
+    "noop_3000_s": 0.8,
+    "far_fresh_s": 6.0,
+    "far_noop_s": 0.6,
+    "peak_rss_mb": 120,
 }
 """What is to be reached; at most."""
 
@@ -97,6 +107,8 @@ class Bench:
     def __init__(self, server: MinioServer, builder: ThrowawayBuilder) -> None:
         """Make closures, keys and buckets."""
         self._builder = builder
+        self.server = server
+        self.port = int(server.endpoint.rpartition(":")[2])
         self._bucket = CacheBucket(server, "ours")
         self._unsigned = CacheBucket(server, "theirs")
         everybody = {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["s3:*"]}
@@ -108,6 +120,7 @@ class Bench:
         self._place("key", self._bucket.key.to_nix())
         self.wide = builder.make_closure(300, 600_000_000, seed=1, name="c300")
         self.many = builder.make_closure(3000, 120_000_000, seed=2, name="c3000")
+        self.some = builder.make_closure(949, 120_000_000, seed=3, name="c949")
         # What an upstream cache has is closed under references: the first nine tenths are.
         upstream = SecretKey.generate(UPSTREAM)
         self.upstream_key = str(upstream.public_key)
@@ -142,15 +155,34 @@ class Bench:
         nars = [line[5:] for text in texts for line in text.splitlines() if line[:5] == "URL: "]
         self._bucket.remove(*keys, *nars)
 
-    def push(self, top: str, upstream_key: str | None = None) -> Run:
-        """Push with this project's program, by hand."""
-        settings = self._bucket.settings(renew="yes", upstream_key=upstream_key)
+    def push(self, top: str, upstream_key: str | None = None, endpoint: str | None = None) -> Run:
+        """Push with this project's program, by hand, to the server or a proxy before it."""
+        changes = {} if endpoint is None else {"endpoint": endpoint}
+        settings = self._bucket.settings(renew="yes", upstream_key=upstream_key, **changes)
         self._place("settings", settings)
         return self._run(f"{self._command} --config /run/settings {top}")
 
-    def copy(self, top: str) -> Run:
+    def forget(self) -> None:
+        """Remove what the builder remembers of the bucket."""
+        self._builder.run("rm -rf ~/.cache/nix-binary-cache")
+
+    def crowd(self, objects: int) -> None:
+        """Put so many narinfos and NARs of others into the bucket, half of each.
+
+        They are copies, on the server's disk, of one that it wrote: writing 200,000 takes minutes.
+        """
+        self._bucket.put("nar/one.nar.zst", b"x")
+        store = self.server.directory / "data" / "ours"
+        written = (store / "nar" / "one.nar.zst" / "xl.meta").read_bytes()
+        for number in range(objects // 2):
+            name = nix32_encode(hashlib.sha256(b"%d" % number).digest())
+            for place_ in (store / f"{name[1:33]}.narinfo", store / "nar" / f"{name}.nar.zst"):
+                place_.mkdir()
+                (place_ / "xl.meta").write_bytes(written)
+
+    def copy(self, top: str, endpoint: str | None = None) -> Run:
         """Push with `nix copy` and zstd."""
-        return self._copy(top, "&compression=zstd&secret-key=/run/key")
+        return self._copy(top, "&compression=zstd&secret-key=/run/key", endpoint)
 
     def recipe(self, top: str) -> Run:
         """Push as the recipe by hand does."""
@@ -158,8 +190,9 @@ class Bench:
         copied = self._copy(top, "")
         return Run(signed.seconds + copied.seconds, copied.peak_mb, "")
 
-    def _copy(self, top: str, parameters: str) -> Run:
-        url = f"s3://theirs?endpoint={self._bucket.server.endpoint}&region=us-east-1{parameters}"
+    def _copy(self, top: str, parameters: str, endpoint: str | None = None) -> Run:
+        where = endpoint or self._bucket.server.endpoint
+        url = f"s3://theirs?endpoint={where}&region=us-east-1{parameters}"
         # Without a cache of its own, Nix would believe what earlier runs found.
         return self._run(
             "export NIX_SSL_CERT_FILE=/etc/private-ca.pem XDG_CACHE_HOME=$(mktemp -d); "
@@ -203,6 +236,11 @@ OURS_MANY = "3,000 paths, 120 MB: ours"
 COPY_MANY = "3,000 paths, 120 MB: nix copy, zstd"
 NOOP_3000 = "3,000 paths, nothing new: ours"
 SOME_MANY = "3,000 paths, 300 new: ours"
+FAR = "949 paths, 120 MB, {} ms away: "
+THROTTLED = "949 paths, 500 requests/s allowed: ours"
+CROWDED = "300 paths in 200,000 objects: ours"
+DISTANCES = (0, 20, 55)
+"""Round trips, in milliseconds."""
 
 
 def measure(bench: Bench, rounds: int) -> dict[str, list[Run]]:
@@ -229,9 +267,54 @@ def measure(bench: Bench, rounds: int) -> dict[str, list[Run]]:
         timed(NOOP_3000, lambda: bench.push(bench.many))
         bench.lose(bench.paths(bench.many)[-300:])
         timed(SOME_MANY, lambda: bench.push(bench.many))
+        for distance in DISTANCES:
+            with distant("127.0.0.1", bench.port, distance / 1000) as port:
+                _measure_far(bench, f"https://127.0.0.1:{port}", distance, timed)
+                if distance == DISTANCES[-1] and not number:
+                    # Once: it takes a minute and a half.
+                    copy = partial(bench.copy, bench.some, f"https://127.0.0.1:{port}")
+                    timed(f"{FAR.format(distance)}nix copy", copy)
+        bench.empty()
+        with throttled(bench.server, 500) as url:
+            timed(THROTTLED, lambda: bench.push(bench.some, endpoint=url))
     bench.empty()
     timed(RECIPE, lambda: bench.recipe(bench.wide))
+    bench.empty()
+    bench.push(bench.wide)
+    bench.crowd(200_000)
+    for _ in range(rounds):
+        timed(CROWDED, lambda: bench.push(bench.wide))
     return runs
+
+
+def _measure_far(
+    bench: Bench, url: str, distance: int, timed: Callable[[str, Callable[[], Run]], None]
+) -> None:
+    """Time pushes to a server that is some milliseconds away."""
+    name = FAR.format(distance)
+    bench.empty()
+    timed(f"{name}ours", lambda: bench.push(bench.some, endpoint=url))
+    timed(f"{name}nothing new: ours", lambda: bench.push(bench.some, endpoint=url))
+    bench.lose(bench.paths(bench.some)[-1:])
+    timed(f"{name}one new: ours", lambda: bench.push(bench.some, endpoint=url))
+
+
+@contextmanager
+def throttled(server: MinioServer, rate: int) -> Iterator[str]:
+    """Run a proxy that answers 503 to what comes faster than `rate` a second; its URL."""
+    began, allowed, lock = time.monotonic(), 0, threading.Lock()
+
+    def too_fast(_: Request) -> int:
+        nonlocal began, allowed
+        with lock:
+            now = time.monotonic()
+            if now - began >= 1:
+                began, allowed = now, 0
+            allowed += 1
+            return PASS if allowed <= rate else 503
+
+    with fault_proxy(server, too_fast) as traffic:
+        yield traffic.url
 
 
 def main() -> int:
@@ -249,6 +332,7 @@ def main() -> int:
         runs = measure(Bench(server, builder), rounds)
     medians = {name: statistics.median(run.seconds for run in all_) for name, all_ in runs.items()}
     ours = [run for name, all_ in runs.items() if name.endswith("ours") for run in all_]
+    far_fresh = f"{FAR.format(DISTANCES[-1])}ours"
     result = {
         "full_vs_nix_zstd": medians[OURS_FRESH] / medians[COPY_FRESH],
         "full_vs_recipe": medians[OURS_FRESH] / medians[RECIPE],
@@ -256,13 +340,17 @@ def main() -> int:
         "noop_300_s": medians[NOOP_300],
         "noop_3000_s": medians[NOOP_3000],
         "one_changed_s": medians[CHANGED],
+        "far_fresh_s": medians[far_fresh],
+        "far_noop_s": medians[f"{FAR.format(DISTANCES[-1])}nothing new: ours"],
+        "far_vs_nix_zstd": medians[far_fresh] / medians[f"{FAR.format(DISTANCES[-1])}nix copy"],
+        "large_bucket_noop_s": medians[CROWDED],
         "peak_rss_mb": max(run.peak_mb for run in ours),
     }
-    print(f"{'':38} {'median':>8} {'least':>8} {'most':>8} {'memory':>8} {'runs':>5}")
+    print(f"{'':44} {'median':>8} {'least':>8} {'most':>8} {'memory':>8} {'runs':>5}")
     for name, all_ in runs.items():
         seconds = [run.seconds for run in all_]
         print(
-            f"{name:38} {medians[name]:6.2f} s {min(seconds):6.2f} s {max(seconds):6.2f} s "
+            f"{name:44} {medians[name]:6.2f} s {min(seconds):6.2f} s {max(seconds):6.2f} s "
             f"{max(run.peak_mb for run in all_):5.0f} MB {len(all_):5}"
         )
     for name, value in result.items():

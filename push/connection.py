@@ -202,15 +202,14 @@ class Connection:
             headers |= _proxy_address(self._route.proxy)[2]
         self._send(connection, request, target, headers)
         response = connection.getresponse()
-        body = b""
-        if request.method != "HEAD":
-            body = response.read(request.largest + 1)
-            if len(body) > request.largest:
-                # The rest may be endless: nobody waits for it.
-                body = b""
-                self.close()
-            elif response.length:
-                raise http.client.IncompleteRead(body, response.length)
+        # Also where there is none, so that the connection is free again.
+        body = response.read(request.largest + 1)
+        if len(body) > request.largest:
+            # The rest may be endless: nobody waits for it.
+            body = b""
+            self.close()
+        elif request.method != "HEAD" and response.length:
+            raise http.client.IncompleteRead(body, response.length)
         if response.will_close:
             self.close()
         answered = {name.lower(): value for name, value in response.getheaders()}

@@ -171,7 +171,7 @@ class Session:
         ]
         verified: set[str] = set()
         if new:
-            directory = self._workspace.stage / "upstream"
+            directory = self._workspace.for_narinfos("upstream", len(new))
             verified = self._asking_nix(
                 "list", lambda: self._nix.verified(directory, new, list(keys.values()))
             )
@@ -199,7 +199,7 @@ class Session:
                 alike.append(path)
         signatures: dict[str, str] = {}
         if alike:
-            directory = self._workspace.stage / "signed"
+            directory = self._workspace.for_narinfos("signed", len(alike))
             signatures = self._asking_nix(
                 "sign",
                 lambda: self._nix.signatures(directory, alike, self._key_file, key.name),

@@ -102,7 +102,8 @@ def follow_link(link: str) -> str:
     Raises:
         UnknownPathError: it points elsewhere.
     """
-    path, links = os.path.normpath(Path.cwd() / link), 0
+    # The present directory may be gone; what is absolute needs none.
+    path, links = os.path.normpath(link if link.startswith("/") else Path.cwd() / link), 0
     while not path.startswith(f"{STORE_DIR}/"):
         found = _first_link(path)
         links += 1

@@ -24,6 +24,9 @@ _LOCK = "lock"
 # Nix's versions disagree on how a path with other characters stands in a store's URL.
 _PLAIN = re.compile(r"/[A-Za-z0-9/._+-]*")
 _SECONDS_TO_LOCK = 3600
+# A small file takes a page, and its name another one.
+_NARINFO_BYTES = 8192
+_SPARE_FACTOR = 4
 
 
 class Workspace:
@@ -74,6 +77,12 @@ class Workspace:
                 link.symlink_to(directory)
                 return link
         raise OSError(errno.EINVAL, "its name has characters that Nix does not take")
+
+    def for_narinfos(self, name: str, count: int) -> Path:
+        """Return a new directory for so many narinfos: in memory where that has much space left."""
+        free = os.statvfs(self.run)
+        spacious = free.f_bavail * free.f_frsize > _SPARE_FACTOR * count * _NARINFO_BYTES
+        return (self.run if spacious else self.stage) / name
 
     def write_secret(self, name: str, text: str) -> Path:
         """Write a file that only this user can read, and return where.
