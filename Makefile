@@ -42,6 +42,21 @@ drift: .venv/ready ## tell whether the server is as a stack declared it: make dr
 	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.drift --stack "$(STACK)", \
 		$(TOOLBOX) drift "")
 
+.PHONY: repair
+repair: .venv/ready ## put back what differs on a stack's server: make repair STACK=homelab
+	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.repair --stack "$(STACK)" $(ARGS), \
+		$(TOOLBOX) repair "$(ARGS)")
+
+.PHONY: push
+push: .venv/ready ## let a stack's builders push again now: make push STACK=homelab ARGS=nixbuilder
+	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.push --stack "$(STACK)" $(ARGS), \
+		$(TOOLBOX) push "$(ARGS)")
+
+.PHONY: empty
+empty: .venv/ready ## remove what a stack's bucket holds, once you typed its name: make empty STACK=homelab
+	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.empty --stack "$(STACK)" $(ARGS), \
+		$(TOOLBOX) empty "$(ARGS)")
+
 .PHONY: preview-markdown
 preview-markdown: .venv/ready ## report a preview as Markdown: make preview-markdown STACK=homelab
 	@$(if $(filter-out dev,$(STACK)), \

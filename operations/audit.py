@@ -1,18 +1,17 @@
 """Audits a stack's cache: what is signed, what is missing, what is damaged.
 
-Usage: `python -m operations.audit --stack NAME [--hash all|N] [--json FILE]`, in the project's
-directory. Exit code 0: all is well; 1: there are findings; 2: the audit could not run.
+It changes nothing. Exit code 0: all is well; 1: there are findings; 2: the audit could not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import ssl
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
@@ -22,17 +21,16 @@ from urllib3.exceptions import HTTPError
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
+from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
 from operations.upstream import upstream_caches
 from program.checks.s3_client import explain
 from program.checks.server_error import ServerError
 
-ALL_WELL, FINDINGS, CANNOT_RUN = range(3)
-"""Exit codes."""
-
 _SHOWN = 20
-_SECONDS_BETWEEN_PROGRESS = 2.0
+_PUSHED_AGAIN = ("closure-missing", "nar-missing", "nar-size", "reference-missing", "unsigned")
+_WRONG = ("bad-signature", "malformed", "misplaced", "nar-content")
 
 
 def cache_of(stack: DeployedStack) -> Cache:
@@ -82,44 +80,45 @@ def summary(report: Report) -> str:
             lines.append(f"{finding.kind} {finding.object}: {finding.detail}")
     lines += [f"{kind}: {count:,} in all" for kind, count in shown.items() if count > _SHOWN]
     lines.append(f"{len(report.findings):,} findings in {report.seconds:.1f} s")
+    lines += remedies(report)
     # What stands in a narinfo is anybody's text: it must not steer a terminal.
     return "\n".join(
         "".join(letter if letter.isprintable() else "?" for letter in line) for line in lines
     )
 
 
-class _Progress:
-    """Says on standard error how far the audit is, every now and then."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + _SECONDS_BETWEEN_PROGRESS
-
-    def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            print(f"audit: {text}", file=sys.stderr, flush=True)
-            self._next = now + _SECONDS_BETWEEN_PROGRESS
+def remedies(report: Report) -> Iterator[str]:
+    """Yield the commands that put right what an audit found, a line each."""
+    found = {finding.kind for finding in report.findings}
+    if found & {"cache-info", "unreadable"}:
+        yield f"make repair STACK={report.stack} puts back what the program declares"
+    wrong = [finding for finding in report.findings if finding.kind in _WRONG][:_SHOWN]
+    objects = {name for finding in wrong for name in (finding.object, finding.nar)}
+    # Anybody who may write names objects, and a person copies the line.
+    names = sorted(name for name in objects if re.fullmatch(r"[A-Za-z0-9./]+", name))
+    if names:
+        yield f'make empty STACK={report.stack} ARGS="{" ".join(names)}" removes what is wrong'
+    if found & {*_PUSHED_AGAIN, *_WRONG}:
+        yield f"make push STACK={report.stack} pushes again what its builders have"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the audit that the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m operations.audit", description=__doc__)
-    parser.add_argument("--stack", required=True, metavar="NAME")
+    parser = Parser("audit", "[--hash all|N] [--json FILE]", __doc__)
     parser.add_argument(
         "--hash", type=_sample, default=0, metavar="all|N", help="read NARs whole, all or N of them"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     chosen = parser.parse_args(arguments)
-    try:
-        report = audited(read_stack(chosen.stack), chosen.hash)
-        if chosen.json is not None:
-            write(report, chosen.json)
-    except OperationError as error:
-        return _refuse(str(error))
-    except KeyboardInterrupt:
-        return _refuse("interrupted")
+    return run(lambda: _audit(chosen.stack, chosen.hash, chosen.json))
+
+
+def _audit(stack: str, sample: int | None, file: Path | None) -> int:
+    report = audited(read_stack(stack), sample)
+    if file is not None:
+        write(report, file)
     print(summary(report))
-    return FINDINGS if report.findings else ALL_WELL
+    return FOUND if report.findings else DONE
 
 
 def audited(stack: DeployedStack, sample: int | None) -> Report:
@@ -135,7 +134,7 @@ def audited(stack: DeployedStack, sample: int | None) -> Report:
     """
     report = Report(stack.name, stack.substituter)
     try:
-        audit(cache_of(stack), report, sample, _Progress())
+        audit(cache_of(stack), report, sample, Progress("audit"))
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}") from None
     except HTTPError as error:
@@ -166,11 +165,6 @@ def _sample(text: str) -> int | None:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither all nor a number")
     return int(text)
-
-
-def _refuse(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return CANNOT_RUN
 
 
 if __name__ == "__main__":

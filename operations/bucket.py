@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
 from program.checks.s3_client import explain
@@ -23,6 +24,19 @@ class Credential:
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an object, or what marks it as deleted."""
+
+    name: str
+    id: str | None
+    """The version's; None where the bucket keeps no versions."""
+    size: int
+    """In bytes."""
+    current: bool
+    """Whether it is what a reader gets."""
 
 
 class Bucket:
@@ -55,8 +69,54 @@ class Bucket:
             for entry in self._server.list_objects(self._name, prefix=prefix, recursive=True):
                 yield str(entry.object_name), entry.size or 0
         except (MinioException, urllib3.exceptions.HTTPError) as error:
-            missing = ServerError("bucket", f"there is no bucket {self._name}; run pulumi up")
-            raise explain(error) or missing from None
+            raise explain(error) or self._missing() from None
+
+    def make(self, region: str) -> None:
+        """Make the bucket, which must not be there.
+
+        Raises:
+            ServerError: no answer, or the server refuses it.
+        """
+        try:
+            self._server.make_bucket(self._name, region)
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise explain(error) or self._missing() from None
+
+    def versions(self) -> Iterator[Version]:
+        """Yield every version of every object; a bucket that keeps none has one of each.
+
+        Raises:
+            ServerError: no answer, no such bucket, or the server refuses the user.
+        """
+        try:
+            for entry in self._server.list_objects(
+                self._name, recursive=True, include_version=True
+            ):
+                yield Version(
+                    str(entry.object_name),
+                    entry.version_id,
+                    entry.size or 0,
+                    # The SDK leaves the first as the answer's text.
+                    current=entry.is_latest == "true" and not entry.is_delete_marker,
+                )
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise explain(error) or self._missing() from None
+
+    def remove(self, versions: Iterable[Version]) -> None:
+        """Remove versions of objects for good, a thousand in a request.
+
+        Raises:
+            ServerError: no answer, no such bucket, or the server refuses to.
+        """
+        wanted = (DeleteObject(version.name, version.id) for version in versions)
+        try:
+            for refused in self._server.remove_objects(self._name, wanted):
+                raise ServerError("bucket", f"{refused.name} cannot be removed: {refused.message}")
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise explain(error) or self._missing() from None
+
+    def _missing(self) -> ServerError:
+        return ServerError("bucket", f"there is no bucket {self._name}")
 
     def url(self, method: str, name: str) -> str:
         """Return a URL with which anyone may make one request as this user, for ten minutes."""

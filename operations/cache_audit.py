@@ -44,6 +44,8 @@ class Finding:
     """The object's name in the bucket; the name of its key where a cache does not answer."""
     detail: str
     """What is wrong, in words."""
+    nar: str = ""
+    """The NAR's name, where that is what is wrong."""
 
 
 @dataclass
@@ -181,7 +183,10 @@ class _Examiner:
                 *self._signatures(narinfo, examined),
                 *self._nar(narinfo, name in self._hashed, examined),
             ]
-            examined.findings = [Finding(kind, name, detail) for kind, detail in findings]
+            examined.findings = [
+                Finding(kind, name, detail, narinfo.url if kind == "nar-content" else "")
+                for kind, detail in findings
+            ]
         return examined
 
     def _read(self, name: str, examined: _Examined) -> NarInfo | None:

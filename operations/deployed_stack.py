@@ -42,13 +42,13 @@ class DeployedStack:
     """Who clients of a private cache read as; None where everyone may read."""
 
 
-def read_stack(name: str) -> DeployedStack:
-    """Ask the CLI for a stack of the project in the present directory.
+def read_settings(name: str) -> Settings:
+    """Ask the CLI for the settings of a stack of the project in the present directory.
 
-    Secrets stay in this process.
+    Builders and their secrets are left out. Secrets stay in this process.
 
     Raises:
-        OperationError: there is no CLI, no such stack, or it has not been deployed.
+        OperationError: there is no CLI, no such stack, or a setting cannot be used.
     """
     given = read_output("config", "--show-secrets", "--stack", name)
     configuration = {
@@ -56,11 +56,20 @@ def read_stack(name: str) -> DeployedStack:
         for setting, value in given.items()
         if setting.startswith(_NAMESPACE)
     }
-    outputs = read_output("stack", "output", "--stack", name)
     try:
-        settings = parse({**configuration, **_NOT_READ})
+        return parse({**configuration, **_NOT_READ})
     except SettingError as error:
         raise OperationError(f"stack {name}: {error}") from None
+
+
+def read_stack(name: str) -> DeployedStack:
+    """Ask the CLI for a stack of the project in the present directory, and what came of it.
+
+    Raises:
+        OperationError: as `read_settings`; or it has not been deployed.
+    """
+    settings = read_settings(name)
+    outputs = read_output("stack", "output", "--stack", name)
     try:
         return DeployedStack(
             name,

@@ -1,30 +1,25 @@
 """Tells whether what a stack declared is still so on the server; it changes nothing.
 
-Usage: `python -m operations.drift --stack NAME`, in the project's directory. Exit code 0: all is
-as declared; 1: something differs; 2: it could not be told.
-
 A refresh against a server that does not answer, or that refuses the user, takes buckets and
-lifecycles for deleted. So both are asked first, with one request each.
+lifecycles for deleted. So both are asked first, with one request each. Exit code 0: all is as
+declared; 1: something differs; 2: it could not be told.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import narinfo_of
+from operations.command_line import DONE, FOUND, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
 from operations.upstream import ask, upstream_caches
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
-
-AS_DECLARED, DIFFERS, CANNOT_TELL = range(3)
-"""Exit codes."""
 
 _SETTINGS = {"user": "minioUser", "password": "minioPassword"}
 
@@ -61,10 +56,7 @@ def refused_builders(stack: DeployedStack, builders: Mapping[str, Any]) -> Itera
         except ServerError as error:
             if not error.reachable:
                 raise
-            yield (
-                f"builder {name}: the server refuses its user {user} the bucket; "
-                'see "A builder\'s user" in docs/recovery.md'
-            )
+            yield f"builder {name}: the server refuses its user {user} the bucket"
 
 
 def lost_closures(stack: DeployedStack) -> Iterator[str]:
@@ -90,10 +82,7 @@ def lost_closures(stack: DeployedStack) -> Iterator[str]:
                     f"{' and '.join(answer.silent)} cannot be asked for it"
                 )
             elif not answer.found:
-                yield (
-                    f"builder {builder} pushed {path}, which the cache does not have; "
-                    f"make push STACK={stack.name} pushes it again"
-                )
+                yield f"builder {builder} pushed {path}, which the cache does not have"
 
 
 def refreshed(stack: str) -> tuple[bool, str]:
@@ -109,32 +98,33 @@ def refreshed(stack: str) -> tuple[bool, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look for drift in the stack that the command line names; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m operations.drift", description=__doc__)
-    parser.add_argument("--stack", required=True, metavar="NAME")
-    name = parser.parse_args(arguments).stack
+    chosen = Parser("drift", "", __doc__).parse_args(arguments)
+    return run(lambda: _drift(chosen.stack))
+
+
+def _drift(name: str) -> int:
+    repair = f"make repair STACK={name} puts it right"
+    stack = read_stack(name)
     try:
-        stack = read_stack(name)
         check_deployer(stack)
         differs, report = refreshed(name)
         builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
-        sentences = [*refused_builders(stack, builders), *lost_closures(stack)]
-    except OperationError as error:
-        return _cannot_tell(str(error))
+        refused = list(refused_builders(stack, builders))
+        lost = list(lost_closures(stack))
     except ServerError as error:
-        setting = _SETTINGS.get(error.subject, error.subject)
         if error.subject == "bucket":
-            print(f"{setting}: {error}")
-            return DIFFERS
-        return _cannot_tell(f"{setting}: {error}; nothing was refreshed")
+            print(f"- bucket: {error}\n{repair}, with an empty one")
+            return FOUND
+        setting = _SETTINGS.get(error.subject, error.subject)
+        raise OperationError(f"{setting}: {error}; nothing was refreshed") from None
     print(report, end="")
-    for sentence in sentences:
+    for sentence in (*refused, *lost):
         print(f"- {sentence}")
-    return DIFFERS if differs or sentences else AS_DECLARED
-
-
-def _cannot_tell(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return CANNOT_TELL
+    if differs or refused:
+        print(repair)
+    if lost:
+        print(f"make push STACK={name} pushes again what its builders have")
+    return FOUND if differs or refused or lost else DONE
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ no preview.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
@@ -21,10 +20,8 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from components.retention import is_folder
+from operations.command_line import DONE, FOUND, Parser, run
 from operations.pulumi_cli import OperationError, read_report
-
-REPORTED, FAILED, NO_PREVIEW = range(3)
-"""Exit codes."""
 
 SECRET = "[secret]"
 """How the engine writes a value that is secret (Pulumi CLI, `preview --json`)."""
@@ -83,7 +80,7 @@ _SECRET_PROPERTIES = frozenset(
 )
 
 
-class NoPreviewError(Exception):
+class NoPreviewError(OperationError):
     """What was given is no preview's JSON; the message is one sentence with the remedy."""
 
 
@@ -365,17 +362,15 @@ def _shown(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on a stack's preview, or on the one on standard input; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m operations.preview_markdown")
-    parser.add_argument("--stack", metavar="NAME", help="preview this stack")
+    parser = Parser("preview-markdown", "", __doc__, stack_required=False)
     stack = parser.parse_args(arguments).stack
-    try:
-        preview = _given() if stack is None else read_report("preview", "--stack", stack)[0]
-        report = render(preview)
-    except (OperationError, NoPreviewError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return NO_PREVIEW
-    sys.stdout.write(report)
-    return FAILED if failed(preview) else REPORTED
+    return run(lambda: _report(stack))
+
+
+def _report(stack: str | None) -> int:
+    preview = _given() if stack is None else read_report("preview", "--stack", stack)[0]
+    sys.stdout.write(render(preview))
+    return FOUND if failed(preview) else DONE
 
 
 def _given() -> Any:

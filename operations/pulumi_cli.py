@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -27,6 +30,35 @@ def read_output(*arguments: str) -> Any:
     return _parsed(arguments, done)
 
 
+def read_text(*arguments: str) -> str:
+    """Return what a command of the CLI prints, as `read_output` does where it is JSON anyway.
+
+    Raises:
+        OperationError: there is no CLI, or the command fails.
+    """
+    done = _run(*arguments)
+    if done.returncode != 0:
+        raise _failure(arguments, done)
+    return done.stdout
+
+
+def on_terminal(*arguments: str) -> int:
+    """Run a command of the CLI on this terminal, with its questions; return its exit code.
+
+    What it prints goes to standard error, so that standard output is the operation's own.
+
+    Raises:
+        OperationError: there is no CLI.
+    """
+    process = _started(*arguments)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal has sent it to the CLI too, which ends in order; so do we.
+            continue
+
+
 def read_report(*arguments: str) -> tuple[dict[str, Any], bool]:
     """Return the steps that a preview prints as JSON, and whether it succeeded.
 
@@ -43,14 +75,26 @@ def read_report(*arguments: str) -> tuple[dict[str, Any], bool]:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = os.environ.get("PULUMI_COMMAND") or "pulumi"
-    try:
+    with _named() as command:
         return subprocess.run(
             [command, "--non-interactive", "--color=never", *arguments],
             capture_output=True,
             text=True,
             check=False,
         )
+
+
+def _started(*arguments: str) -> subprocess.Popen[bytes]:
+    with _named() as command:
+        return subprocess.Popen([command, *arguments], stdout=sys.stderr)
+
+
+@contextmanager
+def _named() -> Iterator[str]:
+    """Name the CLI, and say how to get one where it cannot be run."""
+    command = os.environ.get("PULUMI_COMMAND") or "pulumi"
+    try:
+        yield command
     except FileNotFoundError:
         raise OperationError(
             f"there is no {command} on PATH; install the Pulumi CLI, or name it in PULUMI_COMMAND"

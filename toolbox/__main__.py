@@ -16,6 +16,9 @@ INTERRUPTED = 130
 OPERATIONS = {
     "audit": "audit the dev stack's cache",
     "drift": "tell whether the dev stack is on the server as it was declared",
+    "repair": "put back what differs on the dev stack's server",
+    "push": "let the dev stack's builder push again now",
+    "empty": "remove what the dev stack's bucket holds",
     "preview-markdown": "report in Markdown what the dev stack's next up would change",
 }
 """Modules of `operations` and what they do."""
@@ -70,7 +73,7 @@ def main() -> int:
                 prepare()
             case "pulumi":
                 dev_stack.pulumi(shlex.split(chosen.arguments))
-            case "audit" | "drift" | "preview-markdown":
+            case _:
                 module = chosen.verb.replace("-", "_")
                 return dev_stack.operate(module, shlex.split(chosen.arguments))
     except ToolboxError as error:

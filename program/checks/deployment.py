@@ -150,12 +150,19 @@ def _check_bucket(settings: Settings, server: Server, *, exists: bool) -> None:
     """Refuse what the server would half-way: to create what is there, to delete what is full.
 
     Raises:
-        SettingError: the bucket is there and not this stack's, or another one is this stack's and
-            not empty.
+        SettingError: the bucket is there and not this stack's; or this stack's and gone; or another
+            one is this stack's, and not empty.
         ServerError: no answer, or the server refuses the user.
     """
     known = recorded.read()
     if known.bucket == settings.bucket:
+        if not exists:
+            raise SettingError(
+                "bucket",
+                settings.bucket,
+                "the server has it no longer, nor what it held; "
+                f"make repair STACK={pulumi.get_stack()} makes it again, empty",
+            )
         return
     kept = removal.not_empty(server, known)
     if kept is not None:

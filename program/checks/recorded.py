@@ -11,6 +11,8 @@ import pulumi
 
 BUCKET = "minio:index/s3Bucket:S3Bucket"
 OBJECT = "minio:index/s3Object:S3Object"
+USER = "minio:index/iamUser:IamUser"
+POLICY = "minio:index/iamPolicy:IamPolicy"
 STACK = "pulumi:pulumi:Stack"
 
 

@@ -36,13 +36,17 @@ def not_empty(server: Server, recorded: Recorded) -> str | None:
     """
     if recorded.bucket is None:
         return None
-    # What the program itself keeps there goes before the bucket.
-    names = (name for name in server.contents(recorded.bucket) if name not in recorded.objects)
+    names = server.contents(recorded.bucket)
+    versions = server.keeps_versions(recorded.bucket)
+    if not versions:
+        # What the program itself keeps there goes before the bucket.
+        names = (name for name in names if name not in recorded.objects)
     count = sum(1 for _ in islice(names, _COUNTED))
     if count == 0:
         return None
+    arguments = " ARGS=--all" if versions else ""
     return (
         f"bucket {recorded.bucket} holds {count:,}{' or more' if count == _COUNTED else ''} "
-        "objects of the cache, and no server deletes a bucket that is not empty; "
-        f"make empty STACK={pulumi.get_stack()} removes them"
+        f"{'versions of objects' if versions else 'objects of the cache'}, and no server deletes a "
+        f"bucket that is not empty; make empty STACK={pulumi.get_stack()}{arguments} removes them"
     )

@@ -88,7 +88,7 @@ class Server:
                 raise explained from None
 
     def contents(self, bucket: str) -> Iterator[str]:
-        """Yield the name of each object, one that is there in several versions for each of them.
+        """Yield the name of each object, of one that is there in several versions for each of them.
 
         One request for a thousand: S3 `ListObjectVersions`. A bucket that is not there is empty.
 
@@ -102,6 +102,21 @@ class Server:
             explained = explain(error)
             if explained is not None:
                 raise explained from None
+
+    def keeps_versions(self, bucket: str) -> bool:
+        """Return whether the bucket keeps what is deleted (S3 `GetBucketVersioning`).
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        try:
+            status = self._client().get_bucket_versioning(bucket).status
+        except _FAILURES as error:
+            explained = explain(error)
+            if explained is not None:
+                raise explained from None
+            return False
+        return status not in (None, "", "Off")
 
     def _client(self) -> Minio:
         return Minio(

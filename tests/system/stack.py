@@ -96,12 +96,13 @@ class Stack:
         )
         return Outcome(done.returncode, done.stdout)
 
-    def operate(self, module: str, *arguments: str, **environment: str) -> Outcome:
+    def operate(self, module: str, *arguments: str, text: str = "", **environment: str) -> Outcome:
         """Run a module of `operations` in the project, with the changes to the environment."""
         done = subprocess.run(
             [sys.executable, "-m", f"operations.{module}", *arguments],
             cwd=self.project,
             env={**self.environment, "PYTHONPATH": str(CHECKOUT), **environment},
+            input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -149,17 +149,47 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
         f"nix copy --to /tmp/clients-store --from {outputs['substituter']} {closure}"
     )
 
-    # What a client needs and does not get is found, whatever else is well.
+    # What a client needs and does not get is found, and put right as the audit says.
     leaf = leaf_of(minio, "rotated")
     root(minio).remove_object("rotated", leaf)
-    assert audit(stack).findings() == {("reference-missing", leaf)}
+    missing = audit(stack)
+    assert missing.findings() == {("reference-missing", leaf)}
+    assert missing.outcome.output.endswith(
+        "make push STACK=test pushes again what its builders have\n"
+    )
+    pushed_again = stack.operate("push", "--stack", stack.name).succeeded().output
+    assert pushed_again.splitlines()[-1].startswith("nixbuilder: pushed 1 paths")
+    assert audit(stack).findings() == set()
+
     for name in modified(minio, "rotated", ""):
-        if name != "nix-cache-info":
+        if name not in ("nix-cache-info", "index.html") and not name.startswith("tools/"):
             root(minio).remove_object("rotated", name)
     assert audit(stack).findings() == {("closure-missing", f"{closure[11:43]}.narinfo")}
     drift = stack.operate("drift", "--stack", stack.name)
     assert drift.code == 1
     assert f"builder nixbuilder pushed {closure}, which the cache does not have" in drift.output
+    pushed_again = stack.operate("push", "--stack", stack.name, "nixbuilder").succeeded().output
+    assert pushed_again.splitlines()[-1].startswith(f"nixbuilder: pushed {PATHS} paths")
+    assert stack.operate("drift", "--stack", stack.name).succeeded()
+    assert stack.changes() == {}
+
+    # A NAR whose bytes are others, and as many, is not what a push sees: it goes first.
+    narinfo = NarInfo.parse(root(minio).get_object("rotated", leaf).read().decode())
+    put(minio, "rotated", narinfo.url, b"x" * (narinfo.file_size or 0))
+    damaged = audit(stack, "--hash", "all")
+    assert damaged.findings() == {("nar-content", leaf)}
+    names = sorted([leaf, narinfo.url])
+    remedy = f'make empty STACK=test ARGS="{" ".join(names)}" removes what is wrong'
+    assert remedy in damaged.outcome.output
+    stack.operate("empty", "--stack", stack.name, *names, text="rotated\n").succeeded()
+    stack.operate("push", "--stack", stack.name).succeeded()
+    assert audit(stack, "--hash", "all").findings() == set()
+
+    unknown = stack.operate("push", "--stack", stack.name, "nobody")
+    assert (unknown.code, unknown.output) == (
+        2,
+        "error: no builder nobody of stack test pushes by a deployment; there are nixbuilder\n",
+    )
 
 
 def leaf_of(server: MinioServer, bucket: str) -> str:

@@ -15,7 +15,8 @@ from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
 
 BUCKET = "drifting"
-USER, POLICY = f"{BUCKET}-here", f"{BUCKET}-write"
+BUILDERS = ("disabled", "changed", "deleted", "detached")
+POLICY = f"{BUCKET}-write"
 AS_DECLARED, DIFFERS, CANNOT_TELL = range(3)
 
 
@@ -31,14 +32,11 @@ class Deployed:
         """`make drift`."""
         return self.stack.operate("drift", "--stack", self.stack.name)
 
-    def repair(self) -> None:
-        """The one command that docs/recovery.md gives for what a refresh sees."""
-        self.stack.up("--refresh", "--run-program").succeeded()
-
-    def set_user(self) -> None:
-        """What docs/recovery.md gives for a builder's user: its secret from the state, anew."""
-        secret = self.stack.outputs()["builders"]["here"]["secretAccessKey"]
-        self.mc.run("admin user add s3", text=f"{USER}\n{secret}\n")
+    def repair(self) -> Outcome:
+        """`make repair`, which must leave nothing that differs."""
+        repaired = self.stack.operate("repair", "--stack", self.stack.name, "--yes").succeeded()
+        assert self.drift().code == AS_DECLARED
+        return repaired
 
     def file(self, text: str) -> Path:
         """Return a file with that text."""
@@ -53,7 +51,11 @@ def deployed(
 ) -> Iterator[Deployed]:
     directory = tmp_path_factory.mktemp("drift")
     stack = Stack(engine, directory / "stack")
-    stack.set(server_settings(minio), bucket=BUCKET, builders=[{"name": "here", "local": True}])
+    stack.set(
+        server_settings(minio),
+        bucket=BUCKET,
+        builders=[{"name": name, "local": True} for name in BUILDERS],
+    )
     stack.up().succeeded()
     yield Deployed(stack, MinioClient(minio, directory), directory)
     stack.destroy()
@@ -66,67 +68,60 @@ WIDER = json.dumps(
     }
 )
 
-SEEN_BY_A_REFRESH: dict[str, tuple[Callable[[Deployed], object], str]] = {
-    "the bucket's policy is opened": (
-        lambda d: d.mc.run(f"anonymous set public s3/{BUCKET}"),
-        "changed | bucket policy `cache-download`",
-    ),
-    "the bucket's policy is removed": (
-        lambda d: d.mc.run(f"anonymous set none s3/{BUCKET}"),
-        "bucket policy `cache-download`",
-    ),
-    "the lifecycle is removed": (
-        lambda d: d.mc.run(f"ilm rule rm --all --force s3/{BUCKET}"),
-        "**deleted** | lifecycle `cache-retention`",
-    ),
-    "a rule is added to the lifecycle": (
-        lambda d: d.mc.run(f"ilm rule add --expire-days 1 s3/{BUCKET}"),
-        "changed | lifecycle `cache-retention`",
-    ),
-    "an object is changed": (
-        lambda d: d.mc.run(f"cp {d.file('StoreDir: /x')} s3/{BUCKET}/nix-cache-info"),
-        "changed | object `cache-nix-cache-info`",
-    ),
-    "an object is deleted": (
-        lambda d: d.mc.run(f"rm s3/{BUCKET}/index.html"),
-        "**deleted** | object `cache-index.html`",
-    ),
-    "the builders' policy is widened": (
-        lambda d: d.mc.run(f"admin policy create s3 {POLICY} {d.file(WIDER)}"),
-        "changed | policy `builders-policy`",
-    ),
-    "the builder's policy is detached": (
-        lambda d: d.mc.run(f"admin policy detach s3 {POLICY} --user {USER}"),
-        "**deleted** | policy attachment `here-attachment`",
-    ),
-    "the bucket is deleted": (
-        lambda d: d.mc.run(f"rb --force s3/{BUCKET}"),
-        f"there is no bucket {BUCKET}",
-    ),
-}
+Tampering = tuple[Callable[[Deployed], object], str]
 
-SEEN_BY_ITS_CREDENTIAL: dict[str, Callable[[Deployed], object]] = {
-    "the builder's user is disabled": lambda d: d.mc.run(f"admin user disable s3 {USER}"),
-    "the builder's secret is changed": lambda d: d.mc.run(
-        "admin user add s3", text=f"{USER}\nanother-secret-key\n"
-    ),
-    "the builder's user is deleted": lambda d: d.mc.run(f"admin user remove s3 {USER}"),
+SEEN_BY_A_REFRESH: dict[str, list[Tampering]] = {
+    "is opened, widened, removed or changed": [
+        (
+            lambda d: d.mc.run(f"anonymous set public s3/{BUCKET}"),
+            "changed | bucket policy `cache-download`",
+        ),
+        (
+            lambda d: d.mc.run(f"ilm rule rm --all --force s3/{BUCKET}"),
+            "**deleted** | lifecycle `cache-retention`",
+        ),
+        (
+            lambda d: d.mc.run(f"cp {d.file('StoreDir: /x')} s3/{BUCKET}/nix-cache-info"),
+            "changed | object `cache-nix-cache-info`",
+        ),
+        (
+            lambda d: d.mc.run(f"admin policy create s3 {POLICY} {d.file(WIDER)}"),
+            "changed | policy `builders-policy`",
+        ),
+    ],
+    "is closed, added, deleted or detached": [
+        (
+            lambda d: d.mc.run(f"anonymous set none s3/{BUCKET}"),
+            "bucket policy `cache-download`",
+        ),
+        (
+            lambda d: d.mc.run(f"ilm rule add --expire-days 1 s3/{BUCKET}"),
+            "changed | lifecycle `cache-retention`",
+        ),
+        (
+            lambda d: d.mc.run(f"rm s3/{BUCKET}/index.html"),
+            "**deleted** | object `cache-index.html`",
+        ),
+        (
+            lambda d: d.mc.run(f"admin policy detach s3 {POLICY} --user {BUCKET}-detached"),
+            "**deleted** | policy attachment `detached-attachment`",
+        ),
+    ],
 }
 
 
 @pytest.mark.parametrize("tampering", SEEN_BY_A_REFRESH)
-def test_drift_is_found_and_an_up_with_refresh_puts_it_right(
-    deployed: Deployed, tampering: str
-) -> None:
+def test_what_a_refresh_sees_is_found_and_put_right(deployed: Deployed, tampering: str) -> None:
     assert deployed.drift().code == AS_DECLARED
-    tamper, finding = SEEN_BY_A_REFRESH[tampering]
-    tamper(deployed)
+    for tamper, _ in SEEN_BY_A_REFRESH[tampering]:
+        tamper(deployed)
     found = deployed.drift()
     assert found.code == DIFFERS
-    assert finding in found.output
+    for _, finding in SEEN_BY_A_REFRESH[tampering]:
+        assert finding in found.output
     assert "error: " not in found.output
+    assert found.output.endswith("make repair STACK=test puts it right\n")
     deployed.repair()
-    assert deployed.drift().code == AS_DECLARED
 
 
 def test_a_refresh_that_runs_the_program_notes_what_is_gone(deployed: Deployed) -> None:
@@ -141,33 +136,45 @@ def test_a_refresh_that_runs_the_program_notes_what_is_gone(deployed: Deployed) 
     assert deployed.drift().code == AS_DECLARED
 
 
-@pytest.mark.parametrize("tampering", SEEN_BY_ITS_CREDENTIAL)
-def test_what_happens_to_a_builders_user_is_found_and_its_credential_comes_back(
-    deployed: Deployed, tampering: str
-) -> None:
-    before = deployed.stack.outputs()["builders"]["here"]
-    SEEN_BY_ITS_CREDENTIAL[tampering](deployed)
-    found = deployed.drift()
-    assert found.code == DIFFERS
-    assert f"the server refuses its user {USER}" in found.output
-    assert before["secretAccessKey"] not in found.output
-    deployed.set_user()
-    deployed.repair()
-    assert deployed.drift().code == AS_DECLARED
-    assert deployed.stack.outputs()["builders"]["here"] == before
-
-
-def test_a_deleted_policy_is_found_and_put_right_once_there_is_one_of_its_name(
+def test_what_happens_to_builders_users_is_found_and_their_credentials_come_back(
     deployed: Deployed,
 ) -> None:
-    deployed.mc.run(f"admin policy detach s3 {POLICY} --user {USER}")
+    before = deployed.stack.outputs()["builders"]
+    deployed.mc.run(f"admin user disable s3 {BUCKET}-disabled")
+    deployed.mc.run("admin user add s3", text=f"{BUCKET}-changed\nanother-secret-key\n")
+    deployed.mc.run(f"admin user remove s3 {BUCKET}-deleted")
+    found = deployed.drift()
+    assert found.code == DIFFERS
+    for name in ("disabled", "changed", "deleted"):
+        assert f"builder {name}: the server refuses its user {BUCKET}-{name}" in found.output
+    repaired = deployed.repair()
+    assert f"user {BUCKET}-disabled was gone or disabled: put back" in repaired.output
+    assert f"user {BUCKET}-changed had another secret: put back the one it had" in repaired.output
+    assert deployed.stack.outputs()["builders"] == before
+    for access in before.values():
+        assert access["secretAccessKey"] not in found.output + repaired.output
+
+
+def test_a_deleted_policy_is_found_and_put_back(deployed: Deployed) -> None:
+    for name in BUILDERS:
+        deployed.mc.run(f"admin policy detach s3 {POLICY} --user {BUCKET}-{name}")
     deployed.mc.run(f"admin policy remove s3 {POLICY}")
     found = deployed.drift()
     assert found.code == DIFFERS
     assert f"unable to read policy ({POLICY})" in found.output
-    deployed.mc.run(f"admin policy create s3 {POLICY} {deployed.file(WIDER)}")
-    deployed.repair()
-    assert deployed.drift().code == AS_DECLARED
+    assert f"policy {POLICY} was gone: made again" in deployed.repair().output
+
+
+def test_a_deleted_bucket_is_found_and_made_again(deployed: Deployed) -> None:
+    deployed.mc.run(f"rb --force s3/{BUCKET}")
+    found = deployed.drift()
+    assert found.code == DIFFERS
+    assert f"there is no bucket {BUCKET}" in found.output
+    assert "make repair STACK=test puts it right, with an empty one" in found.output
+    for refused in (deployed.stack.preview().refused(), deployed.stack.up().refused()):
+        assert f'bucket is "{BUCKET}": the server has it no longer' in refused
+        assert "make repair STACK=test" in refused
+    assert f"bucket {BUCKET} was gone: made again, empty" in deployed.repair().output
 
 
 def test_an_unusable_server_is_told_before_a_refresh_can_empty_the_state(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from minio import Minio
+from minio.versioningconfig import VersioningConfig
 
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.stack import Outcome, Stack
@@ -65,6 +66,45 @@ def test_a_destroy_of_a_bucket_that_is_not_empty_is_refused_before_anything_goes
     for refused in destroys(full):
         assert "--run-program" in refused.refused()
         assert "protect off, bucket empty" in refused.output
+
+
+def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_keeps(
+    full: Stack, minio: MinioServer
+) -> None:
+    def left() -> set[str]:
+        return {str(o.object_name) for o in root(minio).list_objects("lasting", recursive=True)}
+
+    before = left()
+    refused = full.operate("empty", "--stack", full.name, text="yes\n")
+    assert refused.code == 1
+    assert "bucket lasting at https://127.0.0.1" in refused.output
+    assert "holds 2 objects and versions, 2 bytes" in refused.output
+    assert refused.output.endswith("error: that is not its name; nothing was removed\n")
+    assert left() == before
+
+    emptied = full.operate("empty", "--stack", full.name, text="lasting\n").succeeded()
+    assert emptied.output.endswith("removed 2 objects from bucket lasting\n")
+    assert left() == {"nix-cache-info", "index.html"}
+    full.run("destroy", "--preview-only", "--run-program", "-s", full.name).succeeded()
+    again = full.operate("empty", "--stack", full.name).succeeded()
+    assert again.output == "bucket lasting holds nothing to remove\n"
+
+
+def test_a_bucket_that_keeps_versions_is_emptied_and_goes(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="versions")
+    stack.up().succeeded()
+    root(minio).set_bucket_versioning("versions", VersioningConfig("Enabled"))
+    for _ in range(2):
+        root(minio).put_object("versions", "nar/1", io.BytesIO(b"x"), 1)
+    root(minio).remove_object("versions", "nar/1")
+    for refused in destroys(stack, "--run-program"):
+        assert "bucket versions holds 5 versions of objects" in refused.refused()
+        assert "make empty STACK=test ARGS=--all removes them" in refused.output
+    stack.operate("empty", "--stack", "test", "--all", text="versions\n").succeeded()
+    stack.destroy().succeeded()
+    assert not root(minio).bucket_exists("versions")
 
 
 def test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting(lasting: Stack) -> None:

@@ -45,6 +45,10 @@ class FakeServer(Server):
         assert bucket == "mine"
         yield from self.names
 
+    def keeps_versions(self, bucket: str) -> bool:
+        assert bucket == "mine"
+        return False
+
 
 def state(bucket: str | None) -> Recorded:
     """Return what the state of a stack with that bucket knows."""
@@ -106,6 +110,16 @@ def test_a_bucket_that_is_there_and_not_the_stacks_is_refused_unless_it_is_adopt
         with pytest.raises(SettingError, match=r'bucket is "nix-cache": .* set adoptBucket to'):
             act()
     check(adoptBucket=True)
+
+
+def test_a_bucket_that_is_gone_is_told_and_not_taken_for_unchanged(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.rules is None
+    monkeypatch.setattr(recorded, "read", lambda: state("nix-cache"))
+    for act in (check, lambda: retention(preview=True)):
+        with pytest.raises(SettingError, match=r"no longer.* make repair STACK=test makes it"):
+            act()
 
 
 def test_another_bucket_in_the_place_of_one_that_is_not_empty_is_refused(

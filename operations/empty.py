@@ -1,0 +1,101 @@
+"""Removes what a stack's bucket holds, every version of it, for good.
+
+What the program itself keeps in the bucket stays, unless `--all` is given: the cache goes on as an
+empty one, or `pulumi destroy --run-program` removes it with the stack. With NAMES, only the objects
+of those names go. A person confirms it by typing the bucket's name, on standard input. Exit code 0:
+it is done; 1: it was not confirmed; 2: it could not be done.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+
+from operations.bucket import Bucket, Credential, Version
+from operations.command_line import DONE, FOUND, Parser, Progress, run
+from operations.deployed_stack import read_settings
+from operations.pulumi_cli import OperationError
+from operations.state import read_state
+from program.checks.server_error import ServerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Empty the bucket of the stack that the command line names; return the exit code."""
+    parser = Parser("empty", "[--all] [NAMES]", __doc__)
+    parser.add_argument("names", nargs="*", metavar="NAMES", help="only the objects of these names")
+    parser.add_argument("--all", action="store_true", help="what the program keeps there, too")
+    chosen = parser.parse_args(arguments)
+    return run(lambda: _empty(chosen.stack, frozenset(chosen.names), everything=chosen.all))
+
+
+def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
+    settings, state = read_settings(stack), read_state(stack)
+    bucket = Bucket(
+        replace(settings, bucket=str(state.bucket)),
+        Credential(settings.minio_user, settings.minio_password),
+    )
+    progress = Progress("empty")
+    try:
+        wanted = _Wanted(names, () if everything else state.objects, progress)
+        count, size = wanted.measure(bucket.versions())
+        if count == 0:
+            print(f"bucket {state.bucket} holds nothing to remove")
+            return DONE
+        print(
+            f"stack {stack}: bucket {state.bucket} at {settings.endpoint} holds {count:,} objects "
+            f"and versions, {size:,} bytes, to remove for good.\n"
+            "Type the bucket's name to remove them: ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        if sys.stdin.readline().strip() != state.bucket:
+            print("error: that is not its name; nothing was removed", file=sys.stderr)
+            return FOUND
+        bucket.remove(wanted.counted(bucket.versions(), count))
+        left, _ = wanted.measure(bucket.versions())
+    except ServerError as error:
+        raise OperationError(f"{error.subject}: {error}") from None
+    if left:
+        raise OperationError(
+            f"{left:,} objects came while the others went; stop what pushes to "
+            f"{state.bucket}, and run it again"
+        )
+    print(f"removed {count:,} objects from bucket {state.bucket}")
+    return DONE
+
+
+class _Wanted:
+    """Which of a bucket's objects are to go."""
+
+    def __init__(
+        self, names: Collection[str], kept: Collection[str], progress: Callable[[str], None]
+    ) -> None:
+        self._names = names
+        self._kept = kept
+        self._progress = progress
+
+    def __contains__(self, version: Version) -> bool:
+        if self._names:
+            return version.name in self._names
+        return not (version.current and version.name in self._kept)
+
+    def measure(self, versions: Iterator[Version]) -> tuple[int, int]:
+        """Return how many versions are to go, and how many bytes they have."""
+        count = size = 0
+        for version in versions:
+            if version in self:
+                count, size = count + 1, size + version.size
+                self._progress(f"{count:,} objects counted")
+        return count, size
+
+    def counted(self, versions: Iterator[Version], count: int) -> Iterator[Version]:
+        """Yield the versions that are to go, and say how many have been."""
+        for number, version in enumerate((v for v in versions if v in self), 1):
+            yield version
+            self._progress(f"{number:,} of {count:,} objects removed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

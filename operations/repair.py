@@ -1,0 +1,87 @@
+"""Puts a stack's server right where it is no longer as declared.
+
+First what a refresh stumbles over or cannot see is put back as the state has it: a bucket that is
+gone, policies that are gone, users that are gone or disabled or have another secret. Each is one
+line. Then `pulumi up --refresh --run-program` previews the rest, asks, and does it; ARGS go to that
+command. What was pushed to a bucket that is gone has to be pushed again. Exit code 0: all is as
+declared; 2: it is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from operations.administration import Administration
+from operations.bucket import Bucket, Credential
+from operations.command_line import CANNOT_RUN, DONE, Parser, run
+from operations.deployed_stack import read_settings
+from operations.pulumi_cli import OperationError, on_terminal
+from operations.state import read_state
+from program.checks.deployment import server_of
+from program.checks.recorded import POLICY, USER, Recorded
+from program.checks.server_error import ServerError
+from program.settings.stack import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Repair the stack that the command line names; return the exit code."""
+    parser = Parser("repair", "OPTIONS OF pulumi up", __doc__)
+    chosen, rest = parser.parse_known_args(arguments)
+    return run(lambda: _repair(chosen.stack, rest))
+
+
+def _repair(stack: str, arguments: Sequence[str]) -> int:
+    settings, state = read_settings(stack), read_state(stack)
+    try:
+        for sentence in put_back(replace(settings, bucket=str(state.bucket)), state):
+            print(sentence, flush=True)
+    except ServerError as error:
+        raise OperationError(f"{error.subject}: {error}; nothing was refreshed") from None
+    up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
+    return DONE if up == 0 else CANNOT_RUN
+
+
+def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
+    """Put back what a refresh cannot, and yield a sentence for each.
+
+    Raises:
+        ServerError: the server does not answer, or refuses the deploying user.
+    """
+    deployer = Credential(settings.minio_user, settings.minio_password)
+    if server_of(settings).lifecycle(settings.bucket) is None:
+        Bucket(settings, deployer).make(settings.region)
+        yield f"bucket {settings.bucket} was gone: made again, empty"
+    users, policies = list(state.outputs(USER)), list(state.outputs(POLICY))
+    if not users and not policies:
+        return
+    administration = Administration(settings)
+    for policy in policies:
+        name = str(policy["name"])
+        if not administration.has_policy(name):
+            administration.put_policy(name, policy["policy"])
+            yield f"policy {name} was gone: made again"
+    for user in users:
+        name, secret = str(user["name"]), str(user["secret"])
+        if not administration.enabled(name):
+            administration.put_user(name, secret)
+            yield f"user {name} was gone or disabled: put back with the secret it had"
+        elif not _accepted(settings, Credential(name, secret)):
+            administration.put_user(name, secret)
+            yield f"user {name} had another secret: put back the one it had"
+
+
+def _accepted(settings: Settings, credential: Credential) -> bool:
+    """Return whether the server takes a user's secret, whatever the user may do."""
+    try:
+        next(Bucket(settings, credential).objects("nix-cache-info"), None)
+    except ServerError as error:
+        if not error.reachable:
+            raise
+        return error.subject != "password"
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
