@@ -8,7 +8,8 @@ import signal
 import pulumi
 
 from components.safeguard import Safeguard
-from program.checks import adoption, deployment, key_rotation
+from program import former_names
+from program.checks import adoption, deployment, key_rotation, recorded
 from program.declaration import (
     declare_builders,
     declare_cache,
@@ -28,19 +29,18 @@ gc.freeze()
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 stack = settings.load()
-deployment.check_update(stack)
+server = deployment.begin(stack, declare_server)
+former_names.use(former_names.find(recorded.read()))
 adopt = adoption.bucket_to_import(stack)
+signing_keys = declare_signing_keys(stack)
 followed = follow_links(stack.builders)
 
-server = declare_server(stack)
-signing_keys = declare_signing_keys(stack)
-deployment.check_preview(stack)
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
 cache = declare_cache(stack, server, client, adopt)
 readers = declare_readers(stack, server)
 builders = declare_builders(stack, followed, server, cache, signing_keys[-1])
-guarded = [cache, *signing_keys, *readers, *builders.resources]
+guarded = [cache, *signing_keys, *readers, *builders.guarded]
 Safeguard(
     "safeguard",
     protect=stack.protect,

@@ -24,7 +24,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import SnowballObject
 
-from components.binary_cache import anonymous_download_policy, nix_cache_info
+from components.binary_cache import anonymous_policy, nix_cache_info
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
@@ -73,7 +73,7 @@ def fill(server: MinioServer, key: SecretKey) -> None:
         http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
     )
     client.make_bucket(BUCKET)
-    client.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, False))
+    client.set_bucket_policy(BUCKET, anonymous_policy(BUCKET, download=True, listing=False))
     objects = entries(key)
     while batch := list(islice(objects, 2_000)):
         client.upload_snowball_objects(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pulumi
 import pulumi_minio as minio
+
+from components.retention import OWN_KEYS
+
+_USERNAME = "aws:username"
 
 WRITE_ACTIONS = (
     "s3:AbortMultipartUpload",
@@ -21,19 +25,78 @@ WRITE_ACTIONS = (
 """What a push needs, and `nix copy --to s3://…` by hand; deleting is not among it."""
 
 
-def write_policy(bucket: str) -> str:
-    """Return the IAM policy that lets its user push to `bucket` and nothing else."""
-    return _policy(WRITE_ACTIONS, [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"])
+def write_policy(bucket: str, users: Collection[str]) -> str:
+    """Return the IAM policy that lets `users` push to `bucket`, but for what the stack keeps there.
+
+    Whoever has the policy and is not named in it may do nothing. So a user that leaves the list has
+    lost its rights with the policy's update, before anything is pushed and long before the engine,
+    which deletes last, deletes the user.
+    """
+    arn = f"arn:aws:s3:::{bucket}"
+    own = [f"{arn}/{key}{'*' if key.endswith('/') else ''}" for key in OWN_KEYS]
+    denied = {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": own}
+    if not users:
+        return _policy(denied)
+    return _policy(_allowed(users, WRITE_ACTIONS, [arn, f"{arn}/*"]), denied)
 
 
-def read_policy(bucket: str) -> str:
-    """Return the IAM policy that lets its user read what `bucket` holds, by name only."""
-    return _policy(("s3:GetObject",), [f"arn:aws:s3:::{bucket}/*"])
+def read_policy(bucket: str, user: str) -> str:
+    """Return the IAM policy that lets `user` read what `bucket` holds, by name only."""
+    return _policy(_allowed([user], ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*"]))
 
 
-def _policy(actions: Sequence[str], resources: Sequence[str]) -> str:
-    statement = {"Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+def users_of(policy: str, bucket: str) -> frozenset[str] | None:
+    """Return the users that a policy names, as those made here do, or None where it is another.
+
+    Args:
+        policy: its text, whoever wrote it.
+        bucket: the bucket that it must be about, and about nothing else.
+    """
+    users: set[str] = set()
+    if not concerns_only(policy, bucket):
+        return None
+    try:
+        for statement in json.loads(policy)["Statement"]:
+            if statement["Effect"] == "Allow":
+                named = statement["Condition"]["StringEquals"][_USERNAME]
+                users.update([named] if isinstance(named, str) else named)
+    except (LookupError, TypeError):
+        return None
+    return frozenset(users)
+
+
+def concerns_only(policy: str, bucket: str) -> bool:
+    """Return whether all that a policy says is about `bucket`; what cannot be read is not.
+
+    Args:
+        policy: its text, whoever wrote it.
+        bucket: the bucket.
+    """
+    arn = f"arn:aws:s3:::{bucket}"
+    try:
+        for statement in json.loads(policy)["Statement"]:
+            resources = statement["Resource"]
+            for resource in [resources] if isinstance(resources, str) else resources:
+                if resource != arn and not resource.startswith(f"{arn}/"):
+                    return False
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _allowed(
+    users: Collection[str], actions: Sequence[str], resources: Sequence[str]
+) -> dict[str, object]:
+    return {
+        "Effect": "Allow",
+        "Action": list(actions),
+        "Resource": list(resources),
+        "Condition": {"StringEquals": {_USERNAME: sorted(users)}},
+    }
+
+
+def _policy(*statements: Mapping[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +115,7 @@ class BuilderAccessArgs:
 
     bucket: str
     """The bucket that builders push to."""
-    policy: pulumi.Input[str]
+    policy: str
     """The name of their policy. An existing policy of that name gets this one's text."""
     users: Mapping[str, str]
     """The name of each builder's user, which is its access key too, by the builder's name."""
@@ -70,16 +133,12 @@ class BuilderAccess(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: BuilderAccessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare policy and users; users' resources carry their builders' names."""
+        """Declare policy and users, each named as the server knows it."""
         super().__init__("nixcache:index:BuilderAccess", name, None, opts)
-        policy = minio.IamPolicy(
-            f"{name}-policy",
-            name=args.policy,
-            policy=write_policy(args.bucket),
-            opts=pulumi.ResourceOptions(parent=self),
-        )
+        text = write_policy(args.bucket, args.users.values())
+        policy = _declare_policy(self, args.policy, text)
         self.credentials = {
-            builder: _declare_user(self, builder, user, policy, args.secrets.get(user))
+            builder: _declare_user(self, user, args.policy, policy, args.secrets.get(user))
             for builder, user in args.users.items()
         }
         self.register_outputs({})
@@ -104,22 +163,21 @@ class ReaderAccess(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: ReaderAccessArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the access; `name` is the prefix of its children's names."""
+        """Declare policy and user, each named as the server knows it."""
         super().__init__("nixcache:index:ReaderAccess", name, None, opts)
-        policy = minio.IamPolicy(
-            f"{name}-policy",
-            name=args.user,
-            policy=read_policy(args.bucket),
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        self.credential = _declare_user(self, name, args.user, policy)
+        policy = _declare_policy(self, args.user, read_policy(args.bucket, args.user))
+        self.credential = _declare_user(self, args.user, args.user, policy)
         self.register_outputs({})
+
+
+def _declare_policy(parent: pulumi.Resource, name: str, text: str) -> minio.IamPolicy:
+    return minio.IamPolicy(name, name=name, policy=text, opts=pulumi.ResourceOptions(parent=parent))
 
 
 def _declare_user(
     parent: pulumi.Resource,
-    name: str,
     user: str,
+    policy_name: str,
     policy: minio.IamPolicy,
     secret: str | None = None,
 ) -> Credential:
@@ -127,21 +185,22 @@ def _declare_user(
 
     The user's secret is the server's to make, unless it was chosen before there was a stack.
     """
-    child = pulumi.ResourceOptions(parent=parent)
     user_ = minio.IamUser(
-        f"{name}-user",
+        user,
         name=user,
         # Created over, not imported: the server tells nobody a secret, and an imported user would
         # have none in the state. What it has already, it keeps.
         secret=None if secret is None else pulumi.Output.secret(secret),
-        opts=child,
+        # After the policy, which names it: a user that an interrupted deployment made and did not
+        # note down is known by that.
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=[policy]),
     )
     attachment = minio.IamUserPolicyAttachment(
-        f"{name}-attachment",
+        f"{user}/{policy_name}",
         # The outputs, not the arguments: user and policy go only after this.
         user_name=user_.name,
         policy_name=policy.name,
-        opts=child,
+        opts=pulumi.ResourceOptions(parent=parent),
     )
     # Through the attachment, so that nothing pushes before the server lets it.
     return Credential(access_key_id=attachment.user_name, secret_access_key=user_.secret)

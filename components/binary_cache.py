@@ -18,14 +18,18 @@ def nix_cache_info(want_mass_query: bool, priority: int) -> str:
     return f"StoreDir: {STORE_DIR}\nWantMassQuery: {int(want_mass_query)}\nPriority: {priority}\n"
 
 
-def anonymous_download_policy(bucket: str, listing: bool) -> str:
-    """Return the bucket policy that lets everyone read objects, and list them where asked.
+def anonymous_policy(bucket: str, download: bool, listing: bool) -> str:
+    """Return the bucket policy that lets everyone read objects and list them, where asked.
+
+    A private cache has one too, which lets nobody do anything: going private is then an update of
+    the policy, before anything is pushed, and no deletion, which the engine would do last and only
+    when nothing has failed; and a cache that somebody opens is found by a refresh.
 
     Source: S3 API, "Bucket policy"; MinIO keeps a principal only in the form `{"AWS": ["*"]}`.
     """
     arn = f"arn:aws:s3:::{bucket}"
-    statements = [("s3:GetObject", f"{arn}/*")]
-    if listing:
+    statements = [("s3:GetObject", f"{arn}/*")] if download else []
+    if download and listing:
         statements.append(("s3:ListBucket", arn))
     return json.dumps(
         {
@@ -77,7 +81,7 @@ class BinaryCache(pulumi.ComponentResource):
     """
 
     bucket: pulumi.Output[str]
-    """The bucket's name, once it exists."""
+    """The bucket's name, once it exists and lets in whom it should."""
     lifecycle: pulumi.Output[str]
     """There when the bucket's lifecycle is applied, or when it is known to have none."""
 
@@ -95,17 +99,14 @@ class BinaryCache(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect, import_=args.adopt),
         )
         child = pulumi.ResourceOptions(parent=self)
-        settings_of_the_bucket: list[pulumi.Resource] = []
-        if args.anonymous_download:
-            download = minio.S3BucketPolicy(
-                f"{name}-download",
-                bucket=bucket.bucket,
-                policy=pulumi.Output.all(args.bucket, args.anonymous_listing).apply(
-                    lambda values: anonymous_download_policy(*values)
-                ),
-                opts=child,
-            )
-            settings_of_the_bucket.append(download)
+        download = minio.S3BucketPolicy(
+            f"{name}-download",
+            bucket=bucket.bucket,
+            policy=pulumi.Output.all(
+                args.bucket, args.anonymous_download, args.anonymous_listing
+            ).apply(lambda values: anonymous_policy(*values)),
+            opts=child,
+        )
         self.lifecycle = bucket.id
         if args.retention_days is not None:
             lifecycle = minio.IlmPolicy(
@@ -121,7 +122,7 @@ class BinaryCache(pulumi.ComponentResource):
                 ),
                 # One after the other: MinIO keeps a bucket's settings in one file, and of two
                 # written at the same moment it may lose one, having answered that both are set.
-                opts=pulumi.ResourceOptions(parent=self, depends_on=settings_of_the_bucket),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[download]),
             )
             self.lifecycle = lifecycle.id
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
@@ -141,5 +142,6 @@ class BinaryCache(pulumi.ComponentResource):
                 content=text,
                 opts=child,
             )
-        self.bucket = bucket.bucket
+        # By way of the policy: what is pushed comes after the bucket is open or closed as set.
+        self.bucket = download.bucket
         self.register_outputs({"bucket": self.bucket, "lifecycle": self.lifecycle})

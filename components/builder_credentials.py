@@ -11,19 +11,40 @@ import pulumi_command as command
 FILES = ("secret-access-key", "signing-key")
 """The files of a credentials directory, in the order of the lines that fill them."""
 
-# $1 is the directory, the rest are the files' names. Each gets one line of standard input. A
-# reader sees the old file or the new one, never a part.
-_PLACE = """\
+OWNER = ".placed-by"
+"""The file that says which deployment's resource placed the others."""
+
+# $1 is the directory, $2 who places, the rest are the files' names. Each gets one line of standard
+# input. A reader sees the old file or the new one, never a part. The directory becomes root's
+# alone, so it must be one that was made for this: not there, empty, or this program's already.
+_PLACE = f"""\
 set -eu
-if [ "$(id -u)" != 0 ]; then
-  echo "credentialsDirectory: only root can place them; log in as root" >&2
+fail() {{
+  printf 'credentialsDirectory: %s\\n' "$1" >&2
   exit 1
-fi
+}}
+[ "$(id -u)" = 0 ] || fail 'only root can place them; log in as root'
 umask 077
-directory=$1
-shift
+directory=$1 owner=$2
+shift 2
+[ ! -L "$directory" ] || fail "$directory is a link; name the directory itself"
+if [ -e "$directory/{OWNER}" ]; then
+  IFS= read -r other <"$directory/{OWNER}"
+  [ "${{other%% *}}" = "${{owner%% *}}" ] ||
+    fail "the files in $directory are those of the stack ${{other%% *}}; name another directory"
+elif [ -e "$directory" ]; then
+  set -f
+  for file in $(ls -A -- "$directory"); do
+    name=${{file#.}}
+    case " $* " in
+      *" ${{name%.new}} "*) ;;
+      *) fail "$directory holds other things, such as $file; name a directory of its own" ;;
+    esac
+  done
+fi
 mkdir -p -- "$directory"
 chmod 700 -- "$directory"
+printf '%s\\n' "$owner" >"$directory/{OWNER}"
 for name in "$@"; do
   IFS= read -r line
   printf '%s\\n' "$line" >"$directory/.$name.new"
@@ -31,28 +52,56 @@ for name in "$@"; do
 done
 """
 
-_REMOVE = """\
+# What another resource has placed since is not this one's to remove: it may be the same builder,
+# under another name or over another way.
+_REMOVE = f"""\
 set -eu
-directory=$1
-shift
+directory=$1 owner=$2
+shift 2
 [ -d "$directory" ] || exit 0
+if [ -e "$directory/{OWNER}" ]; then
+  IFS= read -r other <"$directory/{OWNER}"
+  [ "$other" = "$owner" ] || exit 0
+fi
 cd -- "$directory"
 for name in "$@"; do
   rm -f -- "$name" ".$name.new"
 done
+rm -f -- {OWNER}
 cd /
 rmdir -- "$directory" 2>/dev/null || true
 """
 
 
-def place_command(directory: str) -> str:
-    """Return the command line that writes the files from the lines on standard input."""
-    return shlex.join(["sh", "-c", _PLACE, "place-credentials", directory, *FILES])
+def place_name(host: str, port: int | None, directory: str) -> str:
+    """Return where a builder's files are, as their resource's name.
+
+    Args:
+        host: what SSH connects to; empty for the machine that runs Pulumi.
+        port: the port of its SSH server, where the host alone does not tell one machine.
+        directory: an absolute one.
+    """
+    return f"{host}{'' if port is None else f':{port}'}{directory}"
 
 
-def remove_command(directory: str) -> str:
-    """Return the command line that removes the files, and the directory once it is empty."""
-    return shlex.join(["sh", "-c", _REMOVE, "remove-credentials", directory, *FILES])
+def place_command(directory: str, owner: str) -> str:
+    """Return the command line that writes the files from the lines on standard input.
+
+    Args:
+        directory: where.
+        owner: the stack and, after a blank, the resource that places them.
+    """
+    return shlex.join(["sh", "-c", _PLACE, "place-credentials", directory, owner, *FILES])
+
+
+def remove_command(directory: str, owner: str) -> str:
+    """Return the command line that removes the files, and the directory once it is empty.
+
+    Args:
+        directory: where.
+        owner: who placed them; what somebody else has placed since stays.
+    """
+    return shlex.join(["sh", "-c", _REMOVE, "remove-credentials", directory, owner, *FILES])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +128,12 @@ class BuilderCredentials(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: BuilderCredentialsArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the files; `name` is the prefix of its child's name."""
+        """Declare the files; `name` says where they are, and is the prefix of its child's name."""
         super().__init__("nixcache:index:BuilderCredentials", name, None, opts)
-        create = place_command(args.directory)
-        delete = remove_command(args.directory)
-        # Another host or directory is another set of files: the old one is removed first, because
-        # two names may be one machine.
+        owner = f"{pulumi.get_project()}/{pulumi.get_stack()} {name}"
+        create = place_command(args.directory, owner)
+        delete = remove_command(args.directory, owner)
+        # Another host or directory is another set of files, and should have another name.
         triggers = ["" if args.connection is None else args.connection.host, args.directory]
         child = pulumi.ResourceOptions(parent=self, delete_before_replace=True)
         stdin: pulumi.Output[str] = pulumi.Output.secret(

@@ -106,7 +106,7 @@ def _declare_push(
     )
     if push.connection is None:
         stdout = command.local.Command(
-            f"{builder}-command",
+            f"{builder}-push",
             create=create,
             stdin=stdin,
             add_previous_output_in_env=False,
@@ -115,7 +115,7 @@ def _declare_push(
         ).stdout
         return stdout.apply(summary_of)
     return command.remote.Command(
-        f"{builder}-command",
+        f"{builder}-push",
         connection=push.connection,
         create=create,
         stdin=stdin,

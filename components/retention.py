@@ -19,16 +19,22 @@ from datetime import datetime, timedelta
 
 from formats.nix32 import NIX32_ALPHABET
 
-PROTECTED_KEYS = ("nix-cache-info", "index.html", "nar/", "log/")
-"""Keys, and prefixes of keys, that no narinfo rule may match.
+OWN_FOLDER = "_nixcache/"
+"""What the program keeps for itself in a cache's bucket. No narinfo's name begins with `_`."""
 
-`nix-cache-info` and the landing page live for ever, the folders have rules of their own. What
-else `nix copy` can be told to write (`debuginfo/`, `realisations/`, a NAR's `.ls` beside its
-narinfo) may go with the narinfos: nothing points to it that outlives it.
-"""
+OWN_KEYS = ("nix-cache-info", "index.html", OWN_FOLDER)
+"""Keys, and folders, that are the deployment's alone to write. They live for ever."""
 
 FOLDERS_OF_NARINFOS = ("nar/", "log/")
 """Folders whose files belong to a narinfo and must outlive it."""
+
+PROTECTED_KEYS = (*OWN_KEYS, *FOLDERS_OF_NARINFOS)
+"""Keys, and prefixes of keys, that no narinfo rule may match.
+
+The folders have rules of their own. What else `nix copy` can be told to write (`debuginfo/`,
+`realisations/`, a NAR's `.ls` beside its narinfo) may go with the narinfos: nothing points to it
+that outlives it.
+"""
 
 RETENTION_DAYS = 7
 """Days that an entry lives after its last push, where nobody says otherwise."""

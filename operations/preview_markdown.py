@@ -230,9 +230,9 @@ def _expirations(inputs: Mapping[str, Any]) -> dict[str, int]:
 def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:
     closures = {step.name: step for step in moving if step.type == _CLOSURE}
     pushes = {
-        step.name.removesuffix("-command"): step
+        step.name.removesuffix("-push"): step
         for step in moving
-        if step.type in _COMMANDS and step.name.endswith("-command")
+        if step.type in _COMMANDS and step.name.endswith("-push")
     }
     for name in sorted({*closures, *pushes}):
         for words in _told(closures.get(name), pushes.get(name)):

@@ -28,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _push(stack: str, builder: str | None) -> int:
-    resources = read_state(stack).resources
-    commands = {name: urn for urn in resources for name in pushing(urn)}
+    state = read_state(stack)
+    users = {
+        access["accessKeyId"]: name for name, access in state.stack_output("builders", {}).items()
+    }
+    commands = {users[user]: urn for urn in state.resources for user in pushing(urn)}
     if builder is not None and builder not in commands:
         known = f"; there are {', '.join(sorted(commands))}" if commands else ""
         raise OperationError(f"no builder {builder} of stack {stack} pushes by a deployment{known}")
@@ -42,8 +45,8 @@ def _push(stack: str, builder: str | None) -> int:
     targets = [f"--target-replace={commands[name]}" for name in chosen]
     targets += [
         f"--target={urn}"
-        for urn, resource in resources.items()
-        if resource["type"] == _CLOSURE and urn.rpartition("::")[2] in chosen
+        for urn, resource in state.resources.items()
+        if resource["type"] == _CLOSURE and users.get(urn.rpartition("::")[2]) in chosen
     ]
     if on_terminal("up", "--yes", "--skip-preview", "--stack", stack, *targets) != 0:
         return CANNOT_RUN
@@ -54,10 +57,10 @@ def _push(stack: str, builder: str | None) -> int:
 
 
 def pushing(urn: str) -> Iterator[str]:
-    """Yield the builder whose pushes a resource is, if it is any's."""
+    """Yield the user that a resource pushes as, if it is any's push."""
     types, name = urn.split("::")[2], urn.rpartition("::")[2]
     if any(types.endswith(f"{_PUSH}${command}") for command in _COMMANDS):
-        yield name.removesuffix("-command")
+        yield name.removesuffix("-push")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,11 @@ from components.access import (
     ReaderAccessArgs,
 )
 from components.binary_cache import BinaryCache, BinaryCacheArgs
-from components.builder_credentials import BuilderCredentials, BuilderCredentialsArgs
+from components.builder_credentials import (
+    BuilderCredentials,
+    BuilderCredentialsArgs,
+    place_name,
+)
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.signing_key import SigningKey
@@ -24,6 +29,7 @@ from program.connections import ssh_connection
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.push_settings import push_settings
+from program.settings.builders import BuilderSettings
 from program.settings.stack import Settings
 
 
@@ -86,7 +92,9 @@ def declare_readers(settings: Settings, server: minio.Provider) -> list[ReaderAc
 class DeclaredBuilders:
     """What was declared for the builders."""
 
-    resources: Sequence[pulumi.Resource]
+    guarded: Sequence[pulumi.Resource]
+    """What must outlive an unintended destroy. Pushes are not among it: deleting one runs nothing,
+    and nothing else may wait for a builder."""
     outputs: dict[str, dict[str, pulumi.Output[Any]]]
     """By the builder's name: `accessKeyId`, `secretAccessKey` and, where it has closures or pins,
     `lastPush` and `closures`, the store paths that it pushed."""
@@ -109,8 +117,6 @@ def declare_builders(
         cache: what they push to.
         signing_key: the key that signs their pushes.
     """
-    if not settings.builders:
-        return DeclaredBuilders([], {})
     access = BuilderAccess(
         "builders",
         BuilderAccessArgs(
@@ -121,9 +127,10 @@ def declare_builders(
         ),
         pulumi.ResourceOptions(provider=server),
     )
-    resources: list[pulumi.Resource] = [access]
+    guarded: list[pulumi.Resource] = [access]
     outputs = {}
     pushes = {}
+    places = _places(settings.builders)
     for builder in settings.builders:
         credential = access.credentials[builder.name]
         connection = ssh_connection(builder)
@@ -138,26 +145,43 @@ def declare_builders(
                 secret_access_key=credential.secret_access_key,
                 signing_key=signing_key.secret_key,
             )
-            resources.append(BuilderCredentials(builder.name, credentials))
+            guarded.append(BuilderCredentials(places[builder.name], credentials))
         if builder.pushed:
             closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
             if builder.name in followed:
-                closure = Closure(builder.name, builder.pushed, followed[builder.name])
-                resources.append(closure)
-                closures = closure.store_paths
-            pushes[builder.name] = BuilderPush(
+                closures = Closure(
+                    builder.s3_user, builder.pushed, followed[builder.name]
+                ).store_paths
+            # By its user, as the server knows it: what only the settings call it may change.
+            pushes[builder.s3_user] = BuilderPush(
                 closures=closures, credential=credential, connection=connection
             )
     if pushes:
         push = _declare_pushes(settings, pushes, server, cache, signing_key)
-        resources.append(push)
-        for name, summary in push.summaries.items():
-            outputs[name]["lastPush"] = summary
-            # Known once they have been pushed: of a push that fails, the last ones stay.
-            outputs[name]["closures"] = pulumi.Output.all(summary, pushes[name].closures).apply(
-                lambda known: known[1]
-            )
-    return DeclaredBuilders(resources, outputs)
+        for name, user in ((builder.name, builder.s3_user) for builder in settings.builders):
+            if user in pushes:
+                outputs[name]["lastPush"] = push.summaries[user]
+                # Known once they have been pushed: of a push that fails, the last ones stay.
+                outputs[name]["closures"] = pulumi.Output.all(
+                    push.summaries[user], pushes[user].closures
+                ).apply(lambda known: known[1])
+    return DeclaredBuilders(guarded, outputs)
+
+
+def _places(builders: Sequence[BuilderSettings]) -> dict[str, str]:
+    """Return where each builder's credential files lie, by its name: host and directory.
+
+    Behind one name there may be several machines, told apart by their ports.
+    """
+    hosts = Counter((builder.host, builder.credentials_directory) for builder in builders)
+    return {
+        builder.name: place_name(
+            builder.host,
+            builder.port if hosts[builder.host, builder.credentials_directory] > 1 else None,
+            builder.credentials_directory or "",
+        )
+        for builder in builders
+    }
 
 
 def _declare_pushes(

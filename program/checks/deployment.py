@@ -7,11 +7,12 @@ preview changes nothing: it asks while the engine starts the providers, which ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import pulumi
+import pulumi_minio as minio
 
 from components.retention import (
     ExpirationRule,
@@ -47,31 +48,30 @@ def server_of(settings: Settings) -> Server:
     )
 
 
-def check_update(settings: Settings) -> None:
-    """Refuse an update that clients could not follow, or the server would refuse half-way.
+def begin(
+    settings: Settings, declare_server: Callable[[Settings], minio.Provider]
+) -> minio.Provider:
+    """Declare the server, and refuse what cannot follow the last deployment.
 
-    Nothing may be declared yet. A preview asks in `check_preview` and `check_lifecycle`.
+    An update asks first, and the server too, so that it changes all that it plans or nothing. In a
+    preview the state is read just when the engine begins to start the server's provider, and what
+    is declared after it comes while the engine is busy; `check_lifecycle` asks the server.
+
+    Args:
+        settings: the stack's settings.
+        declare_server: declares the server's provider.
 
     Raises:
         SettingError: of the signing keys, as `key_rotation.check`; or the server does not answer,
             refuses the user, or would expire more than half of its entries at once.
     """
-    if not pulumi.runtime.is_dry_run():
-        key_rotation.check(settings, recorded.read())
-        _check_server(settings)
-
-
-def check_preview(settings: Settings) -> None:
-    """Refuse a preview as `check_update` refuses the update because of its signing keys.
-
-    What is declared already is on its way to the engine while this waits for an answer, and what
-    comes after it is declared while the engine is busy: with the server's provider, best of all.
-
-    Raises:
-        SettingError: as `key_rotation.check`.
-    """
     if pulumi.runtime.is_dry_run():
+        server = declare_server(settings)
         key_rotation.check(settings, recorded.read())
+        return server
+    key_rotation.check(settings, recorded.read())
+    _check_server(settings)
+    return declare_server(settings)
 
 
 def refusal_of_a_destroy(settings: Settings) -> str | None:
@@ -110,7 +110,7 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
 
     Returns:
         One sentence. It fails with a `pulumi.RunError` where the server's rules are others, and in
-        a preview as `check_update` does.
+        a preview as `begin` does in an update.
     """
 
     async def ask(_: str) -> str:

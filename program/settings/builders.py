@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from formats.store_path import is_store_path
@@ -17,6 +18,12 @@ from program.settings.ssh import (
 )
 
 _BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_SHARED_DIRECTORIES = frozenset(
+    f"{parent}/{name}"
+    for parent in ("/usr", "/usr/local", "/var", "/nix")
+    for name in ("bin", "cache", "etc", "lib", "local", "log", "opt", "run", "share", "tmp", "var")
+)
+"""Directories of a system, besides those at its root (Filesystem Hierarchy Standard 3.0)."""
 _S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
 
 
@@ -79,7 +86,25 @@ def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, 
             raise SettingError(
                 f"builders[].{setting}", duplicate, "two builders share it; give each its own"
             )
+    _check_directories(builders)
     return tuple(builders)
+
+
+def _check_directories(builders: Sequence[BuilderSettings]) -> None:
+    """Refuse credentials of two builders in one directory: each would have the other's."""
+    for index, builder in enumerate(builders):
+        for other in builders[:index]:
+            if builder.credentials_directory is None:
+                continue
+            if builder.credentials_directory == other.credentials_directory and (
+                (builder.host, builder.port) == (other.host, other.port)
+                or (builder.host_key is not None and builder.host_key == other.host_key)
+            ):
+                raise SettingError(
+                    f"builders[{index}].credentialsDirectory",
+                    builder.credentials_directory,
+                    f"the builder {other.name} has it on the same machine; give each its own",
+                )
 
 
 def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSettings:
@@ -132,6 +157,13 @@ def _credentials_directory(reader: SettingReader) -> str | None:
         )
     if f"{directory}/".startswith("/nix/store/"):
         raise SettingError(setting, directory, "everyone can read the Nix store; write another")
+    if directory.count("/") == 1 or directory in _SHARED_DIRECTORIES:
+        raise SettingError(
+            setting,
+            directory,
+            "others need this directory, and it would become root's alone; "
+            f"write one of its own, such as {directory}/nix-binary-cache",
+        )
     return directory
 
 

@@ -120,6 +120,17 @@ class Settings:
         """The name of a private cache's reader on the S3 server, and of its policy."""
         return f"{self.bucket}-reader"
 
+    @property
+    def users(self) -> frozenset[str]:
+        """The users on the S3 server that a deployment makes."""
+        readers = [self.reader_user] if self.private else []
+        return frozenset([*readers, *(builder.s3_user for builder in self.builders)])
+
+    @property
+    def policies(self) -> frozenset[str]:
+        """The policies on the S3 server that a deployment makes."""
+        return frozenset([self.write_policy, *([self.reader_user] if self.private else [])])
+
 
 def load() -> Settings:
     """Read the settings of the stack that is running.

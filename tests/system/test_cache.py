@@ -194,7 +194,7 @@ def test_children_belong_to_their_components(deployed: Deployed) -> None:
         for resource in deployed.stack.resources()
     }
     assert parents["cache-bucket"] == parents["cache-nix-cache-info"] == "cache"
-    assert parents["nixbuilder-command"] == parents["nixbuilder-user"] == "builders"
+    assert parents["nixbuilder-push"] == parents["nixbuilder"] == "builders"
 
 
 def test_settings_of_the_bucket_are_never_written_at_the_same_moment(deployed: Deployed) -> None:

@@ -86,7 +86,7 @@ SEEN_BY_A_REFRESH: dict[str, list[Tampering]] = {
         ),
         (
             lambda d: d.mc.run(f"admin policy create s3 {POLICY} {d.file(WIDER)}"),
-            "changed | policy `builders-policy`",
+            "changed | policy `drifting-write`",
         ),
     ],
     "is closed, added, deleted or detached": [

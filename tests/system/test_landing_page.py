@@ -11,7 +11,7 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from components.binary_cache import anonymous_download_policy
+from components.binary_cache import anonymous_policy
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from tests.system.stack import CHECKOUT
@@ -63,7 +63,7 @@ def url(minio: MinioServer, client: ClientConfiguration) -> str:
     """Where a bucket with the page answers."""
     server = s3(minio, minio.root_user, minio.root_password)
     server.make_bucket(BUCKET)
-    server.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
+    server.set_bucket_policy(BUCKET, anonymous_policy(BUCKET, download=True, listing=False))
     page = landing_page(client, 7).encode()
     server.put_object(
         BUCKET, "index.html", io.BytesIO(page), len(page), content_type="text/html; charset=utf-8"

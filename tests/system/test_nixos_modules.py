@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from minio import Minio
 
-from components.binary_cache import anonymous_download_policy, nix_cache_info
+from components.binary_cache import anonymous_policy, nix_cache_info
 from formats.signing import SecretKey
 from tests.system.stack import CHECKOUT
 from tests.system.test_cache import s3
@@ -348,7 +348,7 @@ def cache(minio: MinioServer) -> Minio:
     """Make a bucket that is a cache on the server; return a client of the server."""
     client = s3(minio, minio.root_user, minio.root_password)
     client.make_bucket(BUCKET)
-    client.set_bucket_policy(BUCKET, anonymous_download_policy(BUCKET, listing=False))
+    client.set_bucket_policy(BUCKET, anonymous_policy(BUCKET, download=True, listing=False))
     info = nix_cache_info(True, 40).encode()
     client.put_object(BUCKET, "nix-cache-info", io.BytesIO(info), len(info))
     return client

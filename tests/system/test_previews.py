@@ -61,7 +61,10 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
     assert "unchanged" in pushing.up("--expect-no-changes").succeeded().output
 
     point(builder, new)
-    assert f"- builder `nixbuilder` pushes `{new}` (`{LINK}`); before: `{old}`\n" in report(pushing)
+    assert (
+        f"- builder `nix-cache-nixbuilder` pushes `{new}` (`{LINK}`); before: `{old}`\n"
+        in report(pushing)
+    )
     difference = pushing.preview("--diff").succeeded().output
     assert old in difference
     assert new in difference
@@ -153,7 +156,9 @@ def test_a_store_path_in_the_place_of_a_link_is_pushed_only_if_it_is_another(
     pushing.up().succeeded()
     pushing.set(builders=[builder_settings(builder, new)])
     assert pushing.changes() == {"update": 1}
-    assert f"- builder `nixbuilder` pushes `{new}`; before: `{old}`\n" in report(pushing)
+    assert f"- builder `by-store-path-nixbuilder` pushes `{new}`; before: `{old}`\n" in report(
+        pushing
+    )
 
 
 def test_ten_builders_are_asked_side_by_side_within_five_seconds(

@@ -137,6 +137,7 @@ def test_a_builders_own_credential_is_placed_renewed_and_removed(
     outputs = stack.outputs()
     secret = outputs["builders"]["nixbuilder"]["secretAccessKey"]
     assert builder.run(FILES).stdout.splitlines() == [
+        ".placed-by 600 root",
         "nix-binary-cache 700 root",
         "secret-access-key 600 root",
         "signing-key 600 root",
@@ -172,7 +173,7 @@ def test_a_builders_own_credential_is_placed_renewed_and_removed(
     moved = "/var/lib/elsewhere"
     stack.set(builders=[{**machine, "credentialsDirectory": moved}])
     stack.up().succeeded()
-    assert builder.run(f"ls -A {moved}").stdout.split() == ["secret-access-key", "signing-key"]
+    assert builder.run(f"ls {moved}").stdout.split() == ["secret-access-key", "signing-key"]
     assert builder.run(f"test -e {DIRECTORY}", check=False).returncode == 1
 
     destroy(stack, minio)

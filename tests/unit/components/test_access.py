@@ -7,7 +7,14 @@ import json
 import pulumi
 import pytest
 
-from components.access import WRITE_ACTIONS, BuilderAccess, BuilderAccessArgs
+from components.access import (
+    WRITE_ACTIONS,
+    BuilderAccess,
+    BuilderAccessArgs,
+    concerns_only,
+    users_of,
+    write_policy,
+)
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
 
@@ -34,10 +41,17 @@ def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     settled(lambda: access({"laptop": "nixbuilder"}, {}))
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
-    (statement,) = policy["Statement"]
-    assert sorted(statement["Action"]) == sorted(WRITE_ACTIONS)
-    assert not [action for action in statement["Action"] if "Delete" in action or "*" in action]
-    assert statement["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
+    allowed, denied = policy["Statement"]
+    assert sorted(allowed["Action"]) == sorted(WRITE_ACTIONS)
+    assert not [action for action in allowed["Action"] if "Delete" in action or "*" in action]
+    assert allowed["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
+    assert allowed["Condition"] == {"StringEquals": {"aws:username": ["nixbuilder"]}}
+    assert (denied["Effect"], denied["Action"]) == ("Deny", ["s3:PutObject"])
+    assert denied["Resource"] == [
+        "arn:aws:s3:::nix-cache/nix-cache-info",
+        "arn:aws:s3:::nix-cache/index.html",
+        "arn:aws:s3:::nix-cache/_nixcache/*",
+    ]
     assert engine.inputs("minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment") == {
         "userName": "nixbuilder",
         "policyName": "nix-cache-write",
@@ -54,7 +68,51 @@ def test_builders_share_a_policy_and_keep_the_secrets_that_they_have(
         for typ, name, inputs in engine.resources
         if typ == "minio:index/iamUser:IamUser"
     }
-    assert users["server-user"] == {"name": "new"}
-    assert users["laptop-user"]["name"] == "by-hand"
-    assert "S3CRET" in users["laptop-user"]["secret"].values()
-    assert SECRET in users["laptop-user"]["secret"].values()
+    assert users["new"] == {"name": "new"}
+    assert users["by-hand"]["name"] == "by-hand"
+    assert "S3CRET" in users["by-hand"]["secret"].values()
+    assert SECRET in users["by-hand"]["secret"].values()
+
+
+def test_without_builders_the_policy_allows_nothing(engine: RecordingMocks) -> None:
+    settled(lambda: access({}, {}))
+    policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
+    assert [statement["Effect"] for statement in policy["Statement"]] == ["Deny"]
+
+
+def policy(*statements: dict[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def allowing(*resources: str, **more: object) -> dict[str, object]:
+    return {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": list(resources), **more}
+
+
+def test_a_policy_made_here_tells_its_users() -> None:
+    for users in ([], ["a"], ["b", "a"]):
+        assert users_of(write_policy("nix-cache", users), "nix-cache") == frozenset(users)
+    assert users_of(write_policy("nix-cache", ["a"]), "nix-cache-2") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "only"),
+    [
+        (policy(allowing("arn:aws:s3:::nix-cache/*")), True),
+        (policy(allowing("arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*")), True),
+        (policy(allowing("arn:aws:s3:::nix-cache*")), False),
+        (policy(allowing("arn:aws:s3:::*")), False),
+        (policy(allowing("arn:aws:s3:::nix-cache/*"), allowing("arn:aws:s3:::photos/*")), False),
+        (policy({"Effect": "Allow", "Action": ["admin:*"]}), False),
+        (policy({"Effect": "Allow", "Action": "s3:*", "NotResource": "arn:aws:s3:::x"}), False),
+        (policy(allowing("arn:aws:s3:::nix-cache/*", Condition={})), True),
+        ("", False),
+        ("[]", False),
+        ('{"Statement": {}}', True),
+        ('{"Statement": [null]}', False),
+    ],
+)
+def test_a_policy_of_somebody_else_tells_no_users_and_whether_it_is_about_the_bucket(
+    text: str, only: bool
+) -> None:
+    assert concerns_only(text, "nix-cache") is only
+    assert not users_of(text, "nix-cache")

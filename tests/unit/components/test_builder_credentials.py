@@ -20,6 +20,8 @@ from components.builder_credentials import (
 from tests.unit.configuration import HOST_KEY
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
+OWNER = "nixcache/homelab builder/var/lib/nix-binary-cache"
+
 LINES = "S3CRET-USER\ns3.homelab.local-1:S3CRET-KEY\n"
 
 
@@ -85,11 +87,12 @@ def test_files_are_placed_for_root_alone_and_placing_them_again_changes_nothing(
 ) -> None:
     directory = tmp_path / "credentials"
     for _ in range(2):
-        assert sh(tmp_path, place_command(str(directory))).returncode == 0
+        assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
         files = {path.name: path.read_text() for path in directory.iterdir()}
         assert files == {
             "secret-access-key": "S3CRET-USER\n",
             "signing-key": "s3.homelab.local-1:S3CRET-KEY\n",
+            ".placed-by": f"{OWNER}\n",
         }
         assert directory.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
@@ -97,20 +100,75 @@ def test_files_are_placed_for_root_alone_and_placing_them_again_changes_nothing(
 
 def test_removing_leaves_what_is_not_ours_and_is_done_once_or_twice(tmp_path: Path) -> None:
     directory = tmp_path / "credentials"
-    sh(tmp_path, place_command(str(directory)))
+    sh(tmp_path, place_command(str(directory), OWNER))
     (directory / "other").touch()
     for _ in range(2):
-        assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+        assert sh(tmp_path, remove_command(str(directory), OWNER)).returncode == 0
         assert [path.name for path in directory.iterdir()] == ["other"]
     (directory / "other").unlink()
-    assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+    assert sh(tmp_path, remove_command(str(directory), OWNER)).returncode == 0
     assert not directory.exists()
-    assert sh(tmp_path, remove_command(str(directory))).returncode == 0
+    assert sh(tmp_path, remove_command(str(directory), OWNER)).returncode == 0
 
 
 def test_who_is_not_root_places_nothing_and_is_told_why(tmp_path: Path) -> None:
     directory = tmp_path / "credentials"
-    done = sh(tmp_path, place_command(str(directory)), uid=1000)
+    done = sh(tmp_path, place_command(str(directory), OWNER), uid=1000)
     assert done.returncode == 1
     assert "only root can place them" in done.stderr
     assert not directory.exists()
+
+
+def test_what_another_resource_of_the_stack_has_placed_since_stays(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    moved = "nixcache/homelab 10.0.0.7/var/lib/nix-binary-cache"
+    sh(tmp_path, place_command(str(directory), OWNER))
+    assert sh(tmp_path, place_command(str(directory), moved)).returncode == 0
+    before = {path.name: path.read_text() for path in directory.iterdir()}
+    assert sh(tmp_path, remove_command(str(directory), OWNER)).returncode == 0
+    assert {path.name: path.read_text() for path in directory.iterdir()} == before
+    sh(tmp_path, remove_command(str(directory), moved))
+    assert not directory.exists()
+
+
+def test_another_stacks_files_are_neither_replaced_nor_removed(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    sh(tmp_path, place_command(str(directory), OWNER))
+    other = OWNER.replace("homelab", "staging")
+    placed = sh(tmp_path, place_command(str(directory), other))
+    assert placed.returncode == 1
+    assert "are those of the stack nixcache/homelab; name another directory" in placed.stderr
+    sh(tmp_path, remove_command(str(directory), other))
+    assert (directory / "signing-key").exists()
+
+
+@pytest.mark.parametrize("name", ["hosts", ".hidden", "two words"])
+def test_a_directory_with_other_things_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "etc"
+    directory.mkdir(mode=0o755)
+    (directory / name).touch()
+    placed = sh(tmp_path, place_command(str(directory), OWNER))
+    assert placed.returncode == 1
+    assert f"{directory} holds other things, such as {name.split(maxsplit=1)[0]}" in placed.stderr
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in directory.iterdir()] == [name]
+
+
+def test_a_link_is_not_followed_to_somewhere_else(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    link = tmp_path / "credentials"
+    link.symlink_to(elsewhere)
+    placed = sh(tmp_path, place_command(str(link), OWNER))
+    assert placed.returncode == 1
+    assert "is a link" in placed.stderr
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_directory_from_before_files_said_whose_they_are_is_taken(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    for name in ("secret-access-key", "signing-key", ".signing-key.new"):
+        (directory / name).touch()
+    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
+    assert (directory / "secret-access-key").read_text() == "S3CRET-USER\n"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from components.access import ReaderAccess, ReaderAccessArgs
+from components.access import ReaderAccess, ReaderAccessArgs, users_of
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from program.outputs.machines import substituter
 from program.settings.reader import SettingError
@@ -25,8 +25,9 @@ def declare(args: BinaryCacheArgs) -> None:
 
 
 def test_a_private_cache_has_no_policy_that_lets_anyone_in(engine: RecordingMocks) -> None:
-    declare(BinaryCacheArgs(bucket="nix-cache", anonymous_download=False))
-    assert "minio:index/s3BucketPolicy:S3BucketPolicy" not in engine.types()
+    declare(BinaryCacheArgs(bucket="nix-cache", anonymous_download=False, anonymous_listing=True))
+    policy = json.loads(engine.inputs("minio:index/s3BucketPolicy:S3BucketPolicy")["policy"])
+    assert policy["Statement"] == []
 
 
 def test_the_page_is_an_object_whose_drift_a_refresh_sees(engine: RecordingMocks) -> None:
@@ -46,6 +47,7 @@ def test_the_reader_may_read_objects_by_name_and_nothing_else(engine: RecordingM
     assert [(s["Action"], s["Resource"]) for s in policy["Statement"]] == [
         (["s3:GetObject"], ["arn:aws:s3:::nix-cache/*"])
     ]
+    assert users_of(json.dumps(policy), "nix-cache") == frozenset(["nix-cache-reader"])
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nix-cache-reader"}
 
 

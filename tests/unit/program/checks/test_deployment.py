@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
 import pulumi
+import pulumi_minio as minio
 import pytest
 from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError, ProtocolError
@@ -16,8 +17,9 @@ from program.checks import deployment, key_rotation, recorded
 from program.checks.recorded import BUCKET, OBJECT, Recorded
 from program.checks.s3_client import Server, explain
 from program.checks.server_error import ServerError
+from program.declaration import declare_server
 from program.settings.reader import SettingError
-from program.settings.stack import parse
+from program.settings.stack import Settings, parse
 from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import settled, use_recording_mocks
 
@@ -78,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
 
 def check(**changes: object) -> None:
     """Let an update of a configuration with `changes` check the server."""
-    deployment.check_update(parse(configuration(**changes)))
+    deployment.begin(parse(configuration(**changes)), declare_server)
 
 
 def retention(preview: bool = False, **changes: object) -> str:
@@ -188,10 +190,12 @@ def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview
     use_recording_mocks(preview)
     done: list[str] = []
     monkeypatch.setattr(key_rotation, "check", lambda *_: done.append("keys"))
-    settings = parse(configuration())
-    deployment.check_update(settings)
-    done.append("provider")
-    deployment.check_preview(settings)
+
+    def declare(settings: Settings) -> minio.Provider:
+        done.append("provider")
+        return declare_server(settings)
+
+    deployment.begin(parse(configuration()), declare)
     assert done == order
 
 

@@ -1,0 +1,93 @@
+"""What resources were called before they were named after what they are.
+
+Users, policies and attachments were named after the builders of the settings, and so were what
+builders push and the files they are given. A state that has such names is taken over as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pulumi
+
+from components.builder_credentials import place_name
+from program.checks.recorded import Recorded
+
+_USER = "minio:index/iamUser:IamUser"
+_POLICY = "minio:index/iamPolicy:IamPolicy"
+_ATTACHMENT = "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment"
+_COMMANDS = ("command:remote:Command", "command:local:Command")
+_ACCESS = "nixcache:index:BuilderAccess"
+_CREDENTIALS = "nixcache:index:BuilderCredentials"
+_CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
+
+
+def find(recorded: Recorded) -> dict[tuple[str, str], str]:
+    """Return the former names of what the state has under one, by type and present name."""
+    resources = [
+        _Resource(urn, resource["outputs"]) for urn, resource in recorded.resources.items()
+    ]
+    users = {
+        found.name.removesuffix("-user"): str(found.outputs["name"])
+        for found in resources
+        if (found.type, found.parents) == (_USER, _ACCESS) and found.name != found.outputs["name"]
+    }
+    return {
+        (type_, present): former
+        for found in resources
+        for type_, present, former in _renamed(found, users)
+        if present != former
+    }
+
+
+def use(former: Mapping[tuple[str, str], str]) -> None:
+    """Let resources be found in a state that has them under other names.
+
+    Args:
+        former: what `find` returned.
+    """
+    if not former:
+        return
+
+    def aliased(
+        args: pulumi.ResourceTransformationArgs,
+    ) -> pulumi.ResourceTransformationResult | None:
+        name = former.get((args.type_, args.name))
+        if name is None:
+            return None
+        alias = pulumi.ResourceOptions(aliases=[pulumi.Alias(name=name)])
+        return pulumi.ResourceTransformationResult(
+            args.props, pulumi.ResourceOptions.merge(args.opts, alias)
+        )
+
+    pulumi.runtime.register_stack_transformation(aliased)
+
+
+class _Resource:
+    """A resource of the state."""
+
+    def __init__(self, urn: str, outputs: Mapping[str, Any]) -> None:
+        _, _, types, self.name = urn.split("::", 3)
+        self.parents, _, self.type = types.rpartition("$")
+        self.outputs = outputs
+
+
+def _renamed(found: _Resource, users: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield type, present and former name of what a resource of the state is, or belongs to."""
+    type_, name, outputs = found.type, found.name, found.outputs
+    if type_ in (_USER, _POLICY):
+        yield type_, outputs["name"], name
+    elif type_ == _ATTACHMENT:
+        yield type_, f"{outputs['userName']}/{outputs['policyName']}", name
+    elif type_ == _CLOSURE:
+        yield type_, users.get(name, name), name
+    elif type_ in _COMMANDS and name.endswith("-command"):
+        yield type_, f"{users.get(name.removesuffix('-command'), '')}-push", name
+    elif type_ in _COMMANDS and found.parents == _CREDENTIALS:
+        host, directory = outputs["triggers"]
+        port = (outputs.get("connection") or {}).get("port")
+        for known in (None, port and int(port)):
+            place = place_name(host, known, directory)
+            yield type_, f"{place}-files", name
+            yield _CREDENTIALS, place, name.removesuffix("-files")
