@@ -11,14 +11,21 @@ It runs alone, before there is anything to import: standard library and `Signer`
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import io
 import os
 import ssl
 import sys
 import tempfile
 import time
+import zipfile
 from datetime import datetime, timezone
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
@@ -105,59 +112,82 @@ def _code(body: bytes) -> str:
     return f" {code}" if code.isalnum() else ""
 
 
-def _program(settings: str, sha256: str, directory: Path) -> Path:
-    """Return the file that holds the push, fetched unless it is there already."""
-    path = directory / f"push-{sha256}.pyz"
-    if _sum(path) == sha256:
-        return path
+def _program(settings: str, sha256: str) -> bytes:
+    """Return the push, fetched unless it is kept already."""
+    path = _kept(sha256)
+    content = b"" if path is None else _content(path)
+    if hashlib.sha256(content).hexdigest() == sha256:
+        return content
     content = _fetched(settings)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise _FetchError(
             f"{_setting(settings, 'bucket')}/{KEY} is not what this deployment uploaded; run "
             "pulumi up --refresh to put it back"
         )
-    descriptor, name = tempfile.mkstemp(dir=directory)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    return Path(name).replace(path)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            descriptor, name = tempfile.mkstemp(dir=path.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+    return content
 
 
-def _sum(path: Path) -> str:
-    """Return the SHA-256 of a file of this user's own, or nothing."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                return ""
-            return hashlib.sha256(file.read(_LARGEST)).hexdigest()
-    except OSError:
-        return ""
-
-
-def _cache_directory(otherwise: str) -> Path:
-    """Return where the push is kept, or another directory where nothing can be kept."""
+def _kept(sha256: str) -> Path | None:
+    """Return where the push is kept, None where nothing can be."""
     base = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
     directory = Path(base, "nix-binary-cache")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
-        return Path(otherwise)
-    return directory if os.access(directory, os.W_OK) else Path(otherwise)
+        return None
+    return directory / f"push-{sha256}.pyz"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LARGEST)
+    except OSError:
+        return b""
+
+
+class _Modules(MetaPathFinder, Loader):
+    """Imports from bytes that were checked: a file could be another one by then."""
+
+    def __init__(self, program: bytes) -> None:
+        with zipfile.ZipFile(io.BytesIO(program)) as archive:
+            self._texts = {name: archive.read(name) for name in archive.namelist()}
+
+    def _file(self, name: str) -> str:
+        path = name.replace(".", "/")
+        return next(
+            (one for one in (f"{path}.py", f"{path}/__init__.py") if one in self._texts), ""
+        )
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        file = self._file(name)
+        if not file:
+            return None
+        return spec_from_loader(name, self, is_package=file.endswith("__init__.py"))
+
+    def exec_module(self, module: ModuleType) -> None:
+        file = self._file(module.__name__)
+        exec(compile(self._texts[file], file, "exec"), module.__dict__)
 
 
 def _run(sha256: str, arguments: list[str]) -> int:
     """Become the push, and return its exit code."""
     settings = sys.stdin.read()
-    with tempfile.TemporaryDirectory() as own:
-        try:
-            program = _program(settings, sha256, _cache_directory(own))
-        except _FetchError as error:
-            sys.stderr.write(f"push: fetch: {error}\n")
-            return 1
-        sys.path.insert(0, str(program))
-        from push.cli import main  # noqa: PLC0415
+    try:
+        program = _program(settings, sha256)
+    except _FetchError as error:
+        sys.stderr.write(f"push: fetch: {error}\n")
+        return 1
+    sys.meta_path.insert(0, _Modules(program))
+    from push.cli import main  # noqa: PLC0415
 
-        return main(arguments, lambda: settings)
+    return main(arguments, lambda: settings)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from formats.error import FormatError
-from formats.narinfo import LARGEST_NARINFO
 from formats.s3 import parse_copy
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure
@@ -97,20 +96,20 @@ class Bucket:
         ]
         return Request("list", "GET", "", tuple(query))
 
-    def read(self, key: str) -> Request:
-        """Return the request for a narinfo."""
-        return Request("list", "GET", key, expected=_ABSENT, largest=LARGEST_NARINFO)
+    def read(self, key: str, largest: int) -> Request:
+        """Return the request for a narinfo of at most so many bytes."""
+        return Request("list", "GET", key, expected=_ABSENT, largest=largest)
 
     def look_at(self, key: str) -> Request:
         """Return the request for what is known of an object without its content."""
         return Request("list", "HEAD", key, expected=_ABSENT)
 
     def read_again(
-        self, key: str, done: Callable[[bytes, str | None], None], failed: Failed
+        self, key: str, largest: int, done: Callable[[bytes, str | None], None], failed: Failed
     ) -> None:
         """Read a narinfo, while others are written; `done` gets its content and its ETag."""
         self._transfers.submit(
-            self.read(key),
+            self.read(key, largest),
             lambda answer: done(answer.body, answer.etag),
             failed,
             _NARINFO_PRIORITY,

@@ -106,8 +106,11 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
     settings = push_settings.read(_config(given.config, standard_input), given.paths)
     if not settings.paths and not given.stdin and given.queue is None:
         raise _refused("nothing to push; give a store path, or a link to one")
+    # A signal that came meanwhile would leave what it has made already.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     session = Session(settings, os.environ)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if given.dry_run:
             return _look(session, settings)
         if given.stdin:
@@ -242,6 +245,8 @@ _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 def _catch_signals() -> None:
     def interrupt(number: int, _: object) -> NoReturn:
+        # Another one must not cut short what follows from this.
+        _ignore_signals()
         raise Interrupted(number)
 
     for number in _SIGNALS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import math
 import socket
 import ssl
 import time
@@ -24,6 +26,9 @@ from push.settings import PushSettings
 
 _CONNECT_SECONDS = 15.0
 _SILENCE_SECONDS = 120.0
+# An answer that drips is given up, too: so many seconds, and those that a slow line takes.
+_ANSWER_SECONDS = 300.0
+_BYTES_PER_SECOND = 20_000
 _BLOCK = 1 << 18
 
 
@@ -112,6 +117,14 @@ class Connection:
         """Connect to nothing yet."""
         self._route = route
         self._http: http.client.HTTPConnection | None = None
+        self._deadline = math.inf
+
+    def give_up_late(self, now: float) -> None:
+        """Break a request that takes too long; any thread may do it, with the monotonic clock."""
+        opened = self._http
+        if now > self._deadline and opened is not None and opened.sock is not None:
+            with contextlib.suppress(OSError):
+                opened.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -127,6 +140,8 @@ class Connection:
             PushError: no answer that could be believed can come: the server's certificate is not
                 trusted, or it does not speak the endpoint's scheme.
         """
+        size = request.body.size if isinstance(request.body, FileSlice) else len(request.body)
+        self._deadline = time.monotonic() + _ANSWER_SECONDS + size / _BYTES_PER_SECOND
         try:
             return self._exchange(self._open(), request)
         except ssl.SSLCertVerificationError as error:
@@ -148,6 +163,8 @@ class Connection:
                     f"{self._route.settings.endpoint}",
                 ) from None
             raise TransientError(_why(error)) from None
+        finally:
+            self._deadline = math.inf
 
     def _open(self) -> http.client.HTTPConnection:
         if self._http is not None:

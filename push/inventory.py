@@ -21,7 +21,7 @@ from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.keys import PublicKey
-from formats.narinfo import LARGEST_NARINFO, NarInfo
+from formats.narinfo import NarInfo
 from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
@@ -33,6 +33,7 @@ from push.store import StorePath
 _NAR_KEY = re.compile(r"nar/[0-9A-Za-z][0-9A-Za-z._-]{0,250}")
 # Other builders' keys stay beside ours; no cache has more of them.
 _MOST_SIGNATURES = 16
+_NARINFO_BYTES = 8192
 _NARINFOS, _NARS = Listed("", folders=True), Listed("nar/", folders=False)
 
 
@@ -88,6 +89,15 @@ class Inventory:
 def narinfo_key(path: StorePath) -> str:
     """Return the key of a path's narinfo."""
     return f"{path.hash_part}.narinfo"
+
+
+def largest_narinfo(path: StorePath) -> int:
+    """Return the bytes of the largest narinfo of a path that is worth reading.
+
+    Twice what it refers to, as another builder's may refer to more, and room for signatures. Larger
+    ones would only fill memory.
+    """
+    return 2 * sum(len(name) + 1 for name in path.references) + _NARINFO_BYTES
 
 
 def facts(path: StorePath, key: PublicKey) -> str:
@@ -147,9 +157,12 @@ class Look:
         unknown = [
             key
             for key, there in present.items()
-            if there.size <= LARGEST_NARINFO and self._remembered(keys[key], there) is None
+            if there.size <= largest_narinfo(keys[key])
+            and self._remembered(keys[key], there) is None
         ]
-        answers = self._bucket.gather([self._bucket.read(key) for key in unknown])
+        answers = self._bucket.gather(
+            [self._bucket.read(key, largest_narinfo(keys[key])) for key in unknown]
+        )
         contents = {}
         for key, answer in zip(unknown, answers, strict=True):
             if answer.status == 404:
@@ -173,7 +186,9 @@ class Look:
         for key, answer in answers.items():
             if key in present and key not in remembered:
                 contents[key] = answer.body
-        later = self._bucket.gather([self._bucket.read(key) for key in changed])
+        later = self._bucket.gather(
+            [self._bucket.read(key, largest_narinfo(keys[key])) for key in changed]
+        )
         again = dict(zip(changed, later, strict=True))
         for key in changed:
             present.pop(key)
@@ -184,7 +199,10 @@ class Look:
     def _first_requests(self, keys: Mapping[str, StorePath]) -> list[Request]:
         known = self._memory.narinfos
         return [
-            self._bucket.look_at(key) if key in known else self._bucket.read(key) for key in keys
+            self._bucket.look_at(key)
+            if key in known
+            else self._bucket.read(key, largest_narinfo(path))
+            for key, path in keys.items()
         ]
 
     def _remembered(self, path: StorePath, there: Present) -> RememberedNarInfo | None:

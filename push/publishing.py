@@ -10,7 +10,16 @@ from datetime import datetime, timezone
 from formats.store_path import STORE_DIR
 from push.bucket import Bucket
 from push.failure import Failure
-from push.inventory import Held, Inventory, Present, facts, narinfo_key, parsed, signed_by
+from push.inventory import (
+    Held,
+    Inventory,
+    Present,
+    facts,
+    largest_narinfo,
+    narinfo_key,
+    parsed,
+    signed_by,
+)
 from push.memory import Memory, RememberedNarInfo
 from push.plan import WriteOrder, deal
 from push.progress import Summary, human, say
@@ -338,6 +347,7 @@ class Publication:
         """See whether another push has just written the narinfo that was to be renewed."""
         self._bucket.read_again(
             narinfo_key(held.path),
+            largest_narinfo(held.path),
             lambda content, etag: self._looked_again(held, content, etag),
             lambda _: self._again([held.path]),
         )

@@ -16,7 +16,14 @@ from push.progress import Summary, say
 from push.publishing import Publication, today
 from push.settings import PushSettings
 from push.staging import Staging
-from push.store import Nix, NixError, StorePath, UnknownPathError, follow_link
+from push.store import (
+    Nix,
+    NixError,
+    StorePath,
+    UnknownPathError,
+    follow_link,
+    references_first,
+)
 from push.transfers import Loop, Transfers
 from push.workspace import Workspace
 
@@ -67,6 +74,7 @@ class Session:
             self._workspace.remove()
             raise
         self._loop = Loop()
+        self._loop.watch_threads()
         self._transfers = Transfers(route, self._loop)
         self._bucket = Bucket(settings, self._transfers, self._loop)
         self._staging = Staging(self._nix, self._workspace, settings, self._key_file)
@@ -135,25 +143,28 @@ class Session:
                 outcome.unpushed[link] = Failure(
                     "list", f"'{link}' cannot be followed ({error.strerror}); correct the path"
                 )
-        wanted = list(dict.fromkeys(targets.values()))
         # The server's answer comes while Nix is asked.
         self._first = FirstLook(self._bucket)
+        found, invalid = self._closures(list(dict.fromkeys(targets.values())))
+        for link, path in list(targets.items()):
+            if path in invalid:
+                outcome.unpushed[link] = _not_here(invalid[path])
+                del targets[link]
+        return _Closure(targets, references_first(found))
+
+    def _closures(self, paths: Sequence[str]) -> tuple[dict[str, StorePath], dict[str, NixError]]:
+        """Return all paths of closures, and which of `paths` have none; one bad costs no other."""
+        if not paths:
+            return {}, {}
         try:
-            return _Closure(targets, self._nix.closure(wanted) if wanted else [])
+            return {path.path: path for path in self._nix.closure(paths)}, {}
         except NixError as error:
-            if len(wanted) == 1:
-                outcome.unpushed |= {link: _not_here(error) for link in targets}
-                return _Closure({}, [])
-        found: dict[str, StorePath] = {}
-        for target in wanted:
-            try:
-                found |= {path.path: path for path in self._nix.closure([target])}
-            except NixError as error:
-                lost = [link for link, path in targets.items() if path == target]
-                outcome.unpushed |= {link: _not_here(error) for link in lost}
-                targets = {link: path for link, path in targets.items() if path != target}
-        wanted = list(dict.fromkeys(targets.values()))
-        return _Closure(targets, self._nix.closure(wanted) if wanted else [])
+            if len(paths) == 1:
+                return {}, {paths[0]: error}
+        half = len(paths) // 2
+        found, invalid = self._closures(paths[:half])
+        more_found, more_invalid = self._closures(paths[half:])
+        return found | more_found, invalid | more_invalid
 
     def _own(self, paths: Sequence[StorePath], summary: Summary) -> list[StorePath]:
         """Return the paths that no upstream key has signed; a signature counts once verified."""

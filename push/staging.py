@@ -117,8 +117,11 @@ class Staging:
         """Kill what still runs, and start nothing more."""
         with self._lock:
             self._closed = True
-            for process in self._processes:
-                process.kill()
+            processes = list(self._processes)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
 
     def _prepare(self, directory: Path, batch: Sequence[StorePath]) -> None:
         directory.mkdir()

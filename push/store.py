@@ -165,7 +165,7 @@ class Nix:
         return {**self._environment, **changes}
 
     def closure(self, paths: Sequence[str]) -> list[StorePath]:
-        """Return what the store says of `paths` and of all that they refer to, themselves included.
+        """Return what the store says of `paths` and of all that they refer to, in no order.
 
         Raises:
             NixError: one of them is not valid here.
@@ -176,7 +176,7 @@ class Nix:
             command = ("path-info", "--recursive", "--option", "substitute", "false", *flags)
             for fact in self._path_info(command, group):
                 found[fact.path] = fact
-        return _references_first(found)
+        return list(found.values())
 
     def _path_info(self, command: Sequence[str], paths: Sequence[str]) -> list[StorePath]:
         for version in ((), ("--json-format", "1")):
@@ -366,7 +366,7 @@ def _parse_path_info(text: str) -> Iterator[StorePath]:
         )
 
 
-def _references_first(paths: Mapping[str, StorePath]) -> list[StorePath]:
+def references_first(paths: Mapping[str, StorePath]) -> list[StorePath]:
     """Return paths so that none comes before one that it refers to."""
     ordered: dict[str, StorePath] = {}
     for start in sorted(paths):

@@ -43,6 +43,7 @@ FEWEST, MOST = 8, 64
 """Connections at a time: near, more of them gain nothing; farther than 60 ms, the server's memory
 and this machine's handshakes cost more than they gain."""
 
+_SECONDS_BETWEEN_LOOKS = 5.0
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED_PAUSE = 60.0
 _SECONDS_PER_CONNECTION = 0.001
@@ -68,6 +69,14 @@ class Loop:
                 idle()
                 continue
             what()
+
+    def watch_threads(self) -> None:
+        """Have the loop end by whatever ends a thread, which nobody would hear of otherwise."""
+
+        def ended(how: threading.ExceptHookArgs) -> None:
+            self.call(partial(_raise, how.exc_value or SystemExit(1)))
+
+        threading.excepthook = ended
 
 
 class Window:
@@ -142,6 +151,8 @@ class Transfers:
         self._written = False
         self._closed = threading.Event()
         self._under_way = 0
+        self._connections: list[Connection] = []
+        threading.Thread(target=self._watch, daemon=True).start()
         self.day: str | None = None
         """The latest day by the server's clock, such as 2026-11-23; None before it has told."""
 
@@ -180,6 +191,12 @@ class Transfers:
         """Start nothing more."""
         self._closed.set()
 
+    def _watch(self) -> None:
+        """Break requests whose answers take too long."""
+        while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
+            for connection in list(self._connections):
+                connection.give_up_late(time.monotonic())
+
     def _most(self) -> int:
         return max(
             FEWEST, min(MOST, FEWEST + int(self._route.round_trip / _SECONDS_PER_CONNECTION))
@@ -187,18 +204,15 @@ class Transfers:
 
     def _work(self) -> None:
         connection = Connection(self._route)
+        with self._lock:
+            self._connections.append(connection)
         while not self._closed.is_set():
             with self._lock:
                 self._idle += 1
             task = self._tasks.get()
             with self._lock:
                 self._idle -= 1
-            try:
-                outcome = self._attempts(connection, task)
-            except PushError as error:
-                self._loop.call(_raiser(error))
-                continue
-            self._loop.call(partial(self._dealt_with, outcome))
+            self._loop.call(partial(self._dealt_with, self._attempts(connection, task)))
 
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
@@ -351,8 +365,5 @@ def _end(failure: Failure) -> None:
     raise PushError(failure.step, failure.what)
 
 
-def _raiser(error: PushError) -> Callable[[], None]:
-    def end() -> None:
-        raise error
-
-    return end
+def _raise(error: BaseException) -> None:
+    raise error
