@@ -1,1 +1,1 @@
-"""What is run beside `pulumi up`, with any stack: it reads, and changes nothing."""
+"""What is run beside `pulumi up`, with any stack: it tells, and it mends what is named."""
