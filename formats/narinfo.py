@@ -12,12 +12,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from formats.error import FormatError
-from formats.nix32 import sha256_to_nix32
-from formats.store_path import is_base_name
+from formats.nix32 import nix32_decode, sha256_to_nix32
+from formats.store_path import is_base_name, is_store_path
 
-# Printable ASCII and nothing else: no tab, no carriage return, no NUL. Only References, Deriver and
-# CA may be empty in what Nix writes, and Nix reads an empty value as none.
+# Printable ASCII and nothing else: no tab, no carriage return, no NUL.
 _LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ([\x20-\x7e]*)")
+_ONCE = frozenset(
+    {
+        "StorePath",
+        "URL",
+        "Compression",
+        "FileHash",
+        "FileSize",
+        "NarHash",
+        "NarSize",
+        "References",
+        "Deriver",
+        "CA",
+    }
+)
+# The base 64 of 64 bytes; one that holds something else makes Nix refuse the whole narinfo, or the
+# path once it looks at its signatures.
+_SIGNATURE = re.compile(r"[!-9;-~]+:[A-Za-z0-9+/]{85}[AQgw]==")
+_CONTENT_ADDRESS = re.compile(
+    r"(?:text:sha256|fixed:(?:r:|git:)?(?:md5|sha1|sha256|sha512|blake3)):(?P<digest>[0-9a-z]+)"
+)
+_DIGEST_LENGTHS = {"md5": 26, "sha1": 32, "sha256": 52, "sha512": 103, "blake3": 52}
+
+_UNKNOWN_DERIVER = "unknown-deriver"
 
 LARGEST_NARINFO = 1 << 20
 """Bytes of the largest narinfo that is read; the largest of nixpkgs have some 100 kB."""
@@ -63,7 +85,8 @@ class NarInfo:
         """Read a narinfo; a field of another name is passed over, as Nix does.
 
         Raises:
-            FormatError: a line that is not `Name: value`, a field missing, repeated or malformed.
+            FormatError: a line that is not `Name: value`, a field missing, repeated or malformed,
+                or a path of another store than `/nix/store`.
         """
         if len(text) > LARGEST_NARINFO:
             raise FormatError("a narinfo is too large")
@@ -77,10 +100,12 @@ class NarInfo:
                 raise FormatError("a narinfo's line is not of the form Name: value")
             name, value = match.groups()
             if name == "Sig":
+                if not is_signature(value):
+                    raise FormatError("a narinfo's Sig is no signature")
                 signatures.append(value)
             elif name in fields:
                 raise FormatError("a narinfo repeats a field")
-            else:
+            elif name in _ONCE:
                 fields[name] = value
         for name in ("StorePath", "URL", "NarHash", "NarSize"):
             if not fields.get(name):
@@ -90,7 +115,7 @@ class NarInfo:
         nar_size = _size(fields, "NarSize")
         if not nar_size:
             raise FormatError("a narinfo's NarSize is zero")
-        sha256_to_nix32(fields["NarHash"])
+        deriver = fields.get("Deriver")
         return cls(
             store_path=fields["StorePath"],
             url=fields["URL"],
@@ -99,9 +124,9 @@ class NarInfo:
             nar_hash=fields["NarHash"],
             nar_size=nar_size,
             references=tuple(references.split(" ")) if references else (),
-            file_hash=fields.get("FileHash") or None,
+            file_hash=fields.get("FileHash"),
             file_size=_size(fields, "FileSize"),
-            deriver=fields.get("Deriver") or None,
+            deriver=None if deriver == _UNKNOWN_DERIVER else deriver,
             signatures=tuple(signatures),
             content_address=fields.get("CA") or None,
         )
@@ -132,23 +157,38 @@ class NarInfo:
         )
 
 
+def is_signature(text: str) -> bool:
+    """Tell whether `text` is a signature as a narinfo holds it: `name:base64(64 bytes)`."""
+    return bool(_SIGNATURE.fullmatch(text))
+
+
 def _refuse_malformed(fields: Mapping[str, str]) -> None:
     """Refuse values that Nix would read otherwise, or not at all."""
-    store_dir, _, base_name = fields["StorePath"].rpartition("/")
-    if not store_dir.startswith("/"):
-        raise FormatError("a narinfo's StorePath is not absolute")
+    if not is_store_path(fields["StorePath"]):
+        raise FormatError("a narinfo's StorePath is no path of /nix/store")
     references = fields.get("References", "")
-    for reference in (base_name, *(references.split(" ") if references else ())):
+    for reference in references.split(" ") if references else ():
         if not is_base_name(reference):
             raise FormatError("a narinfo names something that is no store path")
-    for name in ("StorePath", "URL", "Compression", "FileHash", "Deriver", "CA"):
+    for name in ("URL", "Compression"):
         if " " in fields.get(name, ""):
             raise FormatError(f"a narinfo's {name} has a blank")
-    deriver = fields.get("Deriver")
-    if deriver and deriver != "unknown-deriver" and not is_base_name(deriver):
+    deriver = fields.get("Deriver", _UNKNOWN_DERIVER)
+    if deriver != _UNKNOWN_DERIVER and not is_base_name(deriver):
         raise FormatError("a narinfo's Deriver is no store path")
-    if fields.get("FileHash"):
-        sha256_to_nix32(fields["FileHash"])
+    for name in ("NarHash", "FileHash"):
+        if name in fields:
+            sha256_to_nix32(fields[name])
+    if fields.get("CA"):
+        _refuse_malformed_content_address(fields["CA"])
+
+
+def _refuse_malformed_content_address(text: str) -> None:
+    """Refuse what Nix would not write as a content address (`ContentAddress::render`)."""
+    match = _CONTENT_ADDRESS.fullmatch(text)
+    if match is None or len(match["digest"]) != _DIGEST_LENGTHS[text.split(":")[-2]]:
+        raise FormatError("a narinfo's CA is no content address")
+    nix32_decode(match["digest"])
 
 
 def _size(fields: Mapping[str, str], name: str) -> int | None:

@@ -47,7 +47,9 @@ def sha256_to_nix32(text: str) -> str:
     """
     algorithm, separator, encoded = text.partition("-" if text.startswith("sha256-") else ":")
     encoding = _SHA256_LENGTHS.get(len(encoded))
-    if algorithm != "sha256" or not separator or encoding is None:
+    if separator == "-" and encoding != "base64":
+        encoding = None
+    if algorithm != "sha256" or encoding is None:
         raise FormatError("a narinfo's hash is sha256 in base 16, nix32 or base 64")
     try:
         if encoding == "base16":
