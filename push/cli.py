@@ -88,7 +88,7 @@ def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = No
     try:
         # Inside, so that a signal at any moment ends it in order.
         _catch_signals()
-        return _run(arguments, standard_input or sys.stdin.read)
+        return _run(arguments, standard_input or _standard_input)
     except PushError as error:
         return _end(str(error))
     except BrokenPipeError:
@@ -132,6 +132,13 @@ def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
         return Path(name).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         raise _refused(f"--config '{name}' cannot be read; name a readable file") from None
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise _refused("standard input is no text in UTF-8; see --help") from None
 
 
 def _push_once(session: Session, paths: Sequence[str]) -> int:

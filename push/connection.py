@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import math
+import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -29,7 +31,10 @@ _SILENCE_SECONDS = 120.0
 # An answer that drips is given up, too: so many seconds, and those that a slow line takes.
 _ANSWER_SECONDS = 300.0
 _BYTES_PER_SECOND = 20_000
+_LARGEST_ANSWER_IN_ALL = LARGEST_ANSWER + (1 << 20)
 _BLOCK = 1 << 18
+_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (4(?!08|29)[0-9]{2})")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Request:
     largest: int = LARGEST_ANSWER
     """Bytes of the largest body that is read; a larger one counts as an empty one."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return self.body.size if isinstance(self.body, FileSlice) else len(self.body)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -83,6 +93,68 @@ class TransientError(Exception):
     """The request may succeed when it is made again: the message says what happened."""
 
 
+class _Incoming(io.RawIOBase):
+    """What comes in for one answer, and not more than any answer has.
+
+    `http.client` alone reads on and on where a chunk says that its size is -1.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._raw = connected.makefile("rb", buffering=0)
+        self._left = _LARGEST_ANSWER_IN_ALL
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._left:
+            raise http.client.HTTPException("the server's answer does not end")
+        count = self._raw.readinto(memoryview(buffer)[: self._left])
+        self._left -= count or 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _BoundedResponse(http.client.HTTPResponse):
+    """An answer of which no byte is read but through `_Incoming`."""
+
+    def __init__(self, connected: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(connected, *arguments, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Incoming(connected))
+
+
+@dataclass(frozen=True)
+class _Proxy:
+    """A proxy that the environment names."""
+
+    host: str
+    port: int
+    headers: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> _Proxy:
+        """Read `http://user:password@host:port`, or less of it."""
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:
+            host = None
+        if not host or parts.scheme != "http":
+            raise PushError(
+                "settings", "the environment's proxy is not http://host:port; set it to that"
+            )
+        headers = {}
+        if parts.username is not None:
+            credential = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            encoded = base64.b64encode(credential.encode()).decode()
+            headers["Proxy-Authorization"] = f"Basic {encoded}"
+        return cls(host, port, headers)
+
+
 class Route:
     """How connections reach the server: proxies, certificates, and who signs."""
 
@@ -90,7 +162,7 @@ class Route:
         """Read the environment's proxies and load the certificates.
 
         Raises:
-            PushError: the certificates cannot be used.
+            PushError: the certificates or the proxy cannot be used.
         """
         self.settings = settings
         self.signer = Signer(settings.access_key_id, settings.secret_access_key, settings.region)
@@ -99,11 +171,10 @@ class Route:
         self.round_trip = 0.0
         """Seconds that the fastest connection took to open: about one round trip."""
 
-    def _proxy(self) -> str | None:
+    def _proxy(self) -> _Proxy | None:
         settings = self.settings
-        if proxy_bypass(settings.host):
-            return None
-        return getproxies().get(settings.scheme) or None
+        url = None if proxy_bypass(settings.host) else getproxies().get(settings.scheme)
+        return _Proxy.parse(url) if url else None
 
     def note_round_trip(self, seconds: float) -> None:
         """Remember the fastest opening of a connection."""
@@ -140,8 +211,8 @@ class Connection:
             PushError: no answer that could be believed can come: the server's certificate is not
                 trusted, or it does not speak the endpoint's scheme.
         """
-        size = request.body.size if isinstance(request.body, FileSlice) else len(request.body)
-        self._deadline = time.monotonic() + _ANSWER_SECONDS + size / _BYTES_PER_SECOND
+        seconds = _ANSWER_SECONDS + request.size / _BYTES_PER_SECOND
+        self._deadline = time.monotonic() + seconds
         try:
             return self._exchange(self._open(), request)
         except ssl.SSLCertVerificationError as error:
@@ -153,6 +224,13 @@ class Connection:
             ) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
+            refused = _REFUSED_BY_PROXY.match(str(error))
+            if refused is not None:
+                raise PushError(
+                    request.step,
+                    f"the environment's proxy does not connect to {self._route.settings.host} "
+                    f"(HTTP {refused[1]}); correct https_proxy, or name the host in no_proxy",
+                ) from None
             if isinstance(error, ssl.SSLError) and error.reason in (
                 "WRONG_VERSION_NUMBER",
                 "RECORD_LAYER_FAILURE",
@@ -171,33 +249,36 @@ class Connection:
             return self._http
         route = self._route
         settings = route.settings
-        host, port, tunnel = settings.host, settings.port, None
+        host, port = settings.host, settings.port
         if route.proxy is not None:
-            host, port, tunnel = _proxy_address(route.proxy)
+            host, port = route.proxy.host, route.proxy.port
         opened: http.client.HTTPConnection
         if route.context is not None:
             opened = http.client.HTTPSConnection(
                 host, port, timeout=_CONNECT_SECONDS, context=route.context, blocksize=_BLOCK
             )
             if route.proxy is not None:
-                opened.set_tunnel(settings.host, settings.port, headers=tunnel)
+                opened.set_tunnel(settings.host, settings.port, dict(route.proxy.headers))
         else:
             opened = http.client.HTTPConnection(
                 host, port, timeout=_CONNECT_SECONDS, blocksize=_BLOCK
             )
+        opened.response_class = _BoundedResponse
+        # Here already, because a proxy may drip too.
+        self._http = opened
         began = time.monotonic()
         try:
             opened.connect()
         except (TimeoutError, ConnectionError, socket.gaierror) as error:
             if isinstance(error, ssl.SSLError):
                 raise
+            self.close()
             raise TransientError(
                 f"Failed to connect to {host} port {port}: {_why(error)}"
             ) from None
         # Opening takes one round trip without TLS, and two with it.
         route.note_round_trip((time.monotonic() - began) / (1 if route.context is None else 2))
         opened.sock.settimeout(_SILENCE_SECONDS)
-        self._http = opened
         return opened
 
     def _exchange(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
@@ -216,21 +297,38 @@ class Connection:
             target += f"?{encoded_query(request.query)}"
         if self._route.proxy is not None and self._route.context is None:
             target = f"{settings.endpoint}{target}"
-            headers |= _proxy_address(self._route.proxy)[2]
-        self._send(connection, request, target, headers)
+            headers |= self._route.proxy.headers
+        interrupted: OSError | None = None
+        try:
+            self._send(connection, request, target, headers)
+        except (ConnectionError, ssl.SSLError) as error:
+            # A server may refuse before it has taken all, and hang up: it has told why.
+            interrupted = error
         response = connection.getresponse()
-        # Also where there is none, so that the connection is free again.
-        body = response.read(request.largest + 1)
-        if len(body) > request.largest:
-            # The rest may be endless: nobody waits for it.
-            body = b""
-            self.close()
-        elif request.method != "HEAD" and response.length:
-            raise http.client.IncompleteRead(body, response.length)
-        if response.will_close:
+        if interrupted is not None and response.status < 400:
+            raise interrupted
+        body = self._body(response, request, whole=interrupted is None)
+        if response.will_close or interrupted is not None:
             self.close()
         answered = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, answered, body, _date(answered.get("date", "")))
+
+    def _body(self, response: http.client.HTTPResponse, request: Request, *, whole: bool) -> bytes:
+        """Return an answer's body, which must be `whole`; nothing where it is too large."""
+        try:
+            # Also where there is none, so that the connection is free again.
+            body = response.read(request.largest + 1)
+        except (OSError, http.client.HTTPException):
+            if whole:
+                raise
+            return b""
+        if len(body) > request.largest:
+            # The rest may be endless: nobody waits for it.
+            self.close()
+            return b""
+        if whole and request.method != "HEAD" and response.length:
+            raise http.client.IncompleteRead(body, response.length)
+        return body
 
     def _send(
         self,
@@ -242,29 +340,38 @@ class Connection:
         connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
-        body = request.body
-        size = body.size if isinstance(body, FileSlice) else len(body)
+        body, size = request.body, request.size
         if size or request.method in ("PUT", "POST"):
             connection.putheader("content-length", str(size))
         if isinstance(body, bytes):
             connection.endheaders(body or None)
             return
         connection.endheaders()
-        with body.path.open("rb", buffering=0) as file:
-            _send_slice(connection, file, body)
+        for block in _blocks(body):
+            connection.send(block)
 
 
-def _send_slice(connection: http.client.HTTPConnection, file: BinaryIO, body: FileSlice) -> None:
-    file.seek(body.start)
+def _blocks(body: FileSlice) -> Iterator[bytes]:
+    """Yield the bytes of a slice.
+
+    Raises:
+        PushError: the file cannot be read, or is shorter than it was.
+    """
+    why = "is shorter than it was"
     left = body.size
-    while left:
-        block = file.read(min(left, _BLOCK))
-        if not block:
-            raise PushError(
-                "upload", f"{body.path.name} is shorter than it was; see that the disk is sound"
-            )
-        connection.send(block)
-        left -= len(block)
+    try:
+        with body.path.open("rb", buffering=0) as file:
+            file.seek(body.start)
+            while left:
+                block = file.read(min(left, _BLOCK))
+                if not block:
+                    break
+                left -= len(block)
+                yield block
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+    if left:
+        raise PushError("upload", f"{body.path.name} {why}; see that the disk is sound")
 
 
 def _tls_context(settings: PushSettings) -> ssl.SSLContext:
@@ -274,27 +381,16 @@ def _tls_context(settings: PushSettings) -> ssl.SSLContext:
     """
     try:
         if settings.ca_certificate is not None:
-            return ssl.create_default_context(cadata=settings.ca_certificate)
+            # Bundles have names and comments between certificates, in any language.
+            certificates = _CERTIFICATE.findall(settings.ca_certificate)
+            if not certificates:
+                raise ValueError
+            return ssl.create_default_context(cadata="\n".join(certificates))
         return ssl.create_default_context()
     except (ssl.SSLError, ValueError):
         raise PushError(
             "settings", "ca-certificate holds no certificate; give the whole PEM file"
         ) from None
-
-
-def _proxy_address(url: str) -> tuple[str, int, dict[str, str]]:
-    """Return host, port and headers of a proxy, `http://user:password@host:port` or less of it."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    try:
-        port = parts.port or 80
-    except ValueError:
-        raise PushError("settings", "the environment's proxy has no valid port; set it") from None
-    headers = {}
-    if parts.username is not None:
-        credential = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        encoded = base64.b64encode(credential.encode()).decode()
-        headers["Proxy-Authorization"] = f"Basic {encoded}"
-    return parts.hostname or "", port, headers
 
 
 def _why(error: BaseException) -> str:

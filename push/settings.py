@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import os
 import re
 import textwrap
@@ -67,10 +68,13 @@ YES_NO = {True: "yes", False: "no"}
 """How the settings have what is true, and what is not."""
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_HOST = r"(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.]+\])"
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])"
 _ENDPOINT = re.compile(rf"(?P<scheme>https?)://(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?/?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _LARGEST_FILE = 1 << 20
+# Anything else may be a piece of a secret.
+_LOOKS_LIKE_A_NAME = re.compile(r"[a-z]{1,20}(?:-[a-z]{1,20}){0,3}")
 
 
 def format_settings(values: Mapping[str, str | int | Sequence[str] | None]) -> str:
@@ -154,9 +158,10 @@ def read(lines: Iterable[str], paths: Sequence[str] = ()) -> PushSettings:
         name, equals, value = text.partition("=")
         if not equals:
             raise _refused("a line is not of the form name=value; see --help")
+        if name not in _BY_NAME and _LOOKS_LIKE_A_NAME.fullmatch(name):
+            raise _refused(f"unknown setting '{name}'; see --help")
         if name not in _BY_NAME:
-            shown = "".join(letter for letter in name[:40] if letter.isprintable())
-            raise _refused(f"unknown setting '{shown}'; see --help")
+            raise _refused("a line does not begin with the name of a setting; see --help")
         if _BY_NAME[name].repeats:
             given.setdefault(name, []).append(value)
         else:
@@ -200,11 +205,12 @@ class _Given:
         place = Path(directory, path)
         try:
             with place.open("rb") as file:
-                return file.read(_LARGEST_FILE).decode()
+                content = file.read(_LARGEST_FILE + 1)
+            if len(content) <= _LARGEST_FILE:
+                return content.decode()
         except (OSError, ValueError):
-            raise _refused(
-                f"{name} '{_shown(str(place))}' cannot be read; name a readable file"
-            ) from None
+            pass
+        raise _refused(f"{name} '{_shown(str(place))}' cannot be read; name a readable file")
 
     def credential(self, name: str) -> str | None:
         """Return what is in a file that a service manager may have put where only we can read.
@@ -217,7 +223,7 @@ class _Given:
 def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
     endpoint = given.matching("endpoint", _ENDPOINT, "https://host[:port]")
     port = int(endpoint["port"] or {"http": 80, "https": 443}[endpoint["scheme"]])
-    if port not in range(1, 65_536):
+    if port not in range(1, 65_536) or not _is_host(endpoint["host"]):
         raise _refused(f"endpoint '{endpoint[0]}' is not valid; set it to https://host[:port]")
     what = ", ".join(COMPRESSIONS)
     compression = given.matching("compression", "|".join(COMPRESSIONS), f"one of {what}")[0]
@@ -243,10 +249,21 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
     )
 
 
+def _is_host(text: str) -> bool:
+    """Tell whether a name is short enough for DNS, or an address is one."""
+    if not text.startswith("["):
+        return len(text) <= 253
+    try:
+        ipaddress.IPv6Address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 def _secret_access_key(given: _Given) -> str:
     text = given.credential("secret-access-key-file")
     secret = given.optional("secret-access-key") if text is None else text.rstrip("\r\n")
-    if not secret or not re.fullmatch(r"[^\x00-\x1f\x7f]+", secret):
+    if not secret or not re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]+", secret):
         raise _refused(
             "secret-access-key is missing or malformed; set it to the secret of the user"
         )
@@ -297,7 +314,9 @@ def _upstream_key(text: str) -> PublicKey:
 
 
 def _shown(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    # A URL may have a password in it.
+    bare = re.sub(r"//.*@", "//...@", text)
+    return "".join(letter if letter.isprintable() else "?" for letter in bare[:200])
 
 
 def _refused(what: str) -> PushError:

@@ -22,7 +22,7 @@ from http import HTTPStatus
 
 from formats.error import FormatError
 from formats.http_date import parse_retry_after
-from formats.s3 import ErrorAnswer, parse_error
+from formats.s3 import SMALLEST_PART, ErrorAnswer, parse_error
 from push.connection import Answer, Connection, Request, Route, TransientError, clock_skew
 from push.failure import Failure, PushError
 from push.progress import say
@@ -114,6 +114,7 @@ class Window:
         """Allow a little more."""
         with self._condition:
             self._limit = min(self._most, self._limit + 1 / max(1.0, self._limit))
+            self._condition.notify()
 
     def complained(self) -> None:
         """Allow half as much, though only once for the complaints of one burst."""
@@ -251,7 +252,7 @@ class Transfers:
     def _note(self, answer: Answer) -> None:
         self._window.widen(self._most())
         if answer.date is not None:
-            day = answer.date.strftime("%Y-%m-%d")
+            day = answer.date.date().isoformat()
             with self._lock:
                 self.day = max(self.day or day, day)
 
@@ -331,14 +332,21 @@ def _refusal(request: Request, answer: Answer, error: ErrorAnswer, route: Route)
     if error.code == "NoSuchBucket" and request.step == "list":
         return f"{settings.endpoint} has no bucket {settings.bucket}; create it, or set bucket"
     remedy = remedies.get(error.code, "see the server's log")
-    if not error.code and answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or error.code == "EntityTooLarge":
         remedy = (
-            "the server, or a proxy before it, takes no request so large: set part-size "
-            f"(partSize in the stack's settings) below {settings.part_size}"
+            f"the server, or a proxy before it, takes no request of {request.size} bytes: "
+            + _smaller(request, settings.part_size)
         )
     elif not error.code and answer.status in (301, 302, 307, 308, 403, 404):
         remedy = f"see that an S3 server answers at endpoint {settings.endpoint}"
     return f"{what}; {remedy}"
+
+
+def _smaller(request: Request, part_size: int) -> str:
+    if request.size > SMALLEST_PART:
+        size = min(request.size, part_size)
+        return f"set part-size (partSize in the stack's settings) below {size}"
+    return f"have it take requests of {SMALLEST_PART} bytes at least"
 
 
 def _skew(answer: Answer) -> str:
