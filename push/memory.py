@@ -94,13 +94,13 @@ def digest(*texts: str) -> str:
 
 def _load(path: Path) -> tuple[dict[str, RememberedNarInfo], set[str]] | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             mine = status.st_uid == os.geteuid() and not status.st_mode & (
                 stat.S_IWGRP | stat.S_IWOTH
             )
-            if not mine or status.st_size > _LARGEST:
+            if not mine or not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 return None
             content = json.loads(file.read(_LARGEST))
         return _narinfos(content["narinfos"]), {str(one) for one in content["upstream"]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from formats.error import FormatError
+from formats.http_date import parse_http_date
 from formats.s3 import (
     LARGEST_COPY,
     MOST_PARTS,
@@ -24,13 +26,15 @@ PRIORITY = 4
 """Before NARs that are not begun yet, so that what is begun ends."""
 
 _ABSENT = frozenset({404})
+_A_DAY = timedelta(days=1)
 
 
 class PartsUpload:
     """Writes an object in parts: from a file or, without one, from the object itself.
 
-    Uploads of the same object that were begun before today are ended first: readers never see
-    them, but they take space. One that fails is taken back.
+    Uploads of the same object that were begun more than a day ago are ended first: readers never
+    see them, but they take space. A younger one may be another builder's. One that fails is taken
+    back.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class PartsUpload:
         self._etags: dict[int, str] = {}
         self._ended = False
         self._id = ""
+        self._since = datetime.max.replace(tzinfo=timezone.utc)
 
     def begin(self) -> None:
         """Begin it; the rest follows from the answers."""
@@ -76,9 +81,8 @@ class PartsUpload:
             begun = parse_uploads(answer.body)
         except FormatError:
             begun = ()
-        today = self._transfers.day or ""
         for key, upload, initiated in begun:
-            if key == self._key and initiated.strftime("%Y-%m-%d") < today:
+            if key == self._key and answer.date and answer.date - initiated > _A_DAY:
                 self._forget(upload)
         request = Request(
             self._step,
@@ -95,6 +99,7 @@ class PartsUpload:
         except FormatError:
             self._fail(Failure(self._step, f"the server began no upload of {self._key} in parts"))
             return
+        self._since = answer.date or self._since
         for number in range(1, self._parts + 1):
             start = (number - 1) * self._part
             self._send(number, start, min(self._part, self._size - start))
@@ -159,7 +164,13 @@ class PartsUpload:
         self._done(etag)
 
     def _looked(self, answer: Answer) -> None:
-        if answer.status == 404 or answer.headers.get("content-length") != str(self._size):
+        """Take what is there for what was joined if it has the size, and is no older than that."""
+        try:
+            written = parse_http_date(answer.headers.get("last-modified", ""))
+        except FormatError:
+            written = datetime.min.replace(tzinfo=timezone.utc)
+        whole = answer.headers.get("content-length") == str(self._size)
+        if answer.status == 404 or not whole or written < self._since:
             self._fail(Failure(self._step, f"the server did not join the parts of {self._key}"))
             return
         self._ended = True

@@ -406,10 +406,12 @@ class Publication:
 
     def count(self, summary: Summary) -> None:
         """Add what was done to a summary."""
-        summary.pushed += len(self.pushed)
-        summary.pushed_bytes += sum(self._paths[path].nar_size for path in self.pushed)
-        summary.renewed += len(self.renewed - self.pushed)
-        summary.repaired += len(self.repaired & self.pushed)
+        failed = self.failures.keys() | self.blocked.keys()
+        pushed = self.pushed - failed
+        summary.pushed += len(pushed)
+        summary.pushed_bytes += sum(self._paths[path].nar_size for path in pushed)
+        summary.renewed += len(self.renewed - self.pushed - failed)
+        summary.repaired += len(self.repaired & pushed)
 
 
 def today(transfers: Transfers) -> str:

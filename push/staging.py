@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from formats.narinfo import NarInfo
 from formats.store_path import STORE_DIR
-from push.inventory import Present
+from push.inventory import Present, signed_by
 from push.settings import PushSettings
 from push.store import Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
 from push.workspace import Workspace
@@ -76,6 +76,7 @@ class Staging:
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[str]] = set()
         self._closed = False
+        self._verified = False
         self._batches = 0
 
     def compress(
@@ -175,27 +176,44 @@ class Staging:
         """Return what Nix made of a path, None where it did not."""
         try:
             narinfo = read_narinfo(directory, path)
-            content = (directory / f"{path.hash_part}.narinfo").read_bytes()
             file = directory / narinfo.url
             size = file.stat().st_size
         except (NixError, OSError) as error:
             outcome.error = outcome.error or str(error)
             return None
-        name = self._settings.public_key.name
-        if not any(one.startswith(f"{name}:") for one in narinfo.signatures):
+        if not self._signed(path, narinfo):
             outcome.error = f"Nix did not sign {path.path}; check the signing key"
             return None
         if size != narinfo.file_size:
             outcome.error = f"Nix wrote {size} bytes of {path.path}, and said {narinfo.file_size}"
             return None
         there = nars.get(narinfo.url)
-        same = (
-            there is not None
-            and there.size == size
-            and there.day >= today
-            and there.etag == _etag(file, there.etag or "", self._settings.part_size)
-        )
+        try:
+            same = (
+                there is not None
+                and there.size == size
+                and there.day >= today
+                and there.etag == _etag(file, there.etag or "", self._settings.part_size)
+            )
+        except OSError as error:
+            outcome.error = f"{file.name} cannot be read ({error.strerror})"
+            return None
+        content = narinfo.format().encode("ascii")
         return CompressedPath(path, narinfo, content, file, size, same)
+
+    def _signed(self, path: StorePath, narinfo: NarInfo) -> bool:
+        """Tell whether our key has signed a narinfo.
+
+        What Nix adds to the store's signatures is taken for ours once one was verified: both
+        halves of the key belong together then. One under our name that the store had may be
+        anybody's.
+        """
+        key = self._settings.public_key
+        added = set(narinfo.signatures) - set(path.signatures)
+        if self._verified and any(one.startswith(f"{key.name}:") for one in added):
+            return True
+        self._verified = signed_by(narinfo, key)
+        return self._verified
 
 
 def _etag(file: Path, like: str, part_size: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo, fingerprint
+from formats.narinfo import NarInfo, fingerprint, is_signature
 from formats.nix32 import sha256_to_nix32
 from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
@@ -43,6 +43,7 @@ class StorePath:
     deriver: str | None
     """Base name."""
     signatures: tuple[str, ...]
+    """Those that are well-formed: any user may have added any text."""
     content_address: str | None
 
     @property
@@ -278,17 +279,24 @@ def write_narinfos(directory: Path, narinfos: Iterable[NarInfo]) -> None:
 def read_narinfo(directory: Path, path: StorePath) -> NarInfo:
     """Return the narinfo that this machine's Nix wrote for a path.
 
+    It has the store's signatures of the path, which may be any text that a user gave to Nix; one
+    that is none is left out, because it would keep clients from reading the others.
+
     Raises:
         NixError: it says something else than the store did.
     """
     try:
         text = (directory / f"{path.hash_part}.narinfo").read_text(encoding="ascii")
-        narinfo = NarInfo.parse(text)
+        narinfo = NarInfo.parse("\n".join(filter(_is_sound, text.split("\n"))))
     except (OSError, ValueError):
         raise NixError(f"Nix wrote no narinfo for {path.path}") from None
     if narinfo.fingerprint != path.fingerprint:
         raise NixError(f"{path.path} changed while it was pushed")
     return narinfo
+
+
+def _is_sound(line: str) -> bool:
+    return not line.startswith("Sig: ") or is_signature(line[len("Sig: ") :])
 
 
 def error_in(text: str) -> str:
@@ -361,7 +369,7 @@ def _parse_path_info(text: str) -> Iterator[StorePath]:
             nar_size=size,
             references=tuple(sorted(Path(one).name for one in entry["references"])),
             deriver=Path(deriver).name if deriver else None,
-            signatures=tuple(entry.get("signatures") or ()),
+            signatures=tuple(filter(is_signature, entry.get("signatures") or ())),
             content_address=entry.get("ca") or None,
         )
 
