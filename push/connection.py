@@ -93,6 +93,10 @@ class TransientError(Exception):
     """The request may succeed when it is made again: the message says what happened."""
 
 
+class BodyError(Exception):
+    """The file that is to be sent cannot be read: the message says what happened."""
+
+
 class _Incoming(io.RawIOBase):
     """What comes in for one answer, and not more than any answer has.
 
@@ -208,6 +212,7 @@ class Connection:
 
         Raises:
             TransientError: no whole answer came.
+            BodyError: the file that is sent cannot be read.
             PushError: no answer that could be believed can come: the server's certificate is not
                 trusted, or it does not speak the endpoint's scheme.
         """
@@ -215,6 +220,9 @@ class Connection:
         self._deadline = time.monotonic() + seconds
         try:
             return self._exchange(self._open(), request)
+        except BodyError:
+            self.close()
+            raise
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise PushError(
@@ -355,7 +363,7 @@ def _blocks(body: FileSlice) -> Iterator[bytes]:
     """Yield the bytes of a slice.
 
     Raises:
-        PushError: the file cannot be read, or is shorter than it was.
+        BodyError: the file cannot be read, or is shorter than it was.
     """
     why = "is shorter than it was"
     left = body.size
@@ -371,7 +379,7 @@ def _blocks(body: FileSlice) -> Iterator[bytes]:
     except OSError as error:
         why = f"cannot be read ({error.strerror})"
     if left:
-        raise PushError("upload", f"{body.path.name} {why}; see that the disk is sound")
+        raise BodyError(f"{body.path.name} {why}; see that the disk is sound")
 
 
 def _tls_context(settings: PushSettings) -> ssl.SSLContext:

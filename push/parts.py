@@ -122,7 +122,9 @@ class PartsUpload:
         else:
             body = FileSlice(self._file, start, size)
         request = Request(self._step, "PUT", self._key, query, headers, body, expected)
-        self._submit(request, lambda answer: self._sent(number, answer))
+        self._submit(
+            request, lambda answer: self._sent(number, answer), wanted=lambda: not self._ended
+        )
 
     def _sent(self, number: int, answer: Answer) -> None:
         if self._ended:
@@ -176,8 +178,13 @@ class PartsUpload:
         self._ended = True
         self._done(answer.etag)
 
-    def _submit(self, request: Request, done: Callable[[Answer], None]) -> None:
-        self._transfers.submit(request, done, self._fail, PRIORITY)
+    def _submit(
+        self,
+        request: Request,
+        done: Callable[[Answer], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._transfers.submit(request, done, self._fail, PRIORITY, wanted)
 
     def _fail(self, failure: Failure) -> None:
         if self._ended:

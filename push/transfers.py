@@ -23,7 +23,15 @@ from http import HTTPStatus
 from formats.error import FormatError
 from formats.http_date import parse_retry_after
 from formats.s3 import SMALLEST_PART, ErrorAnswer, parse_error
-from push.connection import Answer, Connection, Request, Route, TransientError, clock_skew
+from push.connection import (
+    Answer,
+    BodyError,
+    Connection,
+    Request,
+    Route,
+    TransientError,
+    clock_skew,
+)
 from push.failure import Failure, PushError
 from push.progress import say
 
@@ -132,6 +140,7 @@ class _Task:
     request: Request = field(compare=False)
     done: Callable[[Answer], None] = field(compare=False)
     failed: Callable[[Failure], None] = field(compare=False)
+    wanted: Callable[[], bool] = field(compare=False)
 
 
 class Transfers:
@@ -163,6 +172,7 @@ class Transfers:
         done: Callable[[Answer], None],
         failed: Callable[[Failure], None] | None = None,
         priority: int = 5,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Make a request some time.
 
@@ -171,8 +181,9 @@ class Transfers:
             done: called by the loop with the answer.
             failed: called by the loop when nothing helped; without it, the push ends then.
             priority: the lower, the earlier.
+            wanted: tells whether it still is when its turn comes; if not, nothing follows.
         """
-        self._tasks.put(_Task(priority, next(self._numbers), request, done, failed or _end))
+        self._tasks.put(_Task(priority, next(self._numbers), request, done, failed or _end, wanted))
         with self._lock:
             self._under_way += 1
             if self._idle < self._tasks.qsize() and self._threads < self._most():
@@ -219,12 +230,14 @@ class Transfers:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
         request, failures, in_a_row, seen = task.request, 0, 0, self._successes
         alone = False
-        while True:
+        while task.wanted():
             self._window.enter()
             try:
                 answer = connection.exchange(request)
             except TransientError as error:
                 why, asked = str(error), None
+            except BodyError as error:
+                return partial(task.failed, Failure(request.step, str(error)))
             else:
                 self._note(answer)
                 if 200 <= answer.status < 300 or answer.status in request.expected:
@@ -248,6 +261,7 @@ class Transfers:
                     raise PushError(failure.step, failure.what)
                 return lambda: task.failed(failure)
             self._pause(request, why, in_a_row, asked)
+        return lambda: None
 
     def _note(self, answer: Answer) -> None:
         self._window.widen(self._most())
