@@ -83,6 +83,7 @@ def test_a_process_that_never_listens_is_ended_with_the_last_of_its_log(
     popen, process = processes.start(
         ["sh", "-c", "echo disk full; exec sleep 600"], log=log, port=1, detached=False
     )
+    assert processes.wait_until(lambda: log.read_text() == "disk full\n", 10)
     with pytest.raises(ToolboxError, match=r"(?s)the server did not answer.*disk full"):
         processes.wait_for_listener(popen, lambda: False, log, "the server")
     assert not process.alive()
