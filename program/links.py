@@ -1,25 +1,72 @@
 """What the links of builders point to now, so that a preview can show it.
 
-They are followed on the builders before anything is declared, all builders side by side. A builder
-that does not answer keeps the store paths it had, and a warning says so.
+They are followed on the builders before anything is declared, all builders side by side, by the
+rule that the push has (`push.store.follow_link`). A builder that does not answer keeps the store
+paths it had, and a warning says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pulumi
 
 from formats.store_path import STORE_DIR, is_store_path
 from program.connections import UnreachableError, logged_in
 from program.settings.builders import BuilderSettings
+from push.store import UnknownPathError, follow_link
 
 PATIENCE_SECONDS = 4.0
 """How long all builders together may take to answer."""
+
+# What `push.store.follow_link` does, for POSIX shells: a builder may have no Python yet, and its
+# login shell may be fish or csh.
+_FOLLOW = """\
+set -f
+normal() {
+    plain=
+    IFS=/
+    for part in $1; do
+        case $part in
+        '' | .) ;;
+        ..) plain=${plain%/*} ;;
+        *) plain=$plain/$part ;;
+        esac
+    done
+    unset IFS
+}
+follow() {
+    normal "$1"
+    links=0
+    until case $plain in "$store"/*) ;; *) false ;; esac; do
+        rest=${plain#/}
+        place=
+        until [ -L "$place" ]; do
+            [ -n "$rest" ] || return
+            place=$place/${rest%%/*}
+            case $rest in
+            */*) rest=${rest#*/} ;;
+            *) rest= ;;
+            esac
+        done
+        links=$((links + 1))
+        [ "$links" -le 64 ] && target=$(readlink "$place") || return
+        case $target in
+        /*) normal "$target/$rest" ;;
+        *) normal "${place%/*}/$target/$rest" ;;
+        esac
+    done
+}
+answer() {
+    follow "$1" || plain=
+    printf '%s %s\\n' "$mark" "$plain"
+}
+echo
+"""
 
 
 class UnresolvedError(Exception):
@@ -61,37 +108,57 @@ async def _ask_all(
 async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | Exception:
     try:
         if builder.local:
-            targets = [_follow(closure) for closure in builder.pushed]
-        else:
-            targets = await asyncio.wait_for(_follow_over_ssh(builder), PATIENCE_SECONDS)
-        return [_store_path(target, store_dir) for target in targets]
-    except (UnreachableError, UnresolvedError) as error:
-        return error
+            return [follow_link(link, store_dir) for link in builder.pushed]
+        return await asyncio.wait_for(_follow_over_ssh(builder, store_dir), PATIENCE_SECONDS)
+    # An OSError too, since Python 3.11.
     except asyncio.TimeoutError:
         return UnresolvedError(f"{builder.host} did not answer within {PATIENCE_SECONDS:g} seconds")
+    except (UnreachableError, UnresolvedError, UnknownPathError, OSError) as error:
+        return error
 
 
-def _follow(link: str) -> str:
-    try:
-        return str(Path(link).resolve(strict=True))
-    except (OSError, RuntimeError):
-        raise UnresolvedError(f"{link} is not there") from None
+async def _follow_over_ssh(builder: BuilderSettings, store_dir: str) -> list[str]:
+    mark = secrets.token_hex(16)
+    async with logged_in(builder) as connection:
+        # Login shells greet, in any encoding, and agree on little more than these two words.
+        done = await connection.run(
+            "exec sh",
+            input=script(builder.pushed, mark, store_dir),
+            errors="replace",
+            check=False,
+        )
+    targets = answers(str(done.stdout or ""), mark)
+    if len(targets) != len(builder.pushed):
+        raise UnresolvedError(
+            f"{builder.host} did not say what its links point to (its shell ended with "
+            f"{done.exit_status}); see that sh and readlink run there"
+        )
+    return [
+        _store_path(link, target, store_dir)
+        for link, target in zip(builder.pushed, targets, strict=True)
+    ]
 
 
-def _store_path(target: str, store_dir: str) -> str:
-    """Return the store path that `target` is, or lies in."""
+def script(links: Sequence[str], mark: str, store_dir: str = STORE_DIR) -> str:
+    """Return a script for `sh` that follows links, and answers a line for each behind a mark.
+
+    The mark is such that nothing else on standard output can be taken for an answer.
+    """
+    head = f"store={shlex.quote(store_dir)}\nmark={shlex.quote(mark)}\n"
+    asked = "".join(f"answer {shlex.quote(link)}\n" for link in links)
+    return f"{head}{_FOLLOW}{asked}exit 0\n"
+
+
+def answers(output: str, mark: str) -> list[str]:
+    """Return what such a script answered: where in the store each link leads, or nothing."""
+    start = f"{mark} "
+    return [line.removeprefix(start) for line in output.split("\n") if line.startswith(start)]
+
+
+def _store_path(link: str, target: str, store_dir: str) -> str:
+    """Return the store path that `target` is, or lies in; it is a builder's word."""
     name = target.removeprefix(f"{store_dir}/").partition("/")[0]
     path = f"{store_dir}/{name}"
     if not target.startswith(f"{store_dir}/") or not is_store_path(path, store_dir):
-        raise UnresolvedError(f"{target[:200]!r} is outside {store_dir}")
+        raise UnresolvedError(f"{link!r} is neither a store path nor a link to one")
     return path
-
-
-async def _follow_over_ssh(builder: BuilderSettings) -> list[str]:
-    async with logged_in(builder) as connection:
-        command = shlex.join(["readlink", "-e", "--", *builder.pushed])
-        done = await connection.run(command, check=False)
-    targets = str(done.stdout or "").splitlines()
-    if done.exit_status != 0 or len(targets) != len(builder.pushed):
-        raise UnresolvedError(f"not all of {', '.join(builder.pushed)} are there")
-    return targets

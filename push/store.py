@@ -94,28 +94,35 @@ class UnknownPathError(Exception):
     """A path is none of this store's, nor a link to one: the message is half a sentence."""
 
 
-def follow_link(link: str) -> str:
+def follow_link(link: str, store_dir: str = STORE_DIR) -> str:
     """Return the store path that `link` is, lies in, or points to, without looking into the store.
 
     As Nix does it (`src/libstore/store-api.cc`, `followLinksToStore`): the first path inside the
-    store counts, even where it is itself a link, to anywhere or nowhere.
+    store counts, even where it is itself a link, to anywhere or nowhere. `program.links` has the
+    same rule for machines that have no Python yet.
 
     Raises:
         UnknownPathError: it points elsewhere.
     """
     # The present directory may be gone; what is absolute needs none.
-    path, links = os.path.normpath(link if link.startswith("/") else Path.cwd() / link), 0
-    while not path.startswith(f"{STORE_DIR}/"):
+    path, links = _normal(link if link.startswith("/") else Path.cwd() / link), 0
+    while not path.startswith(f"{store_dir}/"):
         found = _first_link(path)
         links += 1
         if found is None or links > _MOST_LINKS:
             raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
         place, rest = found
-        path = os.path.normpath(place.parent / place.readlink() / rest)
-    store_path = "/".join(path.split("/")[: STORE_DIR.count("/") + 2])
-    if not is_store_path(store_path, STORE_DIR):
+        path = _normal(place.parent / place.readlink() / rest)
+    store_path = "/".join(path.split("/")[: store_dir.count("/") + 2])
+    if not is_store_path(store_path, store_dir):
         raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
     return store_path
+
+
+def _normal(path: str | Path) -> str:
+    """Return an absolute path as text without `.`, `..` and slashes that say nothing."""
+    # POSIX leaves open what two slashes at the front mean, so Python keeps them.
+    return f"/{os.path.normpath(path).lstrip('/')}"
 
 
 def _first_link(path: str) -> tuple[Path, str] | None:
