@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.s3 import LARGEST_ANSWER, parse_etag
-from formats.sigv4 import Signer, encoded_path, encoded_query
+from formats.sigv4 import encoded_path, encoded_query
 from push.failure import PushError
 from push.settings import PushSettings
 
@@ -169,7 +169,7 @@ class Route:
             PushError: the certificates or the proxy cannot be used.
         """
         self.settings = settings
-        self.signer = Signer(settings.access_key_id, settings.secret_access_key, settings.region)
+        self.signer = settings.signer
         self.context = _tls_context(settings) if settings.scheme == "https" else None
         self.proxy = self._proxy()
         self.round_trip = 0.0

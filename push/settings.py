@@ -20,6 +20,7 @@ from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.keys import PublicKey, split_key
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
+from formats.sigv4 import Signer
 from push.failure import PushError
 
 
@@ -132,6 +133,11 @@ class PushSettings:
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = {"http": 80, "https": 443}[self.scheme]
         return host if self.port == usual else f"{host}:{self.port}"
+
+    @property
+    def signer(self) -> Signer:
+        """Who signs the requests."""
+        return Signer(self.access_key_id, self.secret_access_key, self.region)
 
     @property
     def public_key(self) -> PublicKey:
