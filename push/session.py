@@ -94,9 +94,11 @@ class Session:
             PushError: it could not be found out.
         """
         outcome = Outcome(Summary())
+        # The server's answer comes while Nix is asked.
+        first = FirstLook(self._bucket)
         closure = self._list(given, outcome)
         own = self._own(closure.paths, outcome.summary)
-        inventory = self._inventory(own, closure.paths)
+        inventory = self._inventory(own, closure.paths, first)
         day = today(self._transfers)
         outcome.summary.pushed = len(inventory.missing)
         outcome.summary.pushed_bytes = sum(one.path.nar_size for one in inventory.missing)
@@ -115,11 +117,13 @@ class Session:
             PushError: nothing more can be done.
         """
         outcome = Outcome(Summary())
+        # The server's answer comes while Nix is asked.
+        first = FirstLook(self._bucket)
         closure = self._list(given, outcome)
         own = self._own(closure.paths, outcome.summary)
         left = [path for path in own if path.path not in self._proven]
         if left:
-            self._publish(self._inventory(left, closure.paths), outcome)
+            self._publish(self._inventory(left, closure.paths, first), outcome)
         self._prove(closure, own, outcome)
         outcome.summary.reused = (
             len(own)
@@ -143,8 +147,6 @@ class Session:
                 outcome.unpushed[link] = Failure(
                     "list", f"'{link}' cannot be followed ({error.strerror}); correct the path"
                 )
-        # The server's answer comes while Nix is asked.
-        self._first = FirstLook(self._bucket)
         found, invalid = self._closures(list(dict.fromkeys(targets.values())))
         for link, path in list(targets.items()):
             if path in invalid:
@@ -197,11 +199,13 @@ class Session:
                 summary.skipped_bytes += path.nar_size
         return own
 
-    def _inventory(self, own: Sequence[StorePath], closure: Sequence[StorePath]) -> Inventory:
+    def _inventory(
+        self, own: Sequence[StorePath], closure: Sequence[StorePath], first: FirstLook
+    ) -> Inventory:
         """Look what the bucket has of the own paths."""
         key = self._settings.public_key
         look = Look(self._bucket, self._memory, key, closure)
-        narinfos, nars = self._first.listings()
+        narinfos, nars = first.listings()
         present, contents = look.present_narinfos(own, narinfos)
         alike = []
         for path in own:
