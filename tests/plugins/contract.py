@@ -124,7 +124,7 @@ CONTRACTS = (
         "command",
         "1.2.1",
         "pulumi-resource-command",
-        ("command_provider", *PROVIDER),
+        ("command_provider", "ssh_connection", *PROVIDER),
         record_command,
     ),
 )

@@ -115,8 +115,9 @@ def test_an_up_killed_at_any_point_is_brought_to_its_end(
     assert kill_at(stack, second)
     recover(stack)
     assert_whole(stack)
-    assert stack.outputs()["publicKeys"] == keys
-    assert set(stack.outputs()["builders"]) == {"here", "after"}
+    outputs = stack.outputs()
+    assert outputs["publicKeys"] == keys
+    assert set(outputs["builders"]) == {"here", "after"}
 
 
 def test_a_state_file_whose_attributes_were_cut_off_is_readable_again(

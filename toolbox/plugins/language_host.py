@@ -34,7 +34,10 @@ LIST_PACKAGES = """
 import importlib.metadata, json, pathlib
 found = []
 for package in importlib.metadata.distributions():
-    plugin = [file for file in package.files or () if file.name == "pulumi-plugin.json"]
+    # Searching the text of RECORD spares making paths of all its lines, on every run of the engine.
+    listed = package.read_text("RECORD")
+    files = package.files or () if listed is None or "pulumi-plugin.json" in listed else ()
+    plugin = [file for file in files if file.name == "pulumi-plugin.json"]
     about = json.loads(pathlib.Path(plugin[0].locate()).read_text()) if plugin else None
     found.append((package.metadata["Name"], package.version, about))
 print(json.dumps(found))

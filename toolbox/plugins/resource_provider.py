@@ -9,6 +9,7 @@ Source of fact: `sdk/proto/provider.proto` at v3.259.0.
 from __future__ import annotations
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,13 @@ Failure = tuple[str, str]
 
 class ResourceError(Exception):
     """An operation failed; its text is for the user."""
+
+
+def system_reason(error: Exception, about: str) -> str:
+    """Return what went wrong with `about`, in the words that the official plugins have for it."""
+    # asyncio's own words for a refused connection hide the reason.
+    number = getattr(error, "errno", None)
+    return f"{about}: {os.strerror(number).lower()}" if number else str(error)
 
 
 class UnfinishedError(ResourceError):
