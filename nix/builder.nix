@@ -52,10 +52,12 @@ let
     serviceConfig = {
       Type = "oneshot";
       User = user;
+      # While it waits to be started again, its path unit starts nothing: no entry of the queue that
+      # cannot be pushed keeps it busy, and none holds up a new one for longer than this.
       Restart = "on-failure";
       RestartSec = "1min";
-      RestartSteps = 5;
-      RestartMaxDelaySec = "1h";
+      RestartSteps = 4;
+      RestartMaxDelaySec = "15min";
       LoadCredential = [
         "secret-access-key:${cfg.secretAccessKeyFile}"
         "signing-key:${cfg.signingKeyFile}"

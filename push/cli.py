@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from push import settings as push_settings
 from push.failure import Failure, PushError
-from push.progress import say
+from push.progress import Summary, say
+from push.queue import Queue
 from push.session import Outcome, Session
 from push.settings import PushSettings
 
@@ -32,7 +33,7 @@ renewed; what an upstream cache signs is skipped. The last line sums it up.
   --stdin            push what standard input names, a path a line, as it comes; each line is
                      written to standard output again once its closure is in the cache
   --queue DIRECTORY  push what the links in a directory point to, and remove each link once its
-                     closure is in the cache
+                     closure is in the cache; what stays in the directory makes the exit code 1
   --help             this text
 
 Settings, one name=value a line; a line that starts with # is a comment:
@@ -74,6 +75,10 @@ class _Arguments:
                 self.paths.append(argument)
         if self.dry_run + self.stdin + (self.queue is not None) > 1:
             raise _refused("--dry-run, --stdin and --queue exclude one another; give one of them")
+        if self.paths and (self.stdin or self.queue is not None):
+            where = "standard input" if self.stdin else "its directory"
+            option = "--stdin" if self.stdin else "--queue"
+            raise _refused(f"{option} takes what is to be pushed from {where}; give no path")
         if self.stdin and self.config == "-":
             raise _refused("--stdin takes paths from standard input; give --config a file")
 
@@ -116,7 +121,7 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
         if given.stdin:
             return _push_lines(session)
         if given.queue is not None:
-            return _push_queue(session, Path(given.queue))
+            return _push_queue(session, Queue(Path(given.queue)))
         return _push_once(session, settings.paths)
     finally:
         _ignore_signals()
@@ -191,20 +196,14 @@ def _lines() -> Iterator[list[str]]:
             yield lines
 
 
-def _push_queue(session: Session, directory: Path) -> int:
-    """Push what waits, oldest first, and take it out of the queue once it is in the bucket."""
-    try:
-        links = sorted(directory.iterdir(), key=lambda link: link.lstat().st_mtime)
-        # The link's own target, which may be a link that points anywhere or nowhere.
-        waiting = {str(link.readlink()): link for link in links if link.is_symlink()}
-    except OSError as error:
-        raise _refused(f"--queue '{directory}' cannot be read ({error.strerror})") from None
-    if not waiting:
+def _push_queue(session: Session, queue: Queue) -> int:
+    """Push what waits, and take out of the queue what is in the bucket, and nothing else."""
+    if not queue.targets and not queue.strange:
         return 0
     began = time.monotonic()
-    outcome = session.push(list(waiting))
-    for target in outcome.done:
-        waiting[target].unlink(missing_ok=True)
+    outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
+    queue.remove(outcome.done)
+    outcome.unpushed |= queue.strange
     line = outcome.summary.line("pushed", time.monotonic() - began)
     if _tell_failures(outcome, line):
         return 1

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from formats.store_path import STORE_DIR, is_store_path
 
@@ -22,7 +23,7 @@ QUEUE = Path("/nix/var/nix/gcroots/nix-binary-cache")
 """Where the links wait, on a machine that `nix/builder.nix` sets up."""
 
 
-def enqueue(environment: Mapping[str, str], queue: Path = QUEUE) -> list[str]:
+def enqueue(environment: Mapping[str, str], queue: Path) -> list[str]:
     """Leave a link to each path that was built; return a sentence for each that has none."""
     complaints = []
     for path in environment.get("OUT_PATHS", "").split():
@@ -40,10 +41,10 @@ def enqueue(environment: Mapping[str, str], queue: Path = QUEUE) -> list[str]:
     return complaints
 
 
-def main() -> None:
+def main(queue: Path = QUEUE) -> NoReturn:
     """Queue what Nix says was built, and succeed."""
     try:
-        for complaint in enqueue(os.environ):
+        for complaint in enqueue(os.environ, queue):
             sys.stderr.write(f"push: queue: {complaint}\n")
         sys.stderr.flush()
     except Exception as error:  # noqa: BLE001 (a build must not fail for its push)

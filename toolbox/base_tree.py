@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from toolbox import cache, debian_packages, progress
@@ -52,20 +53,25 @@ OPTIONS = (
 )
 
 
-def base_tree(suite: str) -> Path:
+def base_tree(suite: str, more: Sequence[str] = ()) -> Path:
     """Return the cached tree of `suite`, made on the first call. Never write into it.
+
+    Args:
+        suite: one of `SUITES`.
+        more: packages besides those that every builder has; each choice is a tree of its own.
 
     Raises:
         ToolboxError: the suite is unknown, or mmdebstrap fails.
     """
     if suite not in SUITES:
         raise ToolboxError(f"suite {suite!r} is unknown; write one of {', '.join(SUITES)}")
-    recipe = [suite, platform.machine(), *PACKAGES, *OPTIONS, NIX_CONF]
+    packages = (*PACKAGES, *more)
+    recipe = [suite, platform.machine(), *packages, *OPTIONS, NIX_CONF]
     name = f"debian-{suite}-{cache.checksum(part.encode() for part in recipe)}"
-    return cache.entry(name, lambda target: _make(suite, target)) / "tree"
+    return cache.entry(name, lambda target: _make(suite, packages, target)) / "tree"
 
 
-def _make(suite: str, target: Path) -> None:
+def _make(suite: str, packages: Sequence[str], target: Path) -> None:
     mirror = debian_packages.mirror()
     if mirror is None:
         raise ToolboxError(
@@ -79,7 +85,7 @@ def _make(suite: str, target: Path) -> None:
             *NAMESPACES,
             "mmdebstrap",
             *OPTIONS,
-            f"--include={','.join(PACKAGES)}",
+            f"--include={','.join(packages)}",
             suite,
             str(tree),
             mirror,

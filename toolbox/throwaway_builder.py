@@ -98,10 +98,21 @@ class ThrowawayBuilder:
     (`start` is then without effect).
     """
 
-    def __init__(self, directory: Path, *, suite: str = "forky", detached: bool = False) -> None:
-        """Take a directory; `suite` is bookworm (Nix 2.8), trixie (2.26) or forky (2.34)."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        suite: str = "forky",
+        packages: Sequence[str] = (),
+        detached: bool = False,
+    ) -> None:
+        """Take a directory; `suite` is bookworm (Nix 2.8), trixie (2.26) or forky (2.34).
+
+        `packages` are Debian's, besides those that every builder has.
+        """
         self.directory = directory.resolve()
         self.suite = suite
+        self._packages = tuple(packages)
         self.host = "127.0.0.1"
         self.user = "root"
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -164,7 +175,7 @@ class ThrowawayBuilder:
         if self.running:
             return
         debian_packages.install()
-        base = base_tree(self.suite)
+        base = base_tree(self.suite, self._packages)
         for _ in range(ATTEMPTS):
             self._discard_disk()
             for name in ("lower", "merged", "disk"):
