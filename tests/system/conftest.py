@@ -39,6 +39,17 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayBuild
 
 
 @pytest.fixture(scope="module")
+def equipped_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayBuilder]:
+    """A running builder of the module's own with what few builders have: systemd, odd shells."""
+    reason = throwaway_builder.available()
+    if reason is not None:
+        pytest.skip(f"no builder with a real Nix: {reason}")
+    packages = ("fish", "systemd", "tcsh", "zsh")
+    with ThrowawayBuilder(tmp_path_factory.mktemp("equipped"), packages=packages) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
 def second_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayBuilder]:
     """Another machine with Nix, which has nothing of the first one's store."""
     reason = throwaway_builder.available()
