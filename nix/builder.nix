@@ -187,7 +187,8 @@ in
         parallelism = 2;
       };
       description = ''
-        Settings of the push that differ from the stack's; `nix-binary-cache-push --help` lists them.
+        Settings of the push that differ from the stack's; docs/push.md lists them, as does
+        `nix-binary-cache-push --help`.
       '';
     };
   };

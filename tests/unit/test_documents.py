@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from push.settings import SETTINGS
 from tests.unit.configuration import PROJECT_ROOT
 
 DECISIONS = PROJECT_ROOT / "docs" / "decisions"
@@ -46,6 +47,15 @@ def test_the_decisions_are_numbered_and_dated_and_the_index_has_each_of_them() -
         assert int(number) == position, f"{name}: take the next free number"
         assert name.startswith(f"{number}-")
         assert read(DECISIONS / name).startswith(f"# {position}. {title}\n\nDate: {date}\n\n"), name
+
+
+def test_the_table_of_the_pushs_settings_is_the_one_list() -> None:
+    table = read("docs/push.md").partition("| setting |")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == [
+        f"| `{setting.name}`{', may repeat' if setting.repeats else ''} "
+        f"| {'none' if setting.default is None else f'`{setting.default}`'} | {setting.meaning} |"
+        for setting in SETTINGS
+    ]
 
 
 def test_the_version_is_the_newest_of_the_changes() -> None:
