@@ -203,7 +203,12 @@ class ThrowawayBuilder:
             ToolboxError: `check` is set and the script fails; the message has what it wrote.
         """
         result = subprocess.run(
-            self._ssh(script), input=input, capture_output=True, text=True, check=False
+            self._ssh(script),
+            input=input,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         if check and result.returncode != 0:
             raise ToolboxError(
