@@ -33,7 +33,7 @@ _FIND_PYTHON = (
     '"$1" -I -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
     "}; "
     "for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 "
-    "$kept/python/bin/python3; do "
+    '"$kept/python/bin/python3"; do '
     'try "$python" && exec "$python" -I -c "$0" "$@"; '
     "done; "
     'mkdir -p "$kept"; '

@@ -188,6 +188,13 @@ def _store_paths(reader: SettingReader, name: str) -> tuple[str, ...]:
                 path,
                 "write a store path, or an absolute link to one such as /run/current-system",
             )
+        # csh takes ! within quotation marks for history, and fish a backslash for a quotation.
+        if re.search(r"[!\\]", path):
+            raise SettingError(
+                setting,
+                path,
+                "login shells disagree on ! and \\ in a path; write a link to it without them",
+            )
         if path.startswith("/nix/store/") and not is_store_path(path):
             raise SettingError(
                 setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"

@@ -179,6 +179,8 @@ def test_an_unknown_setting_of_a_builder_is_refused() -> None:
         ({"closures": ["hello"]}, 'builders[0].closures is "hello"'),
         ({"closures": ["/nix/store/hello"]}, 'builders[0].closures is "/nix/store/hello"'),
         ({"closures": ["/a\nb"]}, 'builders[0].closures is "/a\\nb"'),
+        ({"closures": ["/a!b"]}, 'builders[0].closures is "/a!b"'),
+        ({"pins": ["/a\\'b"]}, 'builders[0].pins is "/a\\\\\'b"'),
         ({"closures": "/run/current-system"}, "builders[0].closures is "),
         ({"pins": ["hello"]}, 'builders[0].pins is "hello"'),
         ({"pins": ["/nix/store/hello"]}, 'builders[0].pins is "/nix/store/hello"'),
