@@ -15,62 +15,65 @@ SHELL_FILES := .ci/run
 .PHONY: help
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo "Commands about a stack take STACK=NAME, and mean dev without it; ARGS=--help shows what else."
+
+.DEFAULT:
+	@echo "error: there is no make $@; make lists what there is" >&2; exit 2
+
+# Until the command itself hears interrupts, nobody does: so none of them ends in a stack trace.
+run = @trap '' INT; exec $(TOOLBOX) $@
 
 .PHONY: up
-up: .venv/ready ## bring up the dev stack on this machine; prints what a client pastes
-	@$(TOOLBOX) up
+up: .venv/ready ## bring the dev stack up on this machine, and pull from it as a client does
+	$(run)
 
 .PHONY: down
-down: .venv/ready ## stop the dev stack's server and builder
-	@$(TOOLBOX) down
+down: .venv/ready ## stop the dev server, its builder and its client
+	$(run)
 
 .PHONY: clean
 clean: .venv/ready ## stop them, and remove .dev with all data
-	@$(TOOLBOX) clean
+	$(run)
+
+.PHONY: shell
+shell: .venv/ready ## a terminal on a client of the dev stack's cache
+	$(run)
 
 .PHONY: pulumi
-pulumi: .venv/ready ## run pulumi on the dev stack: make pulumi ARGS="preview"
-	@$(TOOLBOX) pulumi "$(ARGS)"
+pulumi: .venv/ready ## run pulumi on a stack: make pulumi ARGS="config set retentionDays 14"
+	$(run)
+
+.PHONY: push
+push: .venv/ready ## let a stack's builders push again now; BUILDER=NAME lets one
+	$(run)
+
+.PHONY: pull
+pull: .venv/ready ## pull what was pushed into an empty store, as a client does, and verify it
+	$(run)
 
 .PHONY: audit
 audit: .venv/ready ## read a cache back as clients do: make audit STACK=homelab ARGS="--hash all"
-	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.audit --stack "$(STACK)" $(ARGS), \
-		$(TOOLBOX) audit "$(ARGS)")
+	$(run)
 
 .PHONY: drift
-drift: .venv/ready ## tell whether the server is as a stack declared it: make drift STACK=homelab
-	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.drift --stack "$(STACK)", \
-		$(TOOLBOX) drift "")
+drift: .venv/ready ## tell whether the server is as a stack declared it
+	$(run)
 
 .PHONY: repair
-repair: .venv/ready ## put back what differs on a stack's server: make repair STACK=homelab
-	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.repair --stack "$(STACK)" $(ARGS), \
-		$(TOOLBOX) repair "$(ARGS)")
-
-.PHONY: push
-push: .venv/ready ## let a stack's builders push again now: make push STACK=homelab ARGS=nixbuilder
-	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.push --stack "$(STACK)" $(ARGS), \
-		$(TOOLBOX) push "$(ARGS)")
+repair: .venv/ready ## put right what drift found
+	$(run)
 
 .PHONY: empty
-empty: .venv/ready ## remove what a stack's bucket holds, once you typed its name: make empty STACK=homelab
-	@$(if $(filter-out dev,$(STACK)),$(VENV)/python -m operations.empty --stack "$(STACK)" $(ARGS), \
-		$(TOOLBOX) empty "$(ARGS)")
+empty: .venv/ready ## remove what a stack's bucket holds, once you typed its name
+	$(run)
 
 .PHONY: preview-markdown
-preview-markdown: .venv/ready ## report a preview as Markdown: make preview-markdown STACK=homelab
-	@$(if $(filter-out dev,$(STACK)), \
-		$(VENV)/python -m operations.preview_markdown --stack "$(STACK)", \
-		$(TOOLBOX) preview-markdown "")
+preview-markdown: .venv/ready ## report a preview as Markdown
+	$(run)
 
 .PHONY: stack
-stack: ## a stack of its own names beside the others: make stack NAME=staging
-	@test -n "$(NAME)" || { echo "error: NAME is missing; write make stack NAME=staging" >&2; exit 1; }
-	@pulumi stack init "$(NAME)"
-	@pulumi config set --stack "$(NAME)" bucket "nix-cache-$(NAME)"
-	@pulumi config set --stack "$(NAME)" --path 'signingKeyDomains[0]' "nix-cache-$(NAME)"
-	@pulumi config set --stack "$(NAME)" --path 'signingKeys[0]' "nix-cache-$(NAME)-1"
-	@echo "Pulumi.$(NAME).yaml names a bucket and a key of its own; docs/environments.md has the rest"
+stack: .venv/ready ## a stack of its own names: make stack NAME=staging [SERVER=dev]
+	$(run)
 
 .PHONY: bench-preview
 bench-preview: .venv/ready ## time previews of 1, 10 and 50 builders: build/bench-preview.json
@@ -86,11 +89,11 @@ bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit
 
 .PHONY: tools
 tools: .venv/ready ## get the tools and say where each came from
-	@$(TOOLBOX) tools
+	$(run)
 
 .PHONY: prepare
 prepare: .venv/ready ## get everything that the tests need
-	@$(TOOLBOX) prepare
+	$(run)
 
 .PHONY: check
 check: .venv/ready ## lint, types and unit tests: under a minute
@@ -115,5 +118,8 @@ conformance: prepare ## compare the drop-in plugins with the official ones: buil
 	@test -x $(VENV)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing the Python packages into .venv" >&2
-	@$(VENV)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@trap 'echo "interrupted; run the command again to go on" >&2; exit 130' INT; mkdir -p build; \
+		$(VENV)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt \
+		>build/pip.log 2>&1 || { echo "error: pip cannot install the packages of requirements-dev.txt" \
+		"($$(sed -n 's/^ERROR: //p' build/pip.log | tail -n 1)); build/pip.log has the rest" >&2; exit 1; }
 	@touch $@

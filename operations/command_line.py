@@ -13,7 +13,8 @@ from operations.pulumi_cli import OperationError
 DONE, FOUND, CANNOT_RUN = range(3)
 """Exit codes: all is well; something was found, or was not done; the operation could not run."""
 
-INTERRUPTED = "interrupted; run the command again to go on"
+INTERRUPTED = 130
+"""Exit code after an interruption by a person, as shells have it."""
 
 _SECONDS_BETWEEN_PROGRESS = 2.0
 
@@ -65,7 +66,8 @@ def run(operation: Callable[[], int]) -> int:
     except OperationError as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print(f"\n{INTERRUPTED}", file=sys.stderr)
+        print("\ninterrupted; run the command again to go on", file=sys.stderr)
+        return INTERRUPTED
     return CANNOT_RUN
 
 

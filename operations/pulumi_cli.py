@@ -49,14 +49,20 @@ def on_terminal(*arguments: str) -> int:
 
     Raises:
         OperationError: there is no CLI.
+        KeyboardInterrupt: it was interrupted, and ended in order.
     """
     process = _started(*arguments)
+    interrupted = False
     while True:
         try:
-            return process.wait()
+            code = process.wait()
+            break
         except KeyboardInterrupt:
             # The terminal has sent it to the CLI too, which ends in order; so do we.
-            continue
+            interrupted = True
+    if interrupted and code != 0:
+        raise KeyboardInterrupt
+    return code
 
 
 def read_report(*arguments: str) -> tuple[dict[str, Any], bool]:

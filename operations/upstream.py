@@ -9,7 +9,7 @@ from typing import Protocol
 from urllib3.exceptions import HTTPError
 
 from formats.error import FormatError
-from formats.keys import KeyName
+from formats.keys import KeyName, PublicKey
 from operations.cache_client import OK, CacheClient
 
 
@@ -46,17 +46,29 @@ class UpstreamCache:
             return None
 
 
-def upstream_caches(key_names: Iterable[str], connections: int) -> list[UpstreamCache]:
-    """Return the caches whose keys have these names (Nix manual: a key is named by its cache)."""
-    return [UpstreamCache(name, _client(name, connections)) for name in key_names]
+def upstream_caches(keys: Iterable[str], connections: int) -> list[UpstreamCache]:
+    """Return the caches that have these public keys, `name:base64`."""
+    return [
+        UpstreamCache(PublicKey.parse(key).name, _client(substituter(key), connections))
+        for key in keys
+    ]
 
 
-def _client(key_name: str, connections: int) -> CacheClient | None:
+def substituter(key: str) -> str | None:
+    """Return where a cache answers by its public key, or None where the name does not tell.
+
+    Source: Nix manual, `nix key generate-secret`: a key is named after its cache's domain.
+    """
     try:
-        domain = KeyName.parse(key_name).domain
+        return f"https://{KeyName.parse(PublicKey.parse(key).name).domain}"
     except FormatError:
         return None
-    return CacheClient(lambda _, narinfo: f"https://{domain}/{narinfo}", None, connections)
+
+
+def _client(url: str | None, connections: int) -> CacheClient | None:
+    if url is None:
+        return None
+    return CacheClient(lambda _, narinfo: f"{url}/{narinfo}", None, connections)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
-"""The stack `dev` on this machine: a MinIO server, a builder and the program between them.
+"""The stack `dev` on this machine: a MinIO server, a builder, a client, and the program between.
 
-Everything it makes lies in `.dev` of the checkout. The program runs from `.dev/project`,
-whose parts are links to the checkout's, so that the machine's own settings are written beside
-them and the checkout stays as it was committed.
+Everything it makes lies in `.dev` of the checkout. The program runs from `.dev/stacks/dev`, whose
+parts are links to the checkout's. What belongs to the machine stands there as defaults of the
+project's settings, so that the stack's own file holds what a person has set, and nothing else but
+the server's password.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,25 +22,22 @@ from toolbox import throwaway_builder, tools
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.progress import Progress, say
+from toolbox.stacks import HOME, NAMESPACE, Stack, existing, machine_stack, note_machine
 from toolbox.throwaway_builder import ThrowawayBuilder
 
-HOME = tools.CHECKOUT / ".dev"
-PROJECT = HOME / "project"
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
-NAMESPACE = "nixcache"
-STACK = "dev"
-SETTINGS = f"Pulumi.{STACK}.yaml"
 BUILDER_NAME = "throwaway"
 CLOSURE_PATHS = 60
 CLOSURE_BYTES = 20_000_000
 CLOSURE_SEED = 1
 
 
-def up() -> None:
-    """Bring everything up and print what a client needs; a second run changes nothing.
+def up(name: str) -> Stack:
+    """Bring a stack on this machine's server up; a second run changes nothing.
 
-    Raises ToolboxError when a tool, the server or the builder cannot be had, or the engine
-    reports a failure.
+    Raises:
+        ToolboxError: a tool, the server or the builder cannot be had, or the engine reports a
+            failure.
+        KeyboardInterrupt: it was interrupted.
     """
     # Its state, keys and objects are the owner's alone.
     HOME.mkdir(mode=0o700, exist_ok=True)
@@ -51,72 +46,96 @@ def up() -> None:
         tell([engine, tools.language_host(engine), tools.server()])
         tell(tools.install_plugins(HOME / "pulumi"))
         server = _start_server()
-        settings, private_key = _builder()
-        _select_stack()
-        _write_settings(_settings(server, settings))
-        _set_secret("minioPassword", server.root_password)
-        if private_key:
-            _set_secret("sshPrivateKey", private_key)
-        pulumi(["up", "--yes", "--skip-preview"])
-        say("\nWhat a client pastes into its configuration.nix:\n")
-        pulumi(["stack", "output", "nixosConfiguration"])
-        say(
-            f"\nThe cache answers at {server.endpoint}, its private CA is {server.ca_file}.\n"
-            'See what a change would do with make pulumi ARGS="preview". '
-            "make down stops the server and the builder, make clean removes all of it."
-        )
+        note_machine(machine_settings(server, _builder()), engine.path)
+        stack = machine_stack(name)
+        stack.quietly("stack", "select", "--create", name)
+        _set_password(stack, server.root_password)
+        if stack.on_terminal(["up", "--yes", "--skip-preview"]) != 0:
+            raise ToolboxError("pulumi up failed; see above")
+    return stack
+
+
+def tell_of_the_cache(stack: Stack) -> None:
+    """Print what a client pastes, and say what one can do next."""
+    say("\nWhat a client pastes into its configuration.nix:\n")
+    print(stack.quietly("stack", "output", "nixosConfiguration").rstrip(), flush=True)
+    address = stack.quietly("stack", "output", "substituter").strip()
+    say(
+        f"\nThe cache answers at {address}.\n"
+        f'Change it: make pulumi ARGS="config set retentionDays 14", then make pulumi '
+        "ARGS=preview, then make up. What you set stays.\n"
+        "make shell is a client's terminal; make down stops server, builder and client, "
+        "make clean removes all of it."
+    )
 
 
 def down() -> None:
-    """Stop the server and the builder; data and state stay for the next `up`."""
+    """Stop the server, the builder and the client; data and state stay for the next `up`."""
     if HOME.exists():
         with _alone():
             _stop()
-    say("The server and the builder are stopped.")
+    say("The server, the builder and the client are stopped.")
 
 
 def clean() -> None:
-    """Stop everything and remove `.dev`, the cached objects and the stack's state with it."""
+    """Stop everything and remove `.dev`, the cached objects and the stacks' state with it."""
     if not HOME.exists():
         say(f"There is no {HOME}: nothing to remove.")
         return
     with _alone():
         _stop()
         shutil.rmtree(HOME)
-    say(f"Removed {HOME}: the stack's state, the MinIO server's data and the builder.")
+    say(f"Removed {HOME}: the stacks' state, the MinIO server's data and the machines.")
 
 
-def pulumi(arguments: Sequence[str]) -> None:
-    """Run the engine's command on the dev stack, on this terminal.
-
-    Raises:
-        ToolboxError: there is no dev stack yet, or the command fails.
-    """
-    if not PROJECT.exists():
-        raise ToolboxError("there is no dev stack yet; run make up first")
-    process = subprocess.Popen(["pulumi", *arguments], cwd=PROJECT, env=_environment())
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            # The terminal has sent it to the engine too, which ends in order; so do we.
-            continue
-    if code != 0:
-        raise ToolboxError(f"pulumi {arguments[0]} failed with exit code {code}; see above")
-
-
-def operate(module: str, arguments: Sequence[str]) -> int:
-    """Run a module of `operations` on the dev stack, on this terminal; return its exit code.
+def client() -> ThrowawayBuilder:
+    """Return a machine that has nothing of the builder's store, running.
 
     Raises:
-        ToolboxError: there is no dev stack yet.
+        ToolboxError: this machine cannot have one.
     """
-    if not PROJECT.exists():
-        raise ToolboxError("there is no dev stack yet; run make up first")
-    command = [sys.executable, "-m", f"operations.{module}", "--stack", STACK, *arguments]
-    environment = {**_environment(), "PYTHONPATH": str(tools.CHECKOUT)}
-    return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode
+    reason = throwaway_builder.available()
+    if reason:
+        raise ToolboxError(f"there is no client: there is no nix on PATH here, and {reason}")
+    machine = ThrowawayBuilder(HOME / "client", detached=True)
+    if not machine.running:
+        with _alone(), Progress("starting a client with a real Nix"):
+            machine.start()
+    return machine
+
+
+def reach_client() -> list[str]:
+    """Return the arguments with which `operations.pull` reaches a client.
+
+    Raises:
+        ToolboxError: this machine cannot have one.
+    """
+    return [] if shutil.which("nix") else ["--over", client().command]
+
+
+def shell(name: str) -> int:
+    """Open a terminal on a client of a stack's cache; return 0, whatever ended it.
+
+    Raises:
+        ToolboxError: this machine cannot have a client, or the cache is private.
+    """
+    stack = existing(name)
+    address = stack.quietly("stack", "output", "substituter").strip()
+    if address.startswith("s3:"):
+        raise ToolboxError(
+            f"the cache of stack {name} is private, and this client's Nix cannot sign requests; "
+            "make pull reads it as its reader does"
+        )
+    machine = client()
+    configuration = stack.quietly("stack", "output", "nixConf").replace("extra-", "")
+    machine.trust(MinioServer(HOME / "minio", detached=True).ca_file)
+    machine.run("cat >/root/nix.conf", input=configuration)
+    say(
+        f"A client whose Nix takes what {address} has, and nothing else: nix-store --realise PATH "
+        "fetches a path, exit leaves."
+    )
+    machine.terminal("NIX_USER_CONF_FILES=/root/nix.conf exec bash -l")
+    return 0
 
 
 def tell(taken: Sequence[tools.Tool]) -> None:
@@ -125,16 +144,18 @@ def tell(taken: Sequence[tools.Tool]) -> None:
         say(f"{tool.name} {tool.version}: {tool.origin}")
 
 
-def machine_settings(
-    committed: Mapping[str, Any], server: Mapping[str, Any], builder: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return the settings: the committed ones, the server's, and a builder if there is one."""
-    settings = {**committed, **{f"{NAMESPACE}:{name}": value for name, value in server.items()}}
+def machine_settings(server: MinioServer, builder: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what this machine adds to the settings of its stacks: server, and builder if any."""
+    settings: dict[str, Any] = {
+        "endpoint": server.endpoint,
+        "minioUser": server.root_user,
+        "caCertificateFile": str(server.ca_file),
+    }
     if builder:
-        settings[f"{NAMESPACE}:builders"] = [builder]
+        settings["builders"] = [builder]
         # All of this stack's paths are its own: what a test builder makes has no upstream, and
         # a local Nix's paths would all be skipped.
-        settings[f"{NAMESPACE}:upstreamKeys"] = []
+        settings["upstreamKeys"] = []
     return settings
 
 
@@ -158,20 +179,20 @@ def _start_server() -> MinioServer:
     return server
 
 
-def _builder() -> tuple[dict[str, Any] | None, str]:
-    """Return the builder's settings, if this machine can have one, and its private key."""
+def _builder() -> dict[str, Any] | None:
+    """Return the builder's settings, if this machine can have one."""
     nix = shutil.which("nix")
     if nix:
         closure = _local_closure(nix)
         say(f"The local {nix} makes this machine the builder of {closure}.")
-        return {"name": "local", "local": True, "closures": [closure]}, ""
+        return {"name": "local", "local": True, "closures": [closure]}
     reason = throwaway_builder.available()
     if reason:
         say(
-            f"No builder: there is no nix here, and {reason}. To add one, describe it under "
-            f"{NAMESPACE}:builders in {SETTINGS} (name, host, hostKey, closures; see the README)."
+            f"No builder: there is no nix here, and {reason}. To add one, set builders (name, "
+            "host, hostKey, closures; see the README)."
         )
-        return None, ""
+        return None
     builder = ThrowawayBuilder(HOME / "builder", detached=True)
     if not builder.running:
         with Progress("starting a throwaway builder with a real Nix"):
@@ -183,12 +204,13 @@ def _builder() -> tuple[dict[str, Any] | None, str]:
         "port": builder.port,
         "user": builder.user,
         "hostKey": builder.host_key,
+        "privateKeyFile": str(builder.private_key_file),
         "closures": [closure],
-    }, builder.private_key
+    }
 
 
 def _local_closure(nix: str) -> str:
-    """Return a small store path: the local Nix, or a file where that lies outside the store."""
+    """Return a small store path of the local Nix: itself, or a file where it lies outside."""
     binary = Path(nix).resolve()
     if binary.is_relative_to("/nix/store"):
         return str(Path(*binary.parts[:4]))
@@ -206,70 +228,15 @@ def _local_closure(nix: str) -> str:
     return added.stdout.strip()
 
 
+def _set_password(stack: Stack, password: str) -> None:
+    """Let the stack know the server's password, unless a person has set one."""
+    file = stack.settings_file
+    config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
+    if f"{NAMESPACE}:minioPassword" not in (config or {}):
+        stack.quietly("config", "set", "--secret", f"{NAMESPACE}:minioPassword", text=password)
+
+
 def _stop() -> None:
     MinioServer(HOME / "minio").stop()
-    ThrowawayBuilder(HOME / "builder").stop()
-
-
-def _environment() -> dict[str, str]:
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")},
-        **tools.engine_environment(HOME / "pulumi"),
-        "PULUMI_BACKEND_URL": f"file://{HOME / 'state'}",
-        "PULUMI_CONFIG_PASSPHRASE_FILE": str(HOME / "passphrase"),
-    }
-    # The builder's key is a setting; an agent that does not answer would fail the connection.
-    environment.pop("SSH_AUTH_SOCK", None)
-    return environment
-
-
-def _select_stack() -> None:
-    PROJECT.mkdir(exist_ok=True)
-    (HOME / "state").mkdir(exist_ok=True)
-    for part in PROGRAM:
-        link = PROJECT / part
-        if not link.is_symlink():
-            link.symlink_to(Path("../..") / part)
-    passphrase = HOME / "passphrase"
-    if not passphrase.exists():
-        passphrase.touch(mode=0o600)
-        passphrase.write_text(secrets.token_urlsafe(30))
-    _quietly("stack", "select", "--create", STACK)
-
-
-def _settings(server: MinioServer, builder: Mapping[str, Any] | None) -> dict[str, Any]:
-    committed = yaml.safe_load((tools.CHECKOUT / SETTINGS).read_text())["config"]
-    return machine_settings(
-        committed,
-        {
-            "endpoint": server.endpoint,
-            "minioUser": server.root_user,
-            "caCertificateFile": str(server.ca_file),
-        },
-        builder,
-    )
-
-
-def _write_settings(settings: dict[str, Any]) -> None:
-    path = PROJECT / SETTINGS
-    stack = yaml.safe_load(path.read_text()) if path.exists() else None
-    path.write_text(yaml.safe_dump({**(stack or {}), "config": settings}))
-
-
-def _set_secret(name: str, value: str) -> None:
-    _quietly("config", "set", "--secret", f"{NAMESPACE}:{name}", text=value)
-
-
-def _quietly(*arguments: str, text: str = "") -> None:
-    done = subprocess.run(
-        ["pulumi", "--non-interactive", *arguments],
-        cwd=PROJECT,
-        env=_environment(),
-        input=text,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ToolboxError(f"pulumi {' '.join(arguments)} failed:\n{done.stdout}")
+    for machine in ("builder", "client"):
+        ThrowawayBuilder(HOME / machine).stop()

@@ -8,6 +8,7 @@ machine's, so the builder reaches a server on loopback.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -138,9 +139,19 @@ class ThrowawayBuilder:
         return self._running().port
 
     @property
+    def private_key_file(self) -> Path:
+        """The file of the private key, in OpenSSH's format, that `user` logs in with."""
+        return self.directory / "client_key"
+
+    @property
     def private_key(self) -> str:
-        """The private key, in OpenSSH's format, that `user` logs in with."""
-        return (self.directory / "client_key").read_text()
+        """The private key itself."""
+        return self.private_key_file.read_text()
+
+    @property
+    def command(self) -> str:
+        """The shell command that runs what is appended to it on the builder."""
+        return shlex.join(self._ssh())
 
     @property
     def log(self) -> Path:
@@ -203,7 +214,7 @@ class ThrowawayBuilder:
             ToolboxError: `check` is set and the script fails; the message has what it wrote.
         """
         result = subprocess.run(
-            self._ssh(script),
+            [*self._ssh(), script],
             input=input,
             capture_output=True,
             encoding="utf-8",
@@ -216,6 +227,10 @@ class ThrowawayBuilder:
                 f"{result.stdout[-2000:]}{result.stderr[-2000:]}"
             )
         return result
+
+    def terminal(self, script: str) -> None:
+        """Run `script` on the builder on this terminal, to its end."""
+        subprocess.run([*self._ssh("-t"), script], check=False)
 
     def trust(self, ca_file: Path) -> None:
         """Make the builder's TLS clients, Nix among them, trust the authority in `ca_file`."""
@@ -266,7 +281,7 @@ class ThrowawayBuilder:
             process.write(self._record)
         return up
 
-    def _ssh(self, script: str) -> Sequence[str]:
+    def _ssh(self, *more: str) -> Sequence[str]:
         known = self.directory / "known_hosts"
         line = f"[{self.host}]:{self.port} {self.host_key}\n"
         # Another thread's ssh may be reading it.
@@ -277,14 +292,14 @@ class ThrowawayBuilder:
             "ConnectTimeout": "10",
             "IdentitiesOnly": "yes",
             "IdentityAgent": "none",
-            "IdentityFile": self.directory / "client_key",
+            "IdentityFile": self.private_key_file,
             "LogLevel": "ERROR",
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": known,
         }
         flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         target = f"{self.user}@{self.host}"
-        return ["ssh", "-F", "none", *flags, "-p", str(self.port), target, script]
+        return ["ssh", "-F", "none", *flags, *more, "-p", str(self.port), target]
 
     def _running(self) -> Process:
         if self._process is None or not self._process.alive():

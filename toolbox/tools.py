@@ -198,10 +198,16 @@ def workflow_linter() -> Tool:
     return _built(WORKFLOW_LINTER, "the workflow linter")
 
 
-def engine_environment(pulumi_home: Path) -> dict[str, str]:
-    """Return variables for a process that runs the engine with plugins from `pulumi_home`."""
+def engine_environment(pulumi_home: Path, binary: Path | None = None) -> dict[str, str]:
+    """Return variables for a process that runs the engine with plugins from `pulumi_home`.
+
+    Args:
+        pulumi_home: the engine's own directory.
+        binary: the engine; None looks for it.
+    """
+    directory = (binary or engine().path).parent
     return {
-        "PATH": f"{engine().path.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": f"{directory}{os.pathsep}{os.environ.get('PATH', '')}",
         "PULUMI_HOME": str(pulumi_home),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_PYTHON_CMD": sys.executable,

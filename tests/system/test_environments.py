@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import yaml
 from minio.error import S3Error
 
 from formats.keys import PublicKey
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.minio_client import MinioClient
-from tests.system.stack import CHECKOUT, Stack
+from tests.system.stack import Stack
 from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 
@@ -83,24 +81,3 @@ def test_two_stacks_go_up_at_once_and_destroying_one_leaves_the_other_as_it_was(
     assert not homelab.changes("--refresh")
     assert builder.bucket_exists("nix-cache-homelab")
     homelab.destroy().succeeded()
-
-
-def test_make_stack_names_a_bucket_and_a_key_of_the_environments_own(
-    new_stack: StackFactory,
-) -> None:
-    stack = new_stack("dev")
-    done = subprocess.run(
-        ["make", "-f", CHECKOUT / "Makefile", "stack", "NAME=staging"],
-        cwd=stack.project,
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    settings = yaml.safe_load((stack.project / "Pulumi.staging.yaml").read_text())["config"]
-    assert settings == {
-        "nixcache:bucket": "nix-cache-staging",
-        "nixcache:signingKeyDomains": ["nix-cache-staging"],
-        "nixcache:signingKeys": ["nix-cache-staging-1"],
-    }

@@ -1,0 +1,80 @@
+"""A person at a terminal: a command in bash on a pseudo-terminal, and answers to its questions."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE_SECONDS = 300.0
+"""How long a command may be silent before the test gives it up."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78=>]|\r")
+
+YES = ("Do you want to perform this", "yes\r")
+"""The engine's question, and the answer that lets it go on."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one command came to."""
+
+    code: int
+    output: str
+    """All that the terminal showed, without what steered it."""
+
+    def succeeded(self) -> Session:
+        """Return itself, or fail the test with what the terminal showed."""
+        assert self.code == 0, self.output
+        return self
+
+
+def at_terminal(
+    command: str,
+    directory: Path,
+    environment: Mapping[str, str],
+    answers: Sequence[tuple[str, str]] = (),
+) -> Session:
+    """Run `command` in bash on a terminal.
+
+    Args:
+        command: the line that the person types.
+        directory: where.
+        environment: all of it.
+        answers: what to type once the terminal has shown a text, one after the other; "\\x03" is
+            Ctrl-C.
+    """
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover
+        os.chdir(directory)
+        os.execvpe("bash", ["bash", "-c", command], {**environment})
+    shown, answered, waiting = "", 0, list(answers)
+    try:
+        while True:
+            ready, _, _ = select.select([terminal], [], [], PATIENCE_SECONDS)
+            assert ready, f"{command} has gone silent:\n{shown}"
+            try:
+                data = os.read(terminal, 1 << 16)
+            except OSError:
+                # A terminal without a process on its other side (Linux, pty(7)).
+                break
+            if not data:
+                break
+            shown += _CONTROL.sub("", data.decode(errors="replace"))
+            if waiting and re.search(waiting[0][0], shown[answered:]):
+                answered = len(shown)
+                os.write(terminal, waiting.pop(0)[1].encode())
+        _, status = os.waitpid(pid, 0)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(terminal)
+    assert not waiting, f"{command} never showed {waiting[0][0]!r}:\n{shown}"
+    return Session(os.waitstatus_to_exitcode(status), shown)

@@ -1,0 +1,337 @@
+"""Where the engine runs for a stack: its directory, and the environment that finds its backend.
+
+A stack of this machine's own server lies in `.dev/stacks`. Every other one is its owner's: it lies
+in the checkout, and the engine, backend and passphrase are the owner's where there are any; else
+the toolbox's engine, with `.dev/state` as backend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolbox import tools
+from toolbox.errors import ToolboxError
+from toolbox.progress import say
+
+DEV = "dev"
+"""The stack that is meant where none is named."""
+
+HOME = tools.CHECKOUT / ".dev"
+MACHINE = HOME / "machine.json"
+"""What this machine adds to the settings of its stacks, and the engine that runs them."""
+
+COMMITTED = tools.CHECKOUT / f"Pulumi.{DEV}.yaml"
+"""What the dev stack starts from; what a person sets takes its place."""
+
+PROGRAM = ("__main__.py", "components", "formats", "program", "push", ".venv")
+NAMESPACE = "nixcache"
+_STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_NEW_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "boolean": (bool,),
+    "array": (list,),
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack, and how the engine is run on it."""
+
+    name: str
+    directory: Path
+    """The project's directory: the engine's working directory."""
+    environment: Mapping[str, str]
+    own_server: bool
+    """Whether its server and builder are this machine's."""
+
+    def __str__(self) -> str:
+        """Return what a person is told that a command acts on."""
+        if self.own_server:
+            return f"stack {self.name}, on this machine's server"
+        return f"stack {self.name}"
+
+    @property
+    def settings_file(self) -> Path:
+        """Where a person's settings of it are."""
+        return _settings_file(self.directory, self.name)
+
+    def on_terminal(self, arguments: Sequence[str]) -> int:
+        """Run the engine's command on this terminal, with its questions; return its exit code.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted, and ended in order.
+        """
+        process = subprocess.Popen(
+            ["pulumi", *arguments], cwd=self.directory, env={**self.environment}
+        )
+        interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                # The terminal has sent it to the engine too, which ends in order; so do we.
+                interrupted = True
+        if code < 0 and self.own_server:
+            _remove_locks_of(process.pid)
+        if interrupted and code != 0:
+            raise KeyboardInterrupt
+        return code
+
+    def quietly(self, *arguments: str, text: str = "") -> str:
+        """Run the engine's command without a terminal, and return what it prints.
+
+        Raises:
+            ToolboxError: it failed; the message is the engine's.
+        """
+        done = subprocess.run(
+            ["pulumi", "--non-interactive", "--color=never", *arguments],
+            cwd=self.directory,
+            env={**self.environment},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            reason = (errors or [f"exit code {done.returncode}"])[0].removeprefix("error: ")
+            raise ToolboxError(f"pulumi {arguments[0]} failed: {reason}")
+        return done.stdout
+
+
+def existing(name: str) -> Stack:
+    """Return the stack of that name.
+
+    Raises:
+        ToolboxError: the name is none, or there is no dev stack yet.
+    """
+    if not _STACK_NAME.fullmatch(name):
+        raise ToolboxError(f"STACK is {name!r}; write a stack's name, such as {DEV} or homelab")
+    if is_on_own_server(name):
+        return machine_stack(name)
+    if name == DEV:
+        raise ToolboxError("there is no dev stack yet; run make up first")
+    return owners_stack(name)
+
+
+def is_on_own_server(name: str) -> bool:
+    """Return whether a stack of that name is on this machine's server."""
+    return bool(_NEW_NAME.fullmatch(name)) and _settings_file(_directory(name), name).exists()
+
+
+def machine_stack(name: str) -> Stack:
+    """Return a stack on this machine's server, with the project's files as they are now.
+
+    Raises:
+        ToolboxError: a committed setting of it cannot be used, or an earlier version made `.dev`.
+    """
+    if (HOME / "project").exists():
+        raise ToolboxError(f"an earlier version made {HOME}; make clean removes it")
+    directory = _directory(name)
+    directory.mkdir(parents=True, exist_ok=True)
+    for part in PROGRAM:
+        link = directory / part
+        if not link.is_symlink():
+            link.symlink_to(Path("../../..") / part)
+    project = yaml.safe_load((tools.CHECKOUT / "Pulumi.yaml").read_text())
+    committed = _committed() if name == DEV else {}
+    project["config"] = with_defaults(project["config"], machine().get("settings", {}))
+    project["config"] = with_defaults(project["config"], committed, COMMITTED.name)
+    draft = directory / ".Pulumi.yaml"
+    draft.write_text(yaml.safe_dump(project, sort_keys=False))
+    draft.rename(directory / "Pulumi.yaml")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},
+        **_engine(HOME / "pulumi"),
+        **_own_backend(),
+        "PULUMI_STACK": name,
+    }
+    # The builder's key is a setting; an agent that does not answer would fail the connection.
+    environment.pop("SSH_AUTH_SOCK", None)
+    stack = Stack(name, directory, environment, own_server=True)
+    _tell_of_two_values(stack, committed)
+    return stack
+
+
+def owners_stack(name: str) -> Stack:
+    """Return a stack of the owner's, with the toolbox's engine and backend where there is none."""
+    environment = dict(os.environ)
+    if shutil.which("pulumi") is None:
+        home = Path(os.environ.get("PULUMI_HOME") or HOME / "pulumi")
+        HOME.mkdir(mode=0o700, exist_ok=True)
+        if not (home / "plugins").exists():
+            tools.install_plugins(home)
+        environment |= _engine(home)
+    if not _has_backend():
+        environment |= _own_backend()
+    return Stack(name, tools.CHECKOUT, {**environment, "PULUMI_STACK": name}, own_server=False)
+
+
+def create(name: str, *, on_own_server: bool) -> Stack:
+    """Make a stack whose bucket and key have names of their own.
+
+    Raises:
+        ToolboxError: the name cannot be a bucket's, or the stack is there already.
+    """
+    if not _NEW_NAME.fullmatch(name):
+        raise ToolboxError(
+            f"NAME is {name!r}; write 1 to 32 lower-case letters, digits and hyphens, "
+            "such as staging"
+        )
+    if name == DEV:
+        raise ToolboxError(f"NAME is {DEV!r}, which is the stack of make up; take another")
+    if on_own_server and not is_on_own_server(DEV):
+        raise ToolboxError("there is no dev server yet; run make up first")
+    if is_on_own_server(name):
+        raise ToolboxError(f"there is a stack {name} already")
+    stack = machine_stack(name) if on_own_server else owners_stack(name)
+    try:
+        stack.quietly("stack", "init", name)
+        bucket = f"nix-cache-{name}"
+        stack.quietly("config", "set", "bucket", bucket)
+        stack.quietly("config", "set", "--path", "signingKeyDomains[0]", bucket)
+        stack.quietly("config", "set", "--path", "signingKeys[0]", f"{bucket}-1")
+    except BaseException:
+        if on_own_server:
+            shutil.rmtree(stack.directory)
+        raise
+    return stack
+
+
+def with_defaults(
+    schema: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], source: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Return a project's settings with `values` as their defaults.
+
+    Args:
+        schema: the `config` of `Pulumi.yaml`.
+        values: by the setting's name.
+        source: where they come from, for the message of a refusal.
+
+    Raises:
+        ToolboxError: a value is not of its setting's type.
+    """
+    settings = {name: dict(declared) for name, declared in schema.items()}
+    for name, value in values.items():
+        declared = settings.setdefault(name, {})
+        kind = declared.get("type")
+        # Python's booleans are integers too.
+        if kind and (
+            not isinstance(value, _TYPES[kind]) or (kind != "boolean" and isinstance(value, bool))
+        ):
+            raise ToolboxError(f"{source}: {name} is {json.dumps(value)}; write one {kind}")
+        declared["default" if kind else "value"] = value
+    return settings
+
+
+def _directory(name: str) -> Path:
+    return HOME / "stacks" / name
+
+
+def _settings_file(directory: Path, name: str) -> Path:
+    return directory / f"Pulumi.{name}.yaml"
+
+
+def machine() -> dict[str, Any]:
+    """Return what the last `make up` noted of this machine; nothing before the first."""
+    return dict(json.loads(MACHINE.read_text())) if MACHINE.exists() else {}
+
+
+def note_machine(settings: Mapping[str, Any], engine: Path) -> None:
+    """Note what this machine adds to its stacks' settings, and the engine that runs them."""
+    draft = MACHINE.with_suffix(".new")
+    draft.write_text(json.dumps({"settings": dict(settings), "engine": str(engine)}))
+    draft.rename(MACHINE)
+
+
+def _engine(home: Path) -> dict[str, str]:
+    """Return the environment that finds the engine, without a look for a newer one each time."""
+    noted = Path(machine().get("engine", ""))
+    return tools.engine_environment(home, noted if noted.is_file() else None)
+
+
+def _committed() -> dict[str, Any]:
+    """Return the settings that the checkout itself has for the dev stack, by their bare names."""
+    if not COMMITTED.exists():
+        return {}
+    try:
+        config = (yaml.safe_load(COMMITTED.read_text()) or {}).get("config") or {}
+        keys = [str(key).partition(":") for key in config]
+    except (yaml.YAMLError, AttributeError, TypeError):
+        raise ToolboxError(f"{COMMITTED.name} is no YAML with a config; mend it") from None
+    settings = {}
+    for (namespace, _, setting), value in zip(keys, config.values(), strict=True):
+        if namespace != NAMESPACE or not setting:
+            raise ToolboxError(
+                f"{COMMITTED.name}: {namespace} is none of this program's settings; write "
+                f"{NAMESPACE}:NAME"
+            )
+        if isinstance(value, dict) and "secure" in value:
+            raise ToolboxError(
+                f"{COMMITTED.name}: {setting} is a secret, which only the stack itself can read; "
+                f'make pulumi ARGS="config set --secret {setting}"'
+            )
+        settings[setting] = value
+    return settings
+
+
+def _tell_of_two_values(stack: Stack, committed: Mapping[str, Any]) -> None:
+    """Say which setting of the committed file another one takes the place of."""
+    if not stack.settings_file.exists():
+        return
+    config = (yaml.safe_load(stack.settings_file.read_text()) or {}).get("config") or {}
+    for name, value in committed.items():
+        chosen = config.get(f"{NAMESPACE}:{name}", value)
+        if str(chosen).lower() != str(value).lower():
+            say(
+                f"{name} is {chosen} as you set it, not {value} as {COMMITTED.name} says; "
+                f'make pulumi ARGS="config rm {name}" goes back to that'
+            )
+
+
+def _remove_locks_of(pid: int) -> None:
+    """Remove the locks of an engine that a signal ended before it listened to any.
+
+    Source: pulumi, `pkg/backend/diy/lock.go`.
+    """
+    for lock in (HOME / "state" / ".pulumi" / "locks").rglob("*.json"):
+        if json.loads(lock.read_text()).get("pid") == pid:
+            lock.unlink()
+            lock.with_name(f"{lock.name}.attrs").unlink(missing_ok=True)
+
+
+def _own_backend() -> dict[str, str]:
+    (HOME / "state").mkdir(mode=0o700, parents=True, exist_ok=True)
+    passphrase = HOME / "passphrase"
+    if not passphrase.exists():
+        passphrase.touch(mode=0o600)
+        passphrase.write_text(secrets.token_urlsafe(30))
+    return {
+        "PULUMI_BACKEND_URL": f"file://{HOME / 'state'}",
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
+    }
+
+
+def _has_backend() -> bool:
+    """Return whether this user has chosen a backend, by the environment or `pulumi login`."""
+    if os.environ.get("PULUMI_BACKEND_URL"):
+        return True
+    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    try:
+        return bool(json.loads((home / "credentials.json").read_text()).get("current"))
+    except (OSError, ValueError, AttributeError):
+        return False
