@@ -9,6 +9,7 @@ import pulumi
 
 from components.safeguard import Safeguard
 from program import former_names
+from program.announcement import announce
 from program.checks import adoption, deployment, key_rotation, recorded
 from program.declaration import (
     declare_builders,
@@ -34,6 +35,7 @@ former_names.use(former_names.find(recorded.read()))
 adopt = adoption.bucket_to_import(stack)
 signing_keys = declare_signing_keys(stack)
 followed = follow_links(stack.builders)
+announce(stack, recorded.read(), followed)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
@@ -54,6 +56,8 @@ pulumi.export("retention", deployment.check_lifecycle(stack, cache.lifecycle))
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))
+if stack.ca_certificate is not None:
+    pulumi.export("caCertificate", stack.ca_certificate)
 pulumi.export("builders", builders.outputs)
 for reader in readers:
     credential = pulumi.Output.all(

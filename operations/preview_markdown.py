@@ -276,6 +276,9 @@ def _pushed(links: Sequence[str], targets: Sequence[str], last: Sequence[str]) -
 def _messages(preview: Mapping[str, Any]) -> Iterator[str]:
     for note in preview.get("diagnostics") or ():
         text = " ".join(str(note.get("message", "")).split())
+        if note.get("severity") == "info" and re.match(r"builder \S+ pushes ", text):
+            # The section on closures has it.
+            continue
         yield code(re.sub(r"^(warning|error): ", r"\1: ", text))
 
 

@@ -127,6 +127,7 @@ def shell(name: str) -> int:
             "make pull reads it as its reader does"
         )
     machine = client()
+    # Only this cache and its keys, whatever the machine has by itself.
     configuration = stack.quietly("stack", "output", "nixConf").replace("extra-", "")
     machine.trust(MinioServer(HOME / "minio", detached=True).ca_file)
     machine.run("cat >/root/nix.conf", input=configuration)

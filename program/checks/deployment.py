@@ -24,6 +24,7 @@ from components.retention import (
 )
 from program.checks import key_rotation, recorded, removal
 from program.checks.server_error import ServerError
+from program.outputs.machines import retention_in_words
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
@@ -115,7 +116,7 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
 
     async def ask(_: str) -> str:
         await asyncio.to_thread(_check_server, settings)
-        return _in_words(settings)
+        return retention_in_words(settings)
 
     def read_back(_: str) -> str:
         declared = expiration_rules(settings.retention_days, settings.grace_days)
@@ -132,18 +133,12 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
                 f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
                 "the deploying user may set the lifecycle, then run pulumi up --refresh"
             )
-        return _in_words(settings)
+        return retention_in_words(settings)
 
     if pulumi.runtime.is_dry_run():
         # At once: by now the engine starts the providers, and the program has nothing else to do.
         return pulumi.Output.from_input("").apply(ask)
     return applied.apply(read_back)
-
-
-def _in_words(settings: Settings) -> str:
-    if settings.retention_days is None:
-        return "Entries never expire."
-    return f"An entry expires {settings.retention_days} days after its last push."
 
 
 def _check_bucket(settings: Settings, server: Server, *, exists: bool) -> None:

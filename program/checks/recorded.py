@@ -10,6 +10,8 @@ from typing import Any
 import pulumi
 
 BUCKET = "minio:index/s3Bucket:S3Bucket"
+BUCKET_POLICY = "minio:index/s3BucketPolicy:S3BucketPolicy"
+COMMANDS = ("command:remote:Command", "command:local:Command")
 OBJECT = "minio:index/s3Object:S3Object"
 USER = "minio:index/iamUser:IamUser"
 POLICY = "minio:index/iamPolicy:IamPolicy"

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from program.outputs.machines import ClientConfiguration
+from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
 
 _STYLE = Path(__file__).with_name("landing_page.css").read_text(encoding="utf-8")
 _SCRIPT = Path(__file__).with_name("landing_page.js").read_text(encoding="utf-8")
@@ -142,10 +142,16 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
             ("The certificate authority", "证书颁发机构"),
             (
                 "A private authority signed the server's certificate. The NixOS module above "
-                "trusts it; elsewhere add it to the system's certificates.",
-                "服务器证书由私有机构签发。上面的 NixOS 模块已信任它；其他系统请将其加入系统证书。",
+                "trusts it; elsewhere save it as ca.pem, let the system trust it as root, and "
+                "restart the Nix daemon.",
+                "服务器证书由私有机构签发。上面的 NixOS 模块已信任它；其他系统请将其保存为 ca.pem，"
+                "以 root 身份让系统信任它，然后重启 Nix 守护进程。",
             ),
             _snippet("ca-text", ("CA certificate", "CA 证书"), client.ca_certificate),
+            *(
+                _snippet(f"ca-system-{number}", (escape(name), escape(name)), step)
+                for number, (name, step) in enumerate(TRUSTING_A_CA.items(), 1)
+            ),
         )
 
 

@@ -36,6 +36,13 @@ def substituter(settings: Settings) -> str:
     )
 
 
+def retention_in_words(settings: Settings) -> str:
+    """Return how long a stack's entries live, in one sentence."""
+    if settings.retention_days is None:
+        return "Entries never expire."
+    return f"An entry expires {settings.retention_days} days after its last push."
+
+
 def credentials_file(profile: str, access_key_id: str, secret_access_key: str) -> str:
     """Return AWS's credentials file with one section (AWS SDKs and Tools Reference Guide)."""
     return (
@@ -43,6 +50,25 @@ def credentials_file(profile: str, access_key_id: str, secret_access_key: str) -
         f"aws_access_key_id = {access_key_id}\n"
         f"aws_secret_access_key = {secret_access_key}\n"
     )
+
+
+TRUSTING_A_CA = {
+    "Debian, Ubuntu": (
+        "cp ca.pem /usr/local/share/ca-certificates/nix-cache.crt && update-ca-certificates"
+    ),
+    "Fedora, RHEL": "cp ca.pem /etc/pki/ca-trust/source/anchors/nix-cache.pem && update-ca-trust",
+    "openSUSE": "cp ca.pem /etc/pki/trust/anchors/nix-cache.pem && update-ca-certificates",
+    "Arch": "trust anchor ca.pem",
+    "macOS": (
+        "cat /nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt ca.pem >/etc/nix/ca.pem, "
+        "and NIX_SSL_CERT_FILE=/etc/nix/ca.pem in the daemon's plist"
+    ),
+}
+"""How a system that is not NixOS trusts the private CA in the file `ca.pem`, as root.
+
+Source: the systems' manuals; Nix's installer takes the system's bundle on Linux and a bundle of its
+own on macOS (`scripts/nix-profile-daemon.sh.in`; manual, "Environment Variables").
+"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +84,18 @@ class ClientConfiguration:
 
     def nix_conf(self) -> str:
         """Return the lines for `/etc/nix/nix.conf` (Nix manual, `nix.conf`)."""
+        trust = ""
+        if self.ca_certificate is not None:
+            # No setting adds a CA: `ssl-cert-file` takes the place of all others.
+            steps = "".join(f"#   {name}: {step}\n" for name, step in TRUSTING_A_CA.items())
+            trust = (
+                "# A private CA signed the server's certificate. Save the output caCertificate as\n"
+                f"# ca.pem, let the system trust it, and restart the Nix daemon:\n{steps}"
+            )
         return (
             f"extra-substituters = {self.substituter}\n"
             f"extra-trusted-public-keys = {' '.join(self.public_keys)}\n"
+            f"{trust}"
         )
 
     def nixos_configuration(self) -> str:

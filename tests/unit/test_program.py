@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -64,15 +65,18 @@ def described(value: Any) -> pulumi.Output[tuple[str, str]]:
 
 
 def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     outputs: dict[str, tuple[str, str]] = {}
 
     def export(name: str, value: Any) -> None:
         described(value).apply(lambda known: outputs.update({name: known}))
 
     monkeypatch.setattr(pulumi, "export", export)
-    run(access="private", builders=[{"name": "here", "local": True}])
+    builders = [{"name": "here", "local": True}]
+    run(access="private", builders=builders, caCertificateFile=str(authority))
     table = (PROJECT_ROOT / "docs" / "architecture.md").read_text().partition("| output |")[2]
     rows = [row.strip("| ").split(" | ") for row in table.partition("\n\n")[0].splitlines()[2:]]
     assert {name.strip("`"): (kind, secret) for name, kind, secret, _ in rows} == outputs

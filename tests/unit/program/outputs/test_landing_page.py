@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from program.outputs.landing_page import landing_page
-from program.outputs.machines import ClientConfiguration
+from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
 
 KEYS = (
     "s3.homelab.local-1:MNdV1gE3P3pEpuQMOJC+Jdm7ccXyu3/6Pxcx3DbYYRA=",
@@ -72,7 +72,7 @@ def test_what_a_button_copies_is_what_the_outputs_say_to_the_letter() -> None:
 def test_every_button_copies_something_that_is_there() -> None:
     shown = page()
     copies = shown.attributes("data-copies")
-    assert len(copies) == 7
+    assert len(copies) == 7 + len(TRUSTING_A_CA)
     assert set(copies) <= shown.text.keys()
 
 

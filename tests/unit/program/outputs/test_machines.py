@@ -64,6 +64,22 @@ def test_the_modules_data_gives_a_builders_pins_to_pushes_of_its_own() -> None:
     }
 
 
+def test_the_lines_for_nix_conf_say_what_a_private_ca_needs_on_each_system() -> None:
+    public = ClientConfiguration("https://s3.homelab.local/nix-cache", [PUBLIC_KEY], None)
+    settings = public.nix_conf().splitlines()
+    assert [line.partition(" = ")[0] for line in settings] == [
+        "extra-substituters",
+        "extra-trusted-public-keys",
+    ]
+    private = ClientConfiguration(public.substituter, [PUBLIC_KEY], "-----BEGIN CERTIFICATE-----")
+    lines = private.nix_conf().splitlines()
+    assert lines[:2] == settings
+    assert all(line.startswith("# ") for line in lines[2:])
+    systems = [line[4:].partition(": ")[0] for line in lines if line.startswith("#   ")]
+    assert systems == ["Debian, Ubuntu", "Fedora, RHEL", "openSUSE", "Arch", "macOS"]
+    assert "output caCertificate" in private.nix_conf()
+
+
 def test_the_modules_data_holds_no_secret(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")

@@ -1,0 +1,185 @@
+"""What a preview says in words: the changes that a person has to know of, a line each.
+
+The engine's own lines name the properties that differ (`[diff: ~content,etag]`), and not what that
+means. Everything here is computed from the settings and from what the state knows; signing keys
+are told by `program.checks.key_rotation`, and what would be lost by the other checks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import pulumi
+
+from components.binary_cache import nix_cache_info
+from components.push_program import push_command
+from formats.signing import SecretKey
+from program.checks.key_rotation import trusted_before
+from program.checks.recorded import BUCKET_POLICY, COMMANDS, OBJECT, Recorded
+from program.outputs.machines import retention_in_words, substituter
+from program.push_settings import push_settings
+from program.settings.builders import BuilderSettings
+from program.settings.stack import Settings
+
+MOST_LINES = 12
+"""More than this many changes are counted, and not told one by one."""
+
+_MOST_OF_A_BUILDER = 3
+_LONGEST = 60
+_PUSHES = " --config - "
+"""What stands in the command of a push, and in no other."""
+
+
+def announce(
+    settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
+) -> None:
+    """Say what a preview's deployment would change; without effect in an update.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+        followed: what builders' links point to, as `program.links.follow_links` found it.
+    """
+    if not pulumi.runtime.is_dry_run():
+        return
+    lines = list(changes(settings, recorded, followed))
+    for line in lines[:MOST_LINES]:
+        pulumi.log.info(line)
+    if len(lines) > MOST_LINES:
+        pulumi.log.info(f"and {len(lines) - MOST_LINES} more changes; --diff shows them")
+
+
+def changes(
+    settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
+) -> Iterator[str]:
+    """Yield what a deployment would change, in words.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+        followed: what builders' links point to.
+    """
+    yield from _adopted_keys(settings, recorded)
+    if recorded.bucket is not None:
+        yield from _readers(settings, recorded)
+        yield from _texts(settings, recorded)
+        yield from _pushes(settings, recorded)
+    yield from _builders(settings, recorded, followed)
+
+
+def _adopted_keys(settings: Settings, recorded: Recorded) -> Iterator[str]:
+    known = {key.name for key in trusted_before(recorded)}
+    for name, text in settings.adopted_signing_keys.items():
+        if name not in known:
+            yield f"key {name} is adopted; clients trust it as {SecretKey.parse(text).public_key}"
+
+
+def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
+    """Say who may read from now on, where that changes."""
+    before = recorded.stack_output("nixos", {}).get("access")
+    if before not in (None, settings.access):
+        if settings.private:
+            yield (
+                "access: nobody reads without a credential any more; clients need "
+                f"{settings.reader_user}'s (output readerCredentials), and the address "
+                f"{substituter(settings)}"
+            )
+        else:
+            yield (
+                f"access: everyone may read, at {substituter(settings)}; user "
+                f"{settings.reader_user} goes"
+            )
+    elif not settings.private:
+        listed = any(
+            "s3:ListBucket" in str(policy.get("policy"))
+            for policy in recorded.outputs(BUCKET_POLICY)
+        )
+        if listed != settings.anonymous_listing:
+            verb = "may list" if settings.anonymous_listing else "can no longer list"
+            yield f"access: everyone {verb} what the bucket holds"
+
+
+def _texts(settings: Settings, recorded: Recorded) -> Iterator[str]:
+    """Say which lines of what clients read change."""
+    info = nix_cache_info(settings.want_mass_query, settings.priority)
+    for found in recorded.outputs(OBJECT):
+        if found["objectName"] == "nix-cache-info":
+            lines = zip(str(found.get("content")).splitlines(), info.splitlines(), strict=False)
+            for old, new in lines:
+                if old != new:
+                    yield f"nix-cache-info: {old} → {new.partition(': ')[2]}"
+    before = recorded.stack_output("retention")
+    now = retention_in_words(settings)
+    if before not in (None, now):
+        yield f"retention: {now} Before: {before}"
+
+
+def _pushes(settings: Settings, recorded: Recorded) -> Iterator[str]:
+    """Say why every builder that pushes does so again, although its closures stay."""
+    before = recorded.stack_output("nixos", {}).get("push", {})
+    changed = [
+        f"{name} {_shown(before[name])} → {_shown(value)}"
+        for name, value in push_settings(settings).items()
+        if name in before and before[name] != value
+    ]
+    commands = [str(found["create"]) for type_ in COMMANDS for found in recorded.outputs(type_)]
+    pushes = [command for command in commands if _PUSHES in command]
+    if not all(command.startswith(push_command([])) for command in pushes):
+        changed.append("the program that pushes changes")
+    if changed and pushes:
+        yield f"every builder pushes again: {', '.join(changed)}"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(int(value) if isinstance(value, float) else value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _builders(
+    settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
+) -> Iterator[str]:
+    """Say which builders come and go, and what each is to push."""
+    before = recorded.stack_output("builders", {})
+    users = {access["accessKeyId"] for access in before.values()}
+    for builder in settings.builders:
+        if recorded.bucket is not None and builder.s3_user not in users:
+            yield f"builder {builder.name} comes, as user {builder.s3_user}"
+        # By its user: what the settings call a builder may change.
+        last: Mapping[str, Any] = next(
+            (a for a in before.values() if a["accessKeyId"] == builder.s3_user), {}
+        )
+        if "lastPush" in last and "closures" not in last:
+            # A deployment of before this output was there.
+            continue
+        lines = _pushed(builder, last.get("closures", ()), followed)
+        yield from islice(lines, _MOST_OF_A_BUILDER)
+        rest = sum(1 for _ in lines)
+        if rest:
+            yield f"builder {builder.name} pushes {rest} more"
+    for name, access in before.items():
+        if access["accessKeyId"] not in settings.users:
+            yield (
+                f"builder {name} goes, and its user {access['accessKeyId']}; what it pushed stays "
+                "until it expires"
+            )
+
+
+def _pushed(
+    builder: BuilderSettings,
+    last: Sequence[str],
+    followed: Mapping[str, Sequence[str] | None],
+) -> Iterator[str]:
+    targets = followed.get(builder.name, builder.pushed)
+    if targets is None:
+        # It did not answer, and a warning says so.
+        return
+    for number, (link, target) in enumerate(zip(builder.pushed, targets, strict=True)):
+        if target in last:
+            continue
+        path = target if link == target else f"{target} ({link})"
+        before = last[number] if number < len(last) else None
+        came = f"; before: {before}" if before and before not in targets else " for the first time"
+        yield f"builder {builder.name} pushes {path}{came}"

@@ -1,0 +1,196 @@
+"""What a preview says in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+import pytest
+
+from components.binary_cache import nix_cache_info
+from components.push_program import push_command
+from formats.signing import SecretKey
+from program.announcement import MOST_LINES, announce, changes
+from program.checks.recorded import BUCKET, BUCKET_POLICY, COMMANDS, OBJECT, STACK, Recorded
+from program.outputs.machines import retention_in_words
+from program.push_settings import push_settings
+from program.settings.stack import Settings, parse
+from tests.unit.configuration import configuration
+from tests.unit.recording_mocks import use_recording_mocks
+
+HASH = "77pafcdwgl5m3za7k4lsv8msj9nmjc3c"
+OLD, NEW = f"/nix/store/{HASH}-old", f"/nix/store/{HASH}-new"
+LINK = "/run/current-system"
+
+
+def settings(**changed: object) -> Settings:
+    return parse(configuration(**changed))
+
+
+def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Recorded:
+    """Return the state of a stack that was last deployed with the settings `before`."""
+    builders = {
+        builder.name: {
+            "accessKeyId": builder.s3_user,
+            **(
+                {"lastPush": "pushed", "closures": list(closures[builder.name])}
+                if builder.name in closures
+                else {}
+            ),
+        }
+        for builder in before.builders
+    }
+    outputs: dict[str, Any] = {
+        "builders": builders,
+        "retention": retention_in_words(before),
+        "nixos": {"access": before.access, "push": push_settings(before)},
+    }
+    info = nix_cache_info(before.want_mass_query, before.priority)
+    resources = [
+        (STACK, outputs),
+        (BUCKET, {"bucket": before.bucket}),
+        (OBJECT, {"objectName": "nix-cache-info", "content": info}),
+        *((COMMANDS[0], {"create": push_command(paths)}) for paths in closures.values()),
+    ]
+    actions = ["s3:GetObject", *(["s3:ListBucket"] if before.anonymous_listing else [])]
+    resources.append((BUCKET_POLICY, {"policy": json.dumps({"Action": actions})}))
+    return Recorded(
+        {str(n): {"type": t, "outputs": outputs} for n, (t, outputs) in enumerate(resources)}
+    )
+
+
+def said(before: Settings, now: Settings, closures: Mapping[str, Sequence[str]] = {}) -> list[str]:
+    """Return what is said of going from one configuration to another."""
+    return list(changes(now, deployed(before, closures), {}))
+
+
+def builder(**changed: object) -> dict[str, object]:
+    return {"name": "here", "local": True, "closures": [OLD], **changed}
+
+
+def test_without_a_change_nothing_is_said() -> None:
+    same = settings(builders=[builder()])
+    assert said(same, same, {"here": [OLD]}) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({}, {"priority": 30}, ["nix-cache-info: Priority: 40 → 30"]),
+        ({}, {"wantMassQuery": False}, ["nix-cache-info: WantMassQuery: 1 → 0"]),
+        (
+            {},
+            {"retentionDays": 14},
+            [
+                "retention: An entry expires 14 days after its last push. "
+                "Before: An entry expires 7 days after its last push."
+            ],
+        ),
+        ({}, {"anonymousListing": True}, ["access: everyone may list what the bucket holds"]),
+        (
+            {"anonymousListing": True},
+            {},
+            ["access: everyone can no longer list what the bucket holds"],
+        ),
+        (
+            {},
+            {"access": "private"},
+            [
+                "access: nobody reads without a credential any more; clients need "
+                "nix-cache-reader's (output readerCredentials), and the address "
+                "s3://nix-cache?endpoint=https://s3.homelab.local&region=us-east-1"
+                "&profile=nix-cache-reader"
+            ],
+        ),
+        (
+            {"access": "private"},
+            {},
+            [
+                "access: everyone may read, at https://s3.homelab.local/nix-cache; user "
+                "nix-cache-reader goes"
+            ],
+        ),
+        (
+            {"builders": [{"name": "a", "local": True}]},
+            {"builders": [{"name": "b", "local": True}]},
+            [
+                "builder b comes, as user nix-cache-b",
+                "builder a goes, and its user nix-cache-a; what it pushed stays until it expires",
+            ],
+        ),
+        (
+            {"builders": [{"name": "a", "local": True}]},
+            {"builders": [{"name": "b", "local": True, "s3User": "nix-cache-a"}]},
+            [],
+        ),
+    ],
+)
+def test_a_change_is_one_line(
+    before: dict[str, object], now: dict[str, object], words: list[str]
+) -> None:
+    assert said(settings(**before), settings(**now)) == words
+
+
+def test_a_push_is_told_with_what_was_pushed_before() -> None:
+    before = settings(builders=[builder()])
+    assert said(before, settings(builders=[builder(closures=[NEW])]), {"here": [OLD]}) == [
+        f"builder here pushes {NEW}; before: {OLD}"
+    ]
+    both = settings(builders=[builder(closures=[OLD, NEW])])
+    assert said(before, both, {"here": [OLD]}) == [f"builder here pushes {NEW} for the first time"]
+
+
+def test_a_link_is_told_with_what_it_points_to_and_a_silent_builder_not_at_all() -> None:
+    now = settings(builders=[builder(closures=[LINK])])
+    known = deployed(now, {"here": [OLD]})
+    assert list(changes(now, known, {"here": [NEW]})) == [
+        f"builder here pushes {NEW} ({LINK}); before: {OLD}"
+    ]
+    assert list(changes(now, known, {"here": None})) == []
+
+
+def test_on_a_first_deployment_only_pushes_and_adopted_keys_are_told() -> None:
+    key = SecretKey.generate("s3.homelab.local-1")
+    now = settings(builders=[builder()], adoptedSigningKeys=key.to_nix())
+    assert list(changes(now, Recorded({}), {})) == [
+        f"key s3.homelab.local-1 is adopted; clients trust it as {key.public_key}",
+        f"builder here pushes {OLD} for the first time",
+    ]
+    assert key.to_nix() not in str(list(changes(now, Recorded({}), {})))
+
+
+def test_that_every_builder_pushes_again_is_told_with_the_reason() -> None:
+    before = settings(builders=[builder()])
+    now = settings(builders=[builder()], compression="xz")
+    assert said(before, now, {"here": [OLD]}) == [
+        'every builder pushes again: compression "zstd" → "xz"'
+    ]
+    known = deployed(before, {"here": [OLD]})
+    (command,) = known.outputs(COMMANDS[0])
+    known.resources["3"]["outputs"]["create"] = command["create"].replace("exec", "exec ", 1)
+    assert list(changes(before, known, {})) == [
+        "every builder pushes again: the program that pushes changes"
+    ]
+
+
+def test_many_closures_and_many_builders_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = [f"/nix/store/{HASH}-{number}" for number in range(9)]
+    many = settings(
+        builders=[{"name": f"b{number}", "local": True, "closures": paths} for number in range(4)]
+    )
+    lines = list(changes(many, Recorded({}), {}))
+    assert lines[3] == "builder b0 pushes 6 more"
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    use_recording_mocks(preview=True)
+    announce(many, Recorded({}), {})
+    assert len(told) == MOST_LINES + 1
+    assert told[-1] == f"and {len(lines) - MOST_LINES} more changes; --diff shows them"
+    use_recording_mocks()
+    told.clear()
+    announce(many, Recorded({}), {})
+    assert told == []
