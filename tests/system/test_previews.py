@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,14 +38,11 @@ def store_paths(builder: ThrowawayBuilder) -> list[str]:
 
 
 @pytest.fixture
-def pushing(
-    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder
-) -> Iterator[Stack]:
-    """A stack with one builder that pushes what a link points to."""
+def pushing(new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder) -> Stack:
+    """A stack with one builder that pushes what a link points to; to bring it up, name a bucket."""
     stack = new_stack(**server_settings(minio), upstreamKeys=[])
     stack.set(sshPrivateKey=builder.private_key, builders=[builder_settings(builder, LINK)])
-    yield stack
-    stack.destroy()
+    return stack
 
 
 def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
@@ -54,6 +50,7 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
 ) -> None:
     old, new = store_paths
     point(builder, old)
+    pushing.set(bucket="followed")
     assert f"pushes `{old}` (`{LINK}`) for the first time" in report(pushing)
     pushing.up().succeeded()
 
@@ -62,7 +59,7 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
 
     point(builder, new)
     assert (
-        f"- builder `nix-cache-nixbuilder` pushes `{new}` (`{LINK}`); before: `{old}`\n"
+        f"- builder `followed-nixbuilder` pushes `{new}` (`{LINK}`); before: `{old}`\n"
         in report(pushing)
     )
     difference = pushing.preview("--diff").succeeded().output
@@ -214,5 +211,5 @@ def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
         outputs["builders"]["here"]["secretAccessKey"],
     ):
         assert secret not in text
-    stack.set(bucket="reported")
+    stack.set(bucket="reported", retentionDays=7, priority=40)
     stack.destroy().succeeded()
