@@ -13,6 +13,9 @@ from toolbox.errors import ToolboxError
 SUITES = {"bookworm": "2.8", "trixie": "2.26", "forky": "2.34"}
 """Debian suites that carry Nix, each with the version of Nix it brings."""
 
+DEFAULT_SUITE = "forky"
+"""The suite of a builder that is to be like a NixOS host of today."""
+
 PACKAGES = (
     "bash",
     "ca-certificates",
@@ -28,6 +31,9 @@ PACKAGES = (
     "python3",
     "sed",
 )
+
+EQUIPMENT = ("fish", "systemd", "tcsh", "zsh")
+"""Packages of a builder for the tests of odd login shells, and of units."""
 
 # A machine's own Nix: builds as root without a sandbox, and asks no substituter, since tests
 # have no network. Experimental features stay off, as on a NixOS host.

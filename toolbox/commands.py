@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolbox import debian_packages, dev_stack, stacks, throwaway_builder, tools
-from toolbox.base_tree import SUITES, base_tree
+from toolbox.base_tree import DEFAULT_SUITE, EQUIPMENT, SUITES, base_tree
 from toolbox.errors import ToolboxError
 from toolbox.progress import say
 from toolbox.stacks import DEV, Stack
@@ -224,6 +224,7 @@ def _prepare(call: Call) -> int:
     debian_packages.install(debian_packages.FOR_TESTS)
     for suite in SUITES:
         base_tree(suite)
+    base_tree(DEFAULT_SUITE, EQUIPMENT)
     return 0
 
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from toolbox import debian_packages, made_closure
-from toolbox.base_tree import NAMESPACES, base_tree
+from toolbox.base_tree import DEFAULT_SUITE, NAMESPACES, base_tree
 from toolbox.errors import ToolboxError
 from toolbox.processes import (
     Process,
@@ -103,7 +103,7 @@ class ThrowawayBuilder:
         self,
         directory: Path,
         *,
-        suite: str = "forky",
+        suite: str = DEFAULT_SUITE,
         packages: Sequence[str] = (),
         detached: bool = False,
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.system.stack import Stack
 from toolbox import throwaway_builder, tools
+from toolbox.base_tree import EQUIPMENT
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -44,8 +45,7 @@ def equipped_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Throw
     reason = throwaway_builder.available()
     if reason is not None:
         pytest.skip(f"no builder with a real Nix: {reason}")
-    packages = ("fish", "systemd", "tcsh", "zsh")
-    with ThrowawayBuilder(tmp_path_factory.mktemp("equipped"), packages=packages) as machine:
+    with ThrowawayBuilder(tmp_path_factory.mktemp("equipped"), packages=EQUIPMENT) as machine:
         yield machine
 
 

@@ -100,7 +100,7 @@ class PushingMachine(Machine):
             "paths": [LINK],
             "postBuildHook": True,
         }
-        self.build("builder", self.settings, "environment.systemPackages")
+        self.package = self.build("builder", self.settings, "environment.systemPackages")
         self.services = self.instantiate("builder", self.settings, "systemd.services")
         self.hook = self.instantiate("builder", self.settings, "nix.settings.post-build-hook")
 

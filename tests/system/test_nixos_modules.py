@@ -7,15 +7,18 @@ systemd-analyze reads the units.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from minio import Minio
 
+from components.push_program import archive
 from formats.signing import SecretKey
 from tests.system.booted_systemd import unit_text
 from tests.system.nixos_machine import (
@@ -217,6 +220,22 @@ def cache(minio: MinioServer) -> Minio:
 def pushing(builder: ThrowawayBuilder, minio: MinioServer, cache: Minio) -> PushingMachine:
     assert cache.bucket_exists(BUCKET)
     return PushingMachine(builder, minio, SecretKey.generate("cache.test-1"))
+
+
+def test_the_package_is_what_travels_compiled_and_runs_by_itself(pushing: PushingMachine) -> None:
+    program = f"{pushing.package}/lib/nix-binary-cache-push"
+    files = set(pushing.builder.run(f"cd {program} && find . -name '*.py*'").stdout.split())
+    with zipfile.ZipFile(io.BytesIO(archive())) as travels:
+        expected = {f"./{name}" for name in travels.namelist()}
+    assert {file for file in files if file.endswith(".py")} == expected
+    compiled = {re.sub(r"__pycache__/(.+)\.cpython-\d+\.pyc", r"\1.py", file) for file in files}
+    assert compiled == expected
+    assert len(files) == 2 * len(expected)
+    told = pushing.builder.run(
+        "mkdir -p /srv/evil && echo 'raise SystemExit(7)' >/srv/evil/json.py && cd /srv/evil\n"
+        f"PYTHONPATH=/srv/evil PATH= {pushing.package}/bin/nix-binary-cache-push --help"
+    )
+    assert told.stdout.startswith("Usage: nix-binary-cache-push")
 
 
 def test_what_the_builders_service_pushed_a_client_of_the_module_takes(
