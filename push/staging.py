@@ -19,6 +19,7 @@ from push.store import Nix, NixError, StorePath, error_in, read_narinfo, write_n
 from push.workspace import Workspace
 
 _BLOCK = 1 << 20
+_SECONDS_TO_END = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Staging:
         self._settings = settings
         self._key_file = key_file
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
+        self._active = 0
         self._processes: set[subprocess.Popen[str]] = set()
         self._closed = False
         self._verified = False
@@ -89,9 +92,26 @@ class Staging:
             nars: NARs that the bucket has, by key.
             today: the day by the server's clock.
         """
-        with self._lock:
+        with self._ended:
+            if self._closed:
+                return Compressed(left=list(batch))
+            self._active += 1
             self._batches += 1
             directory = self._directory / str(self._batches)
+        try:
+            return self._compress(directory, batch, nars, today)
+        finally:
+            with self._ended:
+                self._active -= 1
+                self._ended.notify_all()
+
+    def _compress(
+        self,
+        directory: Path,
+        batch: Sequence[StorePath],
+        nars: Mapping[str, Present],
+        today: str,
+    ) -> Compressed:
         outcome = Compressed()
         try:
             self._prepare(directory, batch)
@@ -116,13 +136,12 @@ class Staging:
 
     def close(self) -> None:
         """Kill what still runs, and start nothing more."""
-        with self._lock:
+        with self._ended:
             self._closed = True
-            processes = list(self._processes)
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+            for process in self._processes:
+                process.kill()
+            # Until then they write what is to be removed next.
+            self._ended.wait_for(lambda: not self._active, _SECONDS_TO_END)
 
     def _prepare(self, directory: Path, batch: Sequence[StorePath]) -> None:
         directory.mkdir()

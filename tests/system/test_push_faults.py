@@ -196,7 +196,10 @@ def test_a_bucket_that_is_full_says_so(
     assert "XMinioAdminBucketQuotaExceeded" in refused
     assert refused.endswith("raise the bucket's quota, or wait until entries expire")
     assert verify(bucket).problems == []
-    assert bucket.push(builder, closure).counts()["pushed"] == PATHS
+    # What found room is there already.
+    counts = bucket.push(builder, closure).counts()
+    assert counts["pushed"] > 0
+    assert counts["pushed"] + counts["reused"] == PATHS
     assert_whole(bucket)
 
 
@@ -259,7 +262,9 @@ def test_a_path_deleted_during_the_push_is_named(
     assert refused.endswith("keep the closure alive by a link, and push again")
     assert verify(bucket).problems == []
     assert builder.make_closure(3, 30_000, seed=41, name="fleeting") == top
-    assert bucket.push(builder, top).counts()["pushed"] == 3
+    # What the path that went refers to was pushed nevertheless.
+    counts = bucket.push(builder, top).counts()
+    assert (counts["pushed"], counts["reused"]) == (1, 2)
 
 
 def test_a_path_that_breaks_while_it_is_compressed_is_reported(
