@@ -106,6 +106,8 @@ class _Incoming(io.RawIOBase):
     def __init__(self, connected: socket.socket) -> None:
         self._raw = connected.makefile("rb", buffering=0)
         self._left = _LARGEST_ANSWER_IN_ALL
+        self.ended = False
+        """Whether the other side has hung up."""
 
     def readable(self) -> bool:
         return True
@@ -115,6 +117,7 @@ class _Incoming(io.RawIOBase):
             raise http.client.HTTPException("the server's answer does not end")
         count = self._raw.readinto(memoryview(buffer)[: self._left])
         self._left -= count or 0
+        self.ended = count == 0
         return count
 
     def close(self) -> None:
@@ -128,7 +131,14 @@ class _BoundedResponse(http.client.HTTPResponse):
     def __init__(self, connected: socket.socket, *arguments: Any, **named: Any) -> None:
         super().__init__(connected, *arguments, **named)
         self.fp.close()
-        self.fp = io.BufferedReader(_Incoming(connected))
+        self._incoming = _Incoming(connected)
+        self.fp = io.BufferedReader(self._incoming)
+
+    def begin(self) -> None:
+        super().begin()
+        # For `http.client`, headers that are cut off are all there is.
+        if self._incoming.ended:
+            raise http.client.IncompleteRead(b"")
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,8 @@ class Transfers:
         self._window = Window(FEWEST)
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        # Threads without a task, and tasks without a thread.
+        self._idle = self._waiting = 0
         self._successes = 0
         self._said = 0.0
         self._written = False
@@ -183,10 +184,13 @@ class Transfers:
             priority: the lower, the earlier.
             wanted: tells whether it still is when its turn comes; if not, nothing follows.
         """
-        self._tasks.put(_Task(priority, next(self._numbers), request, done, failed or _end, wanted))
         with self._lock:
+            self._tasks.put(
+                _Task(priority, next(self._numbers), request, done, failed or _end, wanted)
+            )
             self._under_way += 1
-            if self._idle < self._tasks.qsize() and self._threads < self._most():
+            self._waiting += 1
+            if self._idle < self._waiting and self._threads < self._most():
                 self._threads += 1
                 threading.Thread(target=self._work, daemon=True).start()
 
@@ -224,6 +228,7 @@ class Transfers:
             task = self._tasks.get()
             with self._lock:
                 self._idle -= 1
+                self._waiting -= 1
             self._loop.call(partial(self._dealt_with, self._attempts(connection, task)))
 
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
