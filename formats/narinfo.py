@@ -34,6 +34,7 @@ _ONCE = frozenset(
 # The base 64 of 64 bytes; one that holds something else makes Nix refuse the whole narinfo, or the
 # path once it looks at its signatures.
 _SIGNATURE = re.compile(r"[!-9;-~]+:[A-Za-z0-9+/]{85}[AQgw]==")
+_NAR_KEY = re.compile(r"nar/[0-9A-Za-z][0-9A-Za-z._-]{0,250}")
 _CONTENT_ADDRESS = re.compile(
     r"(?:text:sha256|fixed:(?:r:|git:)?(?:md5|sha1|sha256|sha512|blake3)):(?P<digest>[0-9a-z]+)"
 )
@@ -155,6 +156,11 @@ class NarInfo:
         return fingerprint(
             self.store_path, self.nar_hash, self.nar_size, self.references, store_dir
         )
+
+
+def is_nar_key(text: str) -> bool:
+    """Tell whether `text` is a URL as Nix gives it to a NAR: a name in the folder `nar`."""
+    return bool(_NAR_KEY.fullmatch(text))
 
 
 def is_signature(text: str) -> bool:

@@ -21,7 +21,7 @@ from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo
+from formats.narinfo import NarInfo, is_nar_key
 from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
@@ -30,7 +30,6 @@ from push.listing import NAR_KEYS, NARINFO_KEYS, HashedKeys, worth_listing
 from push.memory import Memory, RememberedNarInfo, digest
 from push.store import StorePath
 
-_NAR_KEY = re.compile(r"nar/[0-9A-Za-z][0-9A-Za-z._-]{0,250}")
 # Other builders' keys stay beside ours; no cache has more of them.
 _MOST_SIGNATURES = 16
 # Each costs milliseconds, and an honest narinfo has one.
@@ -344,17 +343,17 @@ def parsed(path: StorePath, content: bytes) -> NarInfo | None:
     fits = (
         narinfo.store_path == path.path
         and narinfo.file_size is not None
-        and bool(_NAR_KEY.fullmatch(narinfo.url))
+        and is_nar_key(narinfo.url)
         and (compression is None or narinfo.url.endswith(f".nar{compression.suffix}"))
     )
     return narinfo if fits else None
 
 
-def signed_by(narinfo: NarInfo, key: PublicKey) -> bool:
-    """Tell whether a narinfo has a good signature of `key` over what it says."""
+def signed_by(narinfo: NarInfo, key: PublicKey, most: int = _MOST_OWN_SIGNATURES) -> bool:
+    """Tell whether one of the first signatures under a key's name is the key's."""
     text = narinfo.fingerprint.encode()
     own = [one for one in narinfo.signatures if one.startswith(f"{key.name}:")]
-    return any(_verifies(key, text, one.partition(":")[2]) for one in own[:_MOST_OWN_SIGNATURES])
+    return any(_verifies(key, text, one.partition(":")[2]) for one in own[:most])
 
 
 def signed_anew(path: StorePath, narinfo: NarInfo, signature: str) -> bytes:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from formats.narinfo import is_nar_key
 from push.settings import PushSettings, cache_directory
 
 _LARGEST = 1 << 26
@@ -103,7 +104,7 @@ def _load(path: Path) -> tuple[dict[str, RememberedNarInfo], set[str]] | None:
             if not mine or not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 return None
             content = json.loads(file.read(_LARGEST))
-        return _narinfos(content["narinfos"]), {str(one) for one in content["upstream"]}
+        return _narinfos(content["narinfos"]), set(map(_text, content["upstream"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -111,7 +112,13 @@ def _load(path: Path) -> tuple[dict[str, RememberedNarInfo], set[str]] | None:
 def _narinfos(content: Mapping[str, Any]) -> dict[str, RememberedNarInfo]:
     narinfos = {}
     for key, (etag, facts, nar, size) in content.items():
-        if not isinstance(size, int):
-            raise TypeError(key)
-        narinfos[key] = RememberedNarInfo(str(etag), str(facts), str(nar), size)
+        if type(size) is not int or size < 0 or not is_nar_key(_text(nar)):
+            raise ValueError(key)
+        narinfos[key] = RememberedNarInfo(_text(etag), _text(facts), nar, size)
     return narinfos
+
+
+def _text(content: object) -> str:
+    if not isinstance(content, str):
+        raise TypeError
+    return content

@@ -231,7 +231,7 @@ class Staging:
         added = set(narinfo.signatures) - set(path.signatures)
         if self._verified and any(one.startswith(f"{key.name}:") for one in added):
             return True
-        self._verified = signed_by(narinfo, key)
+        self._verified = signed_by(narinfo, key, len(narinfo.signatures))
         return self._verified
 
 

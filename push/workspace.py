@@ -43,34 +43,36 @@ class Workspace:
         """
         self._directories: list[Path] = []
         self._locks: list[int] = []
-        self.base = Path(environment.get("TMPDIR") or "/var/tmp")
+        self.base = Path(environment.get("TMPDIR") or "/var/tmp").absolute()
         memory = _memory(environment)
+        place, remedy = self.base, "set TMPDIR to a directory with space for staging-limit"
         try:
-            stage = self._make(self.base)
-            self.run = stage if memory is None else self._make(memory)
-            self.stage = stage if _PLAIN.fullmatch(str(stage)) else self._plain_link(stage)
-            if not _PLAIN.fullmatch(str(self.run)):
-                self.run = self._plain_link(self.run)
+            self.run = self.stage = self._plain(self._make(self.base))
+            if memory is not None:
+                place, remedy = memory, "free space there"
+                self.run = self._plain(self._make(memory))
         except OSError as error:
             self.remove()
             raise PushError(
-                "prepare",
-                f"{self.base} takes no files ({error.strerror}); set TMPDIR to a directory with "
-                "space for staging-limit",
+                "prepare", f"{place} takes no files ({error.strerror}); {remedy}"
             ) from None
-        self.stage.joinpath("cache").mkdir()
 
     def _make(self, base: Path) -> Path:
         _remove_leftovers(base)
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         self._directories.append(directory)
-        lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        # Under its name only when it is locked, or another push would take this one for dead.
+        file = directory / f"{_LOCK}.new"
+        lock = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
         self._locks.append(lock)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        file.rename(directory / _LOCK)
         return directory
 
-    def _plain_link(self, directory: Path) -> Path:
-        """Return a path to `directory` that every Nix reads alike."""
+    def _plain(self, directory: Path) -> Path:
+        """Return a path to `directory` that every Nix reads alike: itself, or a link to it."""
+        if _PLAIN.fullmatch(str(directory)):
+            return directory
         for base in ("/var/tmp", "/tmp", "/run"):
             with contextlib.suppress(OSError):
                 link = self._make(Path(base)) / "link"

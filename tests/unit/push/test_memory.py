@@ -1,0 +1,170 @@
+"""What a builder remembers of a bucket, and whose file it believes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from push.memory import Memory, RememberedNarInfo, digest
+from tests.unit.push.client import settings_for
+
+ONE = RememberedNarInfo("etag", "facts", "nar/a.nar", 7)
+CONTENT = {"narinfos": {"a.narinfo": ["etag", "facts", "nar/a.nar", 7]}, "upstream": ["b"]}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a memory is kept, with something in it."""
+    path = tmp_path / "cache" / "bucket.json"
+    memory = Memory(path)
+    memory.narinfos["a.narinfo"] = ONE
+    memory.upstream |= {"b"}
+    memory.save()
+    return path
+
+
+def is_empty(memory: Memory) -> bool:
+    return not memory.narinfos and not memory.upstream
+
+
+def test_what_was_saved_is_remembered(file: Path) -> None:
+    memory = Memory(file)
+    assert memory.narinfos == {"a.narinfo": ONE}
+    assert memory.upstream == {"b"}
+    assert json.loads(file.read_text()) == CONTENT
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert [path.name for path in file.parent.iterdir()] == ["bucket.json"]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_what_others_can_write_is_not_believed(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    assert is_empty(Memory(file))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_what_is_another_users_is_not_believed(file: Path) -> None:
+    os.chown(file, 65534, 65534)
+    assert is_empty(Memory(file))
+
+
+def test_what_lies_elsewhere_is_not_followed(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(file)
+    assert is_empty(Memory(link))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe, 0o600)
+    assert is_empty(Memory(pipe))
+    assert is_empty(Memory(tmp_path))
+
+
+def test_what_is_larger_than_any_is_not_read(file: Path) -> None:
+    with file.open("r+b") as sparse:
+        sparse.truncate((1 << 26) + 1)
+    assert is_empty(Memory(file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"7",
+        b"\xff\xfe",
+        b'{"narinfos": {}}',
+        b'{"upstream": []}',
+        b'{"narinfos": [], "upstream": []}',
+        b'{"narinfos": null, "upstream": []}',
+        b'{"narinfos": {}, "upstream": 7}',
+        b'{"narinfos": {"a": []}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n"]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", "7"]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", 7.0]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", true]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", -1]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", 1, 2]}, "upstream": []}',
+        b'{"narinfos": {"a": 7}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", ' + b"9" * 5000 + b']}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "n", NaN]}, "upstream": []}',
+        b'{"narinfos": {"a": [["e"], "f", "n", 1]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "../n", 1]}, "upstream": []}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_has_another_shape_is_not_believed(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    assert is_empty(Memory(file))
+
+
+def test_a_memory_that_cannot_be_kept_hurts_nobody(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    Memory(blocked / "bucket.json").save()
+    Memory(None).save()
+    (tmp_path / "bucket.json").mkdir()
+    Memory(tmp_path / "bucket.json").save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bucket.json", "file"]
+
+
+def test_the_newest_are_kept_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("push.memory._MOST_ENTRIES", 3)
+    memory = Memory(tmp_path / "bucket.json")
+    for number in range(5):
+        memory.narinfos[str(number)] = ONE
+        memory.upstream.add(str(number))
+    memory.save()
+    again = Memory(tmp_path / "bucket.json")
+    assert list(again.narinfos) == ["2", "3", "4"]
+    assert len(again.upstream) == 3
+
+
+def test_each_bucket_of_each_server_has_a_memory_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    buckets = [
+        ("https://a.example", "one"),
+        ("https://a.example", "two"),
+        ("https://b.example", "one"),
+        ("http://a.example", "one"),
+    ]
+    for endpoint, bucket in buckets:
+        memory = Memory.of(settings_for(endpoint, bucket=bucket))
+        assert is_empty(memory)
+        memory.narinfos["x"] = ONE
+        memory.save()
+    assert len(list((tmp_path / "nix-binary-cache").iterdir())) == len(buckets)
+
+
+def test_without_a_home_nothing_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.delenv("HOME", raising=False)
+    memory = Memory.of(settings_for("https://a.example"))
+    memory.narinfos["x"] = ONE
+    memory.save()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    memory = Memory.of(settings_for("https://a.example"))
+    memory.save()
+    assert [path.name for path in (tmp_path / ".cache").iterdir()] == ["nix-binary-cache"]
+
+
+def test_a_digest_is_of_all_its_texts_and_of_their_order() -> None:
+    digests = [digest("a", "b"), digest("b", "a"), digest("ab"), digest("a"), digest("a", "")]
+    assert len(set(digests)) == len(digests)
+    assert all(len(one) == 32 for one in digests)

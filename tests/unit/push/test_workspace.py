@@ -1,0 +1,267 @@
+"""A push's directories: where they are, who may read them, and who removes them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from push.failure import PushError
+from push.workspace import Workspace
+
+CHECKOUT = Path(__file__).parents[3]
+OLD = 1_000_000_000
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment with a TMPDIR, and a directory that passes for one in memory."""
+    for name in ("disk", "memory"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(
+        "push.workspace._memory", lambda environment: Path(environment["XDG_RUNTIME_DIR"])
+    )
+    return {"TMPDIR": str(tmp_path / "disk"), "XDG_RUNTIME_DIR": str(tmp_path / "memory")}
+
+
+def directories(base: str | Path) -> list[Path]:
+    return sorted(Path(base).iterdir())
+
+
+def test_directories_are_this_users_alone_and_go_with_the_push(places: dict[str, str]) -> None:
+    workspace = Workspace(places)
+    secret = workspace.write_secret("signing-key", "s\u00e9cret")
+    assert secret.read_text(encoding="utf-8") == "s\u00e9cret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    for name in places.values():
+        (directory,) = directories(name)
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert workspace.stage.parent == Path(places["TMPDIR"])
+    assert secret.parent.parent == Path(places["XDG_RUNTIME_DIR"])
+    workspace.remove()
+    workspace.remove()
+    assert [directories(name) for name in places.values()] == [[], []]
+
+
+def test_without_memory_secrets_lie_on_the_disk(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("push.workspace._memory", lambda _: None)
+    workspace = Workspace(places)
+    assert workspace.run == workspace.stage
+    workspace.remove()
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "100%", "a%20b", "a?b", "a#b", "a&b", "a'b", "\u00e9", "x\n"]
+)
+@pytest.mark.parametrize("variable", ["TMPDIR", "XDG_RUNTIME_DIR"])
+def test_a_directory_of_any_name_is_reached_by_a_plain_one(
+    places: dict[str, str], variable: str, name: str
+) -> None:
+    odd = Path(places[variable]) / name
+    odd.mkdir()
+    workspace = Workspace({**places, variable: str(odd)})
+    for path in (workspace.stage, workspace.run):
+        assert re.fullmatch(r"[/A-Za-z0-9._+-]+", str(path))
+    workspace.write_secret("key", "secret")
+    (workspace.stage / "nar").write_text("nar")
+    (inside,) = directories(odd)
+    assert (inside / ("nar" if variable == "TMPDIR" else "key")).exists()
+    links = [path.parent for path in (workspace.stage, workspace.run) if path.is_symlink()]
+    workspace.remove()
+    assert directories(odd) == []
+    assert links
+    assert not any(directory.exists() for directory in links)
+
+
+def test_a_relative_directory_is_taken_from_where_the_push_runs(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Path(places["TMPDIR"]) / "a b"
+    odd.mkdir()
+    monkeypatch.chdir(places["TMPDIR"])
+    workspace = Workspace({**places, "TMPDIR": "a b"})
+    monkeypatch.chdir("/")
+    (workspace.stage / "nar").write_text("nar")
+    assert len(list(odd.rglob("nar"))) == 1
+    assert workspace.base == odd
+    workspace.remove()
+
+
+def test_a_linked_directory_is_as_good_as_any(places: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(places["TMPDIR"])
+    workspace = Workspace({**places, "TMPDIR": str(tmp_path / "link")})
+    assert len(directories(places["TMPDIR"])) == 1
+    workspace.remove()
+    assert directories(places["TMPDIR"]) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("TMPDIR", "set TMPDIR to a directory with space for staging-limit"),
+        ("XDG_RUNTIME_DIR", "free space there"),
+    ],
+)
+def test_the_directory_that_takes_no_files_is_named_and_nothing_stays(
+    places: dict[str, str], variable: str, remedy: str
+) -> None:
+    gone = f"{places[variable]}/gone"
+    with pytest.raises(PushError) as caught:
+        Workspace({**places, variable: gone})
+    assert str(caught.value) == (
+        f"prepare: {gone} takes no files (No such file or directory); {remedy}"
+    )
+    assert [directories(name) for name in places.values()] == [[], []]
+
+
+def test_where_a_secret_finds_no_space_is_named(places: dict[str, str]) -> None:
+    workspace = Workspace(places)
+    workspace.write_secret("key", "one")
+    with pytest.raises(PushError, match=f"{places['XDG_RUNTIME_DIR']} takes no files"):
+        workspace.write_secret("key", "two")
+    workspace.remove()
+
+
+def test_memory_is_a_directory_of_another_file_system_that_takes_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from push import workspace  # noqa: PLC0415
+
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == Path("/").stat().st_dev:
+        pytest.skip("this machine has no tmpfs at /dev/shm")
+    monkeypatch.setattr("push.workspace.os.access", lambda path, _: path == shared)
+    assert workspace._memory({}) == shared  # noqa: SLF001
+    assert workspace._memory({"XDG_RUNTIME_DIR": "dev/shm"}) == shared  # noqa: SLF001
+    assert workspace._memory({"XDG_RUNTIME_DIR": "/"}) == shared  # noqa: SLF001
+    monkeypatch.setattr("push.workspace.os.access", lambda *_: False)
+    assert workspace._memory({"XDG_RUNTIME_DIR": "/nowhere"}) is None  # noqa: SLF001
+
+
+# What killed pushes left.
+
+
+def left_over(base: str, name: str, *, lock: bool = True) -> Path:
+    directory = Path(base) / f"nixcache-push.{name}"
+    directory.mkdir()
+    (directory / "signing-key").write_text("secret")
+    if lock:
+        (directory / "lock").touch()
+    return directory
+
+
+def survivors(places: Mapping[str, str]) -> set[str]:
+    """Return what is left in TMPDIR after a push has begun and ended."""
+    Workspace(places).remove()
+    return {path.name.partition(".")[2] for path in directories(places["TMPDIR"])}
+
+
+def test_what_nobody_holds_is_removed(places: dict[str, str]) -> None:
+    left_over(places["TMPDIR"], "dead")
+    left_over(places["XDG_RUNTIME_DIR"], "dead")
+    assert survivors(places) == set()
+    assert directories(places["XDG_RUNTIME_DIR"]) == []
+
+
+def test_what_another_push_holds_is_left_alone(places: dict[str, str]) -> None:
+    directory = left_over(places["TMPDIR"], "alive")
+    with (directory / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert survivors(places) == {"alive"}
+    assert survivors(places) == set()
+
+
+def test_what_a_killed_push_held_is_removed(places: dict[str, str]) -> None:
+    script = (
+        "import os, sys; from push import workspace; workspace._memory = lambda _: None;"
+        "made = workspace.Workspace(os.environ); print(made.stage, flush=True);"
+        "sys.stdin.read(); os.kill(os.getpid(), 9)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=CHECKOUT,
+        env={**os.environ, **places},
+    ) as process:
+        assert process.stdout
+        name = Path(process.stdout.readline().decode().strip()).name.partition(".")[2]
+        assert survivors(places) == {name}
+        process.communicate()
+    assert survivors(places) == set()
+
+
+def test_what_is_not_locked_yet_is_left_alone_for_an_hour(places: dict[str, str]) -> None:
+    left_over(places["TMPDIR"], "young", lock=False)
+    old = left_over(places["TMPDIR"], "old", lock=False)
+    (old / "lock.new").touch()
+    os.utime(old, (OLD, OLD))
+    assert survivors(places) == {"young"}
+
+
+def test_a_push_that_is_about_to_lock_is_not_taken_for_a_dead_one(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another push looks for leftovers at the very moment when this one locks its directory."""
+    real = fcntl.flock
+    looked = []
+
+    def look_and_lock(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not looked:
+            looked.append(operation)
+            Workspace(places).remove()
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", look_and_lock)
+    workspace = Workspace(places)
+    assert looked
+    assert workspace.stage.is_dir()
+    workspace.remove()
+
+
+def test_what_is_no_directory_of_a_push_is_left_alone(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    base = places["TMPDIR"]
+    outside = left_over(str(tmp_path), "outside")
+    (Path(base) / "nixcache-push.link").symlink_to(outside)
+    (Path(base) / "nixcache-push.file").touch()
+    linked = left_over(base, "linked", lock=False)
+    (linked / "lock").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").touch()
+    (Path(base) / "somebody-elses").mkdir()
+    assert survivors(places) == {"link", "file", "linked", ""}
+    assert (outside / "signing-key").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory away")
+def test_what_is_another_users_is_left_alone(places: dict[str, str]) -> None:
+    directory = left_over(places["TMPDIR"], "theirs")
+    os.chown(directory, 65534, 65534)
+    assert survivors(places) == {"theirs"}
+
+
+def test_a_leftover_that_leads_out_takes_nothing_with_it(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    directory = left_over(places["TMPDIR"], "dead")
+    (tmp_path / "precious").write_text("precious")
+    (directory / "out").symlink_to(tmp_path)
+    assert survivors(places) == set()
+    assert (tmp_path / "precious").exists()
+
+
+def test_narinfos_lie_in_memory_only_where_that_has_much_space(places: dict[str, str]) -> None:
+    workspace = Workspace(places)
+    assert workspace.for_narinfos("signed", 1) == workspace.run / "signed"
+    assert workspace.for_narinfos("signed", 1 << 40) == workspace.stage / "signed"
+    workspace.remove()
