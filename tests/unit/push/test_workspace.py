@@ -213,7 +213,7 @@ def test_a_push_that_is_about_to_lock_is_not_taken_for_a_dead_one(
 ) -> None:
     """Another push looks for leftovers at the very moment when this one locks its directory."""
     real = fcntl.flock
-    looked = []
+    looked: list[int] = []
 
     def look_and_lock(file: int, operation: int) -> None:
         if operation == fcntl.LOCK_EX and not looked:
