@@ -356,6 +356,20 @@ def signed_by(narinfo: NarInfo, key: PublicKey, most: int = _MOST_OWN_SIGNATURES
     return any(_verifies(key, text, one.partition(":")[2]) for one in own[:most])
 
 
+def verify_key(narinfo: NarInfo, key: PublicKey) -> None:
+    """Make sure of a narinfo that Nix signed: what a key signs, its public half verifies.
+
+    Raises:
+        PushError: it does not. Nobody could verify what this key signs.
+    """
+    if not signed_by(narinfo, key):
+        raise PushError(
+            "sign",
+            "the two halves of the signing key do not belong together; set it to what nix key "
+            "generate-secret wrote",
+        )
+
+
 def signed_anew(path: StorePath, narinfo: NarInfo, signature: str) -> bytes:
     """Return a narinfo with our signature: of the bucket's own only where the NAR lies is kept.
 

@@ -149,21 +149,23 @@ class Publication:
             self._awaiting[key].append(path)
             return
         self._awaiting[key] = [path]
+        # An answer may come after midnight to what was done before.
+        day = today(self._transfers)
         self._bucket.renew_nar(
             key,
             held.nar_size,
-            lambda etag: self._nar_landed(key, held.nar_size, etag),
+            lambda etag: self._nar_landed(key, Present(held.nar_size, etag, day)),
             lambda: self._nar_is_gone(key),
             # Not every server copies, and some lose patience: then the NAR is sent again.
             lambda _: self._nar_is_gone(key),
         )
 
-    def _nar_landed(self, key: str, size: int, etag: str | None) -> None:
-        self._inventory.nars[key] = Present(size, etag, today(self._transfers))
+    def _nar_landed(self, key: str, nar: Present) -> None:
+        self._inventory.nars[key] = nar
         for path in self._awaiting.pop(key):
             held = self._held.get(path)
             if held is not None:
-                held.nar_day = today(self._transfers)
+                held.nar_day = nar.day
                 self.renewed.add(path)
             else:
                 self._landed += 1
@@ -284,12 +286,13 @@ class Publication:
         there = self._inventory.nars.get(key)
         if done.already_there and there is not None:
             self._free(done)
-            self._nar_landed(key, done.size, there.etag)
+            self._nar_landed(key, there)
             return
+        day = today(self._transfers)
 
         def landed(etag: str | None) -> None:
             self._free(done)
-            self._nar_landed(key, done.size, etag)
+            self._nar_landed(key, Present(done.size, etag, day))
             self._start()
 
         def failed(failure: Failure) -> None:
@@ -322,18 +325,20 @@ class Publication:
                 pending += self._order.settle(path)
 
     def _put_narinfo(self, path: str) -> None:
-        key = narinfo_key(self._paths[path])
+        key, day = narinfo_key(self._paths[path]), today(self._transfers)
         self._bucket.put_narinfo(
             key,
             self._content[path],
-            lambda etag: self._narinfo_written(path, etag),
+            lambda etag: self._narinfo_written(path, etag, day),
             lambda failure: self._fail(path, failure),
         )
 
     def _renew_narinfo(self, held: Held, etag: str) -> None:
+        day = today(self._transfers)
+
         def renewed(new: str | None) -> None:
             self.renewed.add(held.path.path)
-            self._narinfo_written(held.path.path, new)
+            self._narinfo_written(held.path.path, new, day)
 
         self._bucket.renew_narinfo(
             narinfo_key(held.path),
@@ -360,17 +365,18 @@ class Publication:
             and narinfo.fingerprint == held.path.fingerprint
             and signed_by(narinfo, self._settings.public_key)
         ):
-            self._narinfo_written(held.path.path, etag)
+            self._narinfo_written(held.path.path, etag, today(self._transfers))
         else:
             self._again([held.path])
 
-    def _narinfo_written(self, path: str, etag: str | None) -> None:
-        store_path, day = self._paths[path], today(self._transfers)
+    def _narinfo_written(self, path: str, etag: str | None, day: str) -> None:
+        store_path = self._paths[path]
         nar, size = self._nar_of[path]
         held = self._held.get(path)
         if held is None:
+            nar_day = self._inventory.nars[nar].day
             held = self._held[path] = Held(
-                store_path, nar, size, day, etag, day, needs=store_path.references
+                store_path, nar, size, nar_day, etag, day, needs=store_path.references
             )
         held.narinfo_etag, held.narinfo_day, held.content = etag, day, None
         self._content.pop(path, None)

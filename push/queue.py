@@ -48,8 +48,12 @@ class Queue:
             PushError: one cannot be removed.
         """
         try:
-            for link in (link for target in done for link in self._links[target]):
-                link.unlink(missing_ok=True)
+            for target in done:
+                for link in self._links[target]:
+                    # It may be gone, or point elsewhere by now.
+                    with contextlib.suppress(FileNotFoundError):
+                        if str(self._directory / link.readlink()) == target:
+                            link.unlink()
         except OSError as error:
             raise self._unusable("written to", error) from None
 

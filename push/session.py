@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,7 +11,16 @@ from formats.store_path import STORE_DIR
 from push.bucket import Bucket
 from push.connection import Route
 from push.failure import Failure, PushError
-from push.inventory import FirstLook, Held, Inventory, Look, facts, narinfo_key, parsed
+from push.inventory import (
+    FirstLook,
+    Held,
+    Inventory,
+    Look,
+    facts,
+    narinfo_key,
+    parsed,
+    verify_key,
+)
 from push.memory import Memory, RememberedNarInfo, digest
 from push.progress import Summary, say
 from push.publishing import Publication, today
@@ -28,6 +38,7 @@ from push.transfers import Loop, Transfers
 from push.workspace import Workspace
 
 _ROUNDS = 3
+_SECONDS_PROVEN = 3600.0
 
 _T = TypeVar("_T")
 
@@ -80,6 +91,8 @@ class Session:
         self._staging = Staging(self._nix, self._workspace, settings, self._key_file)
         self._memory = Memory.of(settings)
         self._proven: dict[str, Held] = {}
+        self._proven_on = ""
+        self._proven_at = 0.0
 
     def close(self) -> None:
         """Stop everything, and remove the directories; whatever is under way is lost."""
@@ -121,6 +134,7 @@ class Session:
         first = FirstLook(self._bucket)
         closure = self._list(given, outcome)
         own = self._own(closure.paths, outcome.summary)
+        self._forget_old_proofs()
         left = [path for path in own if path.path not in self._proven]
         if left:
             self._publish(self._inventory(left, closure.paths, first), outcome)
@@ -132,6 +146,13 @@ class Session:
         )
         self._memory.save()
         return outcome
+
+    def _forget_old_proofs(self) -> None:
+        """Look again for what was found long ago: standard input may stay open for weeks."""
+        day, now = today(self._transfers), time.monotonic()
+        if day != self._proven_on or now - self._proven_at > _SECONDS_PROVEN:
+            self._proven.clear()
+            self._proven_on, self._proven_at = day, now
 
     # -------------------------------------------------------------------------------- what it is
 
@@ -219,6 +240,8 @@ class Session:
                 "sign",
                 lambda: self._nix.signatures(directory, alike, self._key_file, key.name),
             )
+            first_one = alike[0].narinfo("", "", signatures=[signatures[alike[0].path]])
+            verify_key(first_one, key)
         held, missing = look.judge(own, present, contents, signatures)
         for one in held:
             if one.ours and one.content is None and one.narinfo_etag is not None:

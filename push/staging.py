@@ -7,13 +7,13 @@ import hashlib
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from formats.narinfo import NarInfo
 from formats.store_path import STORE_DIR
-from push.inventory import Present, signed_by
+from push.inventory import Present, signed_by, verify_key
 from push.settings import PushSettings
 from push.store import Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
 from push.workspace import Workspace
@@ -228,11 +228,15 @@ class Staging:
         anybody's.
         """
         key = self._settings.public_key
-        added = set(narinfo.signatures) - set(path.signatures)
-        if self._verified and any(one.startswith(f"{key.name}:") for one in added):
-            return True
-        self._verified = signed_by(narinfo, key, len(narinfo.signatures))
-        return self._verified
+        added = tuple(
+            one
+            for one in narinfo.signatures
+            if one.startswith(f"{key.name}:") and one not in path.signatures
+        )
+        if added and not self._verified:
+            verify_key(replace(narinfo, signatures=added), key)
+            self._verified = True
+        return bool(added) or signed_by(narinfo, key, len(narinfo.signatures))
 
 
 def _etag(file: Path, like: str, part_size: int) -> str:

@@ -1,0 +1,943 @@
+"""Whole pushes in this process, with a server that says what a test wants and a Nix of stone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
+from formats.signing import SecretKey, verified_by
+from push import cli
+from push.inventory import narinfo_key
+from push.store import StorePath
+from tests.unit.push.client import SIGNING_KEY
+from tests.unit.push.paths import graphs, store_path
+from tests.unit.push.s3_stand_in import NOW, Raw, Reply, Script, Seen, StandIn, error, serving
+from tests.unit.push.stone_nix import StoneNix
+
+KEY = SecretKey.parse(SIGNING_KEY)
+UPSTREAM = SecretKey.generate("cache.nixos.org-1")
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+SUMMARY = re.compile(
+    r"(?P<verb>pushed|would push) (?P<pushed>\d+) paths \(.*\), reused (?P<reused>\d+), "
+    r"skipped (?P<skipped>\d+) upstream \(.*\), renewed (?P<renewed>\d+), "
+    r"repaired (?P<repaired>\d+), in \d+\.\d s\n"
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a push came to."""
+
+    code: int
+    output: str
+    log: str
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return what was pushed, reused, skipped, renewed and repaired."""
+        assert self.code == 0, self.log
+        match = SUMMARY.fullmatch(self.output)
+        assert match, self.output
+        names = ("pushed", "reused", "skipped", "renewed", "repaired")
+        return tuple(int(match[name]) for name in names)  # type: ignore[return-value]
+
+    def refused(self) -> list[str]:
+        """Return what was said."""
+        assert self.code == 1, self.log
+        assert self.output == ""
+        return self.log.splitlines()
+
+
+@dataclass
+class Machine:
+    """A builder: its store, and where its push pushes to."""
+
+    server: StandIn
+    home: Path
+    capsys: pytest.CaptureFixture[str]
+    nix: StoneNix = field(default_factory=StoneNix)
+
+    def has(self, *paths: StorePath) -> None:
+        """Put paths into the store."""
+        self.nix.paths |= {path.path: path for path in paths}
+
+    def breaks(self, path: StorePath, text: str) -> None:
+        """Have Nix fail at a path."""
+        self.nix.fails[path.path] = text
+
+    def push(self, *given: str | StorePath, options: Sequence[str] = (), **changes: object) -> Ran:
+        """Push as the command line does."""
+        values = {
+            "endpoint": self.server.url,
+            "bucket": "cache",
+            "access_key_id": "builder",
+            "secret_access_key": "a secret",
+            "signing_key": SIGNING_KEY,
+            **changes,
+        }
+        config = self.home / "config"
+        config.write_text(
+            "".join(
+                f"{name.replace('_', '-')}={one}\n"
+                for name, value in values.items()
+                for one in (value if isinstance(value, list) else [value])
+            )
+        )
+        paths = [one.path if isinstance(one, StorePath) else one for one in given]
+        code = cli.main(["--config", str(config), *options, *paths])
+        said = self.capsys.readouterr()
+        assert self.leftovers() == []
+        return Ran(code, said.out, said.err)
+
+    def leftovers(self) -> list[Path]:
+        """Return what pushes left behind."""
+        return [*(self.home / "tmp").iterdir(), *(self.home / "run").iterdir()]
+
+    def forget(self) -> None:
+        """Remove what this builder remembers of buckets."""
+        for file in (self.home / "cache" / "nix-binary-cache").iterdir():
+            file.unlink()
+
+
+@pytest.fixture
+def machine(
+    server: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Machine]:
+    for name in ("bin", "tmp", "run", "cache"):
+        (tmp_path / name).mkdir()
+    nix = tmp_path / "bin" / "nix"
+    nix.touch(0o755)
+    monkeypatch.setenv("PATH", str(nix.parent))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("push.workspace._memory", lambda _: tmp_path / "run")
+    machine = Machine(server, tmp_path, capsys)
+    monkeypatch.setattr("push.store.subprocess", machine.nix)
+    monkeypatch.setattr("push.staging.subprocess", machine.nix)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield machine
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+LIBC = store_path("libc", 3000)
+SHELL = store_path("shell", 2000, LIBC, itself=True)
+TOOL = store_path("tool", 1000, LIBC)
+TOP = store_path("top", 500, SHELL, TOOL)
+OTHER = store_path("other", 100)
+ALL = [LIBC, SHELL, TOOL, TOP]
+
+
+@pytest.fixture
+def closure(machine: Machine) -> Machine:
+    """A machine whose store has `TOP` and what it needs, and `OTHER`."""
+    machine.has(*ALL, OTHER)
+    return machine
+
+
+def narinfos(server: StandIn) -> dict[str, NarInfo]:
+    return {
+        key: NarInfo.parse(one.content.decode())
+        for key, one in server.objects.items()
+        if key.endswith(".narinfo")
+    }
+
+
+def assert_whole(server: StandIn, *paths: StorePath) -> None:
+    """Check that the bucket has just these paths, each complete."""
+    found = narinfos(server)
+    assert found.keys() == {narinfo_key(path) for path in paths}
+    for narinfo in found.values():
+        assert verified_by(narinfo, {KEY.name: KEY.public_key}) == (KEY.name,)
+        assert server.objects[narinfo.url].size == narinfo.file_size
+        assert {f"{name[:32]}.narinfo" for name in narinfo.references} <= found.keys()
+
+
+def written(server: StandIn) -> list[str]:
+    return [seen.key for seen in server.seen if seen.method == "PUT"]
+
+
+def only(key: Callable[[str], bool], reply: Reply | Raw, *, method: str = "PUT") -> Script:
+    """Answer requests for some keys so, and all else well."""
+    return lambda seen: reply if seen.method == method and key(seen.key) else None
+
+
+def nar_of(path: StorePath) -> str:
+    """Return the key of the NAR that this Nix makes of a path."""
+    digest = hashlib.sha256(path.path.encode() * 10).digest()
+    return f"nar/{nix32_encode(digest)}.nar.zst"
+
+
+# What goes well.
+
+
+def test_a_push_writes_each_narinfo_after_what_it_needs(closure: Machine) -> None:
+    server = closure.server
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+    order = {key: number for number, key in enumerate(written(server))}
+    assert len(order) == 8
+    for path in ALL:
+        needed = {f"{name[:32]}.narinfo" for name in path.references} - {narinfo_key(path)}
+        needed.add(nar_of(path))
+        assert max(order[key] for key in needed) < order[narinfo_key(path)]
+
+
+def test_with_nothing_new_a_push_costs_two_requests(closure: Machine) -> None:
+    closure.push(TOP).counts()
+    closure.server.seen.clear()
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+    assert [seen.query["list-type"] for seen in closure.server.seen] == ["2", "2"]
+    closure.forget()
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+    assert_whole(closure.server, *ALL)
+
+
+def test_leases_begin_anew_where_they_are_not_of_today(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    server.seen.clear()
+    assert closure.push(TOP).counts() == (0, 4, 0, 4, 0)
+    assert {one.modified for one in server.objects.values()} == {server.now}
+    assert all("x-amz-copy-source" in seen.headers for seen in server.asked("PUT"))
+    assert closure.push(TOP, renew="no").counts() == (0, 4, 0, 0, 0)
+    server.now += timedelta(days=1)
+    server.seen.clear()
+    assert closure.push(TOP, renew="no").counts() == (0, 4, 0, 0, 0)
+    assert written(server) == []
+    server.now -= timedelta(days=5)
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+
+
+def test_a_dry_run_says_what_a_push_would_do_and_does_nothing(closure: Machine) -> None:
+    ran = closure.push(TOP, options=["--dry-run"])
+    assert ran.counts() == (4, 0, 0, 0, 0)
+    assert sorted(ran.log.splitlines()) == sorted(
+        f"would push {path.path}, {path.nar_size} bytes, absent" for path in ALL
+    )
+    assert closure.server.objects == {}
+    closure.push(TOP).counts()
+    closure.server.now += timedelta(days=1)
+    del closure.server.objects[nar_of(TOOL)]
+    assert closure.push(TOP, options=["--dry-run"]).counts() == (1, 3, 0, 3, 1)
+
+
+def test_what_is_signed_upstream_is_skipped_once_it_is_verified(machine: Machine) -> None:
+    signed = replace(LIBC, signatures=(UPSTREAM.sign(LIBC.fingerprint),))
+    forged = replace(SHELL, signatures=(SecretKey.generate(UPSTREAM.name).sign(SHELL.fingerprint),))
+    addressed = replace(TOOL, content_address="text:sha256:" + "0" * 52)
+    addressed = replace(addressed, signatures=(UPSTREAM.sign("something else"),))
+    machine.has(signed, forged, addressed, TOP)
+    key = str(UPSTREAM.public_key)
+    assert machine.push(TOP, upstream_key=key).counts() == (3, 0, 1, 0, 0)
+    assert narinfo_key(LIBC) not in machine.server.objects
+    verifications = [line for line in machine.nix.asked if "verify" in line]
+    assert machine.push(TOP, upstream_key=key).counts() == (0, 3, 1, 0, 0)
+    # What was verified is remembered; what was not is asked again.
+    (first, second) = [line for line in machine.nix.asked if "verify" in line]
+    assert [first] == verifications
+    assert LIBC.path in first
+    assert LIBC.path not in second
+    other = SecretKey.generate(UPSTREAM.name)
+    assert machine.push(TOP, upstream_key=str(other.public_key)).counts() == (1, 3, 0, 0, 0)
+    assert machine.push(TOP).counts() == (0, 4, 0, 0, 0)
+
+
+def test_a_new_key_signs_what_is_there(closure: Machine) -> None:
+    closure.push(TOP).counts()
+    new = SecretKey.generate("cache.test-2")
+    closure.server.seen.clear()
+    ran = closure.push(TOP, signing_key=[SIGNING_KEY, new.to_nix()])
+    assert ran.counts() == (0, 4, 0, 0, 0)
+    assert "push: sign: added cache.test-2 to 4 paths" in ran.log
+    assert all(key.endswith(".narinfo") for key in written(closure.server))
+    keys = {key.name: key.public_key for key in (KEY, new)}
+    for narinfo in narinfos(closure.server).values():
+        assert set(verified_by(narinfo, keys)) == set(keys)
+    assert "sign:" not in closure.push(TOP, signing_key=new.to_nix()).log
+
+
+def test_another_key_of_the_same_name_replaces_what_the_first_one_signed(
+    closure: Machine,
+) -> None:
+    closure.push(TOP).counts()
+    new = SecretKey.generate(KEY.name)
+    assert closure.push(TOP, signing_key=new.to_nix()).counts() == (0, 4, 0, 0, 0)
+    for narinfo in narinfos(closure.server).values():
+        assert verified_by(narinfo, {KEY.name: new.public_key}) == (KEY.name,)
+        assert len(narinfo.signatures) == 1
+
+
+def test_a_key_whose_halves_do_not_belong_together_signs_nothing(closure: Machine) -> None:
+    """Nix would sign with it; nobody could verify that."""
+    raw = SecretKey.generate("x-1").seed + KEY.public_key.data
+    text = f"cache.test-1:{base64.b64encode(raw).decode()}"
+    log = closure.push(TOP, signing_key=text).refused()
+    assert log[-1].endswith("; set it to what nix key generate-secret wrote")
+    assert narinfos(closure.server) == {}
+
+
+def test_a_signature_that_is_none_is_published_by_nobody(machine: Machine) -> None:
+    """Any user may have added one; clients could not read the narinfo."""
+    bad = replace(OTHER, signatures=("cache.test-1:!!!", "cache.test-1:AAAA", "x"))
+    good = UPSTREAM.sign(OTHER.fingerprint)
+    wrong = SecretKey.generate("cache.test-1").sign(OTHER.fingerprint)
+    machine.has(replace(bad, signatures=(*bad.signatures, good, wrong)))
+    assert machine.push(OTHER).counts() == (1, 0, 0, 0, 0)
+    (narinfo,) = narinfos(machine.server).values()
+    assert set(narinfo.signatures) == {good, wrong, KEY.sign(OTHER.fingerprint)}
+    machine.forget()
+    # Ours alone is under our name from then on.
+    assert machine.push(OTHER).counts() == (0, 1, 0, 0, 0)
+    (narinfo,) = narinfos(machine.server).values()
+    assert set(narinfo.signatures) == {good, KEY.sign(OTHER.fingerprint)}
+
+
+# One bad path.
+
+
+def test_a_path_that_nix_cannot_read_keeps_only_what_refers_to_it_back(closure: Machine) -> None:
+    closure.breaks(TOOL, f"opening file '{TOOL.path}': Input/output error")
+    log = closure.push(TOP, OTHER).refused()
+    assert_whole(closure.server, LIBC, SHELL, OTHER)
+    assert log[-4].startswith("push: so far: pushed 3 paths (5.1 kB), reused 0, ")
+    assert log[-3:] == [
+        f"push: not pushed: {TOOL.path}",
+        "push: not published: 1 paths that refer to them",
+        f"push: stage: opening file '{TOOL.path}': Input/output error; see that the store is "
+        "sound, and push again",
+    ]
+    ran = closure.push(OTHER)
+    assert ran.counts() == (0, 1, 0, 0, 0)
+
+
+def test_a_path_that_went_away_is_told_from_a_broken_store(closure: Machine) -> None:
+    closure.breaks(TOP, f"path '{TOP.path}' is not valid")
+    assert (
+        closure.push(TOP)
+        .refused()[-1]
+        .endswith(
+            "; the path went away during the push: keep the closure alive by a link, and push again"
+        )
+    )
+    assert_whole(closure.server, LIBC, SHELL, TOOL)
+
+
+def test_a_disk_that_is_too_small_for_one_path_is_named(closure: Machine) -> None:
+    closure.breaks(SHELL, "writing to file: No space left on device")
+    log = closure.push(TOP).refused()
+    assert log[-1] == (
+        "push: stage: writing to file: No space left on device; free space in "
+        f"{closure.home}/tmp, or set TMPDIR to a larger disk"
+    )
+    assert_whole(closure.server, LIBC, TOOL)
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        (Reply(413), "takes no request of"),
+        (error(400, "XMinioAdminBucketQuotaExceeded"), "raise the bucket's quota"),
+        (Reply(403, {}, b"<html>"), "see that an S3 server answers at endpoint"),
+    ],
+)
+def test_a_nar_that_the_server_refuses_keeps_nothing_else_back(
+    closure: Machine, reply: Reply, why: str
+) -> None:
+    victim = nar_of(TOOL)
+    closure.server.script = only(lambda key: key == victim, reply)
+    log = closure.push(TOP, OTHER).refused()
+    assert_whole(closure.server, LIBC, SHELL, OTHER)
+    assert why in log[-1]
+    assert victim in log[-1]
+    assert f"push: not pushed: {TOOL.path}" in log
+    closure.server.script = lambda _: None
+    closure.server.seen.clear()
+    assert closure.push(TOP, OTHER).counts() == (2, 3, 0, 0, 0)
+    assert_whole(closure.server, *ALL, OTHER)
+
+
+def test_a_narinfo_that_the_server_refuses_keeps_nothing_else_back(closure: Machine) -> None:
+    victim = narinfo_key(TOOL)
+    closure.server.script = only(lambda key: key == victim, error(400, "Bad"))
+    log = closure.push(TOP, OTHER).refused()
+    assert_whole(closure.server, LIBC, SHELL, OTHER)
+    assert log[-1] == f"push: publish: PUT cache/{victim}: HTTP 400 Bad; see the server's log"
+
+
+def test_dead_pins_keep_nothing_else_back(closure: Machine, tmp_path: Path) -> None:
+    gone = store_path("gone")
+    (tmp_path / "dangling").symlink_to("/nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "pin").symlink_to(TOP.path)
+    given = ["/etc/hostname", str(tmp_path / "dangling"), str(tmp_path / "circle"), gone.path]
+    log = closure.push(*given, str(tmp_path / "pin"), f"{OTHER.path}/bin/x").refused()
+    assert_whole(closure.server, *ALL, OTHER)
+    assert log[-5].startswith("push: so far: pushed 5 paths")
+    assert [line.partition(" (")[0] for line in log[-4:]] == [
+        "push: list: '/etc/hostname' is neither a store path nor a link to one; build it, or "
+        "correct the path",
+        f"push: list: '{tmp_path}/dangling' is neither a store path nor a link to one; build it, "
+        "or correct the path",
+        f"push: list: '{tmp_path}/circle' is neither a store path nor a link to one; build it, or "
+        "correct the path",
+        f"push: list: path '{gone.path}' is not valid; build it, or copy it to this machine, and "
+        "push again",
+    ]
+
+
+def test_of_many_failures_the_first_reasons_are_told(closure: Machine) -> None:
+    gone = [store_path(f"gone{number}") for number in range(15)]
+    log = closure.push(OTHER, *gone).refused()
+    assert len(log) == 2 + 10 + 1
+    assert log[-1] == "push: 5 more reasons; the first ones are above"
+    closure.server.script = only(lambda key: key.startswith("nar/"), Reply(413))
+    paths = [store_path(f"p{number}") for number in range(12)]
+    closure.has(*paths)
+    log = closure.push(*paths).refused()
+    assert sum(line.startswith("push: not pushed: /nix/store/") for line in log) == 10
+    assert "push: not pushed: 2 more paths" in log
+    assert sum("takes no request" in line for line in log) == 1
+
+
+# Leases that cannot be renewed by a copy.
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(501, "NotImplemented"),
+        Reply(200),
+        Reply(404),
+        error(403, "AccessDenied"),
+        Reply(413),
+    ],
+)
+def test_a_nar_that_cannot_be_copied_is_sent_again(closure: Machine, reply: Reply) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    victim = nar_of(LIBC)
+    server.script = lambda seen: (
+        reply if seen.key == victim and "x-amz-copy-source" in seen.headers else None
+    )
+    assert closure.push(TOP).counts() == (1, 3, 0, 3, 1)
+    assert {one.modified for one in server.objects.values()} == {server.now}
+    assert_whole(server, *ALL)
+
+
+def test_a_narinfo_that_cannot_be_copied_is_written_anew(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    victim = narinfo_key(LIBC)
+    server.script = lambda seen: (
+        error(501, "NotImplemented")
+        if seen.key == victim and "x-amz-copy-source" in seen.headers
+        else None
+    )
+    assert closure.push(TOP).counts() == (1, 3, 0, 3, 1)
+    assert {one.modified for one in server.objects.values()} == {server.now}
+
+
+@pytest.mark.parametrize("etag", ["", '"a b"'])
+def test_a_server_without_sound_etags_is_pushed_to_all_the_same(
+    closure: Machine, etag: str
+) -> None:
+    server = closure.server
+    plain = StandIn.answer
+
+    def without(seen: Seen) -> Reply | Raw | None:
+        server.script = lambda _: None
+        server.seen.pop()
+        reply = plain(server, seen)
+        server.script = without
+        if isinstance(reply, Reply) and "ETag" in reply.headers:
+            return replace(reply, headers={**reply.headers, "ETag": etag})
+        return reply
+
+    server.script = without
+    lock = threading.Lock()
+    original = server.answer
+
+    def one_at_a_time(seen: Seen) -> Reply | Raw:
+        with lock:
+            return original(seen)
+
+    server.answer = one_at_a_time  # type: ignore[method-assign]
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+
+
+def test_what_another_push_wrote_just_now_is_renewed(closure: Machine) -> None:
+    """Its ETag is another one by then, and what it says is the same."""
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    victim = narinfo_key(LIBC)
+
+    def meddle(seen: Seen) -> Reply | None:
+        if seen.key == victim and "x-amz-copy-source" in seen.headers:
+            server.script = lambda _: None
+            content = server.objects[victim].content
+            server.put(victim, content + b"Mood: fine\n")
+        return None
+
+    server.script = meddle
+    assert closure.push(TOP).counts() == (0, 4, 0, 4, 0)
+    assert b"Mood" in server.objects[victim].content
+    server.now += timedelta(days=1)
+
+    def spoil(seen: Seen) -> Reply | None:
+        if seen.key == victim and "x-amz-copy-source" in seen.headers:
+            server.script = lambda _: None
+            server.put(victim, b"spoiled")
+        return None
+
+    server.script = spoil
+    assert closure.push(TOP).counts() == (1, 3, 0, 3, 1)
+    assert_whole(server, *ALL)
+
+
+def test_midnight_during_a_push_begins_a_second_round(closure: Machine) -> None:
+    server = closure.server
+    late = datetime(2026, 11, 26, 23, 59, 59, tzinfo=NOW.tzinfo)
+    server.now = late
+
+    def strike(seen: Seen) -> None:
+        if seen.key == narinfo_key(SHELL):
+            server.now = late + timedelta(minutes=1)
+
+    server.script = strike
+    assert closure.push(TOP).counts()[0] == 4
+    days = {key: one.modified.date() for key, one in server.objects.items()}
+    assert set(days.values()) == {server.now.date()}
+
+
+def test_a_clock_that_runs_away_costs_rounds_and_no_more(closure: Machine) -> None:
+    server = closure.server
+
+    def run(_: Seen) -> None:
+        server.now += timedelta(days=1)
+
+    server.script = run
+    assert closure.push(TOP).code == 0
+    assert len(server.seen) < 100
+
+
+# What is there already.
+
+
+def test_a_nar_of_today_is_not_sent_twice(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    for path in ALL:
+        del server.objects[narinfo_key(path)]
+    server.seen.clear()
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert all(key.endswith(".narinfo") for key in written(server))
+
+
+@pytest.mark.parametrize("days_old", [0, 1])
+def test_a_nar_that_is_damaged_or_old_is_sent_again(closure: Machine, days_old: int) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    content = server.objects[nar_of(LIBC)].content
+    damaged = bytes(len(content)) if not days_old else content
+    server.put(nar_of(LIBC), damaged, days_old=days_old)
+    del server.objects[narinfo_key(LIBC)]
+    assert closure.push(TOP).counts()[0] == 1
+    assert server.objects[nar_of(LIBC)].content == content
+    assert server.objects[nar_of(LIBC)].modified == server.now
+
+
+def test_two_paths_with_the_same_nar_share_it(machine: Machine) -> None:
+    one, other = store_path("one"), store_path("twin")
+    machine.has(one, other)
+    machine.nix.contents[other.path] = one.path
+    assert machine.push(one, other).counts() == (2, 0, 0, 0, 0)
+    assert_whole(machine.server, one, other)
+    assert len([key for key in machine.server.objects if key.startswith("nar/")]) == 1
+    machine.server.now += timedelta(days=1)
+    machine.server.seen.clear()
+    assert machine.push(one, other).counts() == (0, 2, 0, 2, 0)
+    assert len([key for key in written(machine.server) if key.startswith("nar/")]) == 1
+
+
+# Signature laundering.
+
+
+def test_what_a_writer_of_the_bucket_says_is_never_signed(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    key = narinfo_key(LIBC)
+    honest = server.objects[key].content.decode()
+    unsigned = re.sub(r"(?m)^Sig: .*\n", "", honest)
+    evil = f"{unsigned}NarHash:_sha256:{'1' * 52}\nNarSize:_77\nURL:_nar/evil.nar\n"
+    server.put(key, evil.encode())
+    closure.forget()
+    assert closure.push(TOP).counts() == (1, 3, 0, 0, 1)
+    assert server.objects[key].content.decode() == honest
+
+
+def test_an_evil_url_costs_nothing_but_an_upload(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    key = narinfo_key(LIBC)
+    honest = server.objects[key].content.decode()
+    for url in ("nar/../../other/x.nar.zst", "//evil.example/x.nar.zst", "nar/%2e%2e/x.nar.zst"):
+        server.put(key, re.sub(r"(?m)^URL: .*$", f"URL: {url}", honest).encode())
+        closure.forget()
+        assert closure.push(TOP).counts() == (1, 3, 0, 0, 1)
+        assert server.objects[key].content.decode() == honest
+    assert all(seen.key.count("..") == 0 for seen in server.seen)
+
+
+# Standard input, and the queue.
+
+
+def test_each_line_is_acknowledged_once_its_closure_is_there(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = store_path("gone")
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as standard_input, os.fdopen(writer, "wb", buffering=0) as given:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        given.write(f"{OTHER.path}\n{gone.path}\n \n{LIBC.path}/bin\nx\x1b".encode())
+        given.close()
+        ran = closure.push(options=["--stdin"])
+    assert ran.code == 1
+    assert ran.output.splitlines() == [OTHER.path, f"{LIBC.path}/bin"]
+    assert "is not valid" in ran.log
+    assert "\x1b" not in ran.log
+    assert_whole(closure.server, OTHER, LIBC)
+
+
+def test_lines_are_acknowledged_while_more_may_come(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    acknowledged = io.StringIO()
+    done = threading.Event()
+
+    class Output(io.StringIO):
+        def flush(self) -> None:
+            if self.getvalue().endswith("\n"):
+                acknowledged.write(self.getvalue())
+                done.set()
+
+    def feed() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as given:
+            given.write(f"{OTHER.path}\n".encode())
+            assert done.wait(60)
+            server_had = set(closure.server.objects)
+            given.write(f"{OTHER.path}\n{TOP.path}".encode())
+            assert narinfo_key(OTHER) in server_had
+
+    with os.fdopen(reader) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        output = Output()
+        monkeypatch.setattr(sys, "stdout", output)
+        thread = threading.Thread(target=feed)
+        thread.start()
+        assert closure.push(options=["--stdin"]).code == 0
+        thread.join()
+        assert output.getvalue().splitlines() == [OTHER.path] * 2 + [TOP.path]
+    assert_whole(closure.server, *ALL, OTHER)
+
+
+def test_what_was_proven_long_ago_is_looked_for_again(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook may hold standard input open for weeks, and the bucket forgets meanwhile."""
+    server = closure.server
+    pushes: list[set[str]] = []
+
+    def lines() -> Iterator[list[str]]:
+        yield [OTHER.path]
+        pushes.append(set(server.objects))
+        server.objects.clear()
+        yield [OTHER.path]
+        pushes.append(set(server.objects))
+        server.now += timedelta(days=1)
+        yield [LIBC.path]
+        yield [OTHER.path]
+        pushes.append(set(server.objects))
+
+    monkeypatch.setattr("push.cli._lines", lines)
+    assert closure.push(options=["--stdin"]).output.splitlines() == [
+        OTHER.path,
+        OTHER.path,
+        LIBC.path,
+        OTHER.path,
+    ]
+    assert narinfo_key(OTHER) in pushes[0]
+    assert pushes[1] == set()
+    assert narinfo_key(OTHER) in pushes[2]
+
+
+def test_a_queue_loses_just_what_is_in_the_bucket(closure: Machine, tmp_path: Path) -> None:
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    gone = store_path("gone")
+    for name, target in {
+        "top": TOP.path,
+        "again": TOP.path,
+        "libc": LIBC.path,
+        "gone": gone.path,
+        "outside": "/etc/hostname",
+    }.items():
+        (queue / name).symlink_to(target)
+    (queue / "file").touch()
+    closure.breaks(TOOL, "opening file: Input/output error")
+    closure.push(options=["--queue", str(queue)]).refused()
+    assert {link.name for link in queue.iterdir()} == {"top", "again", "gone", "outside", "file"}
+    assert_whole(closure.server, LIBC, SHELL)
+    closure.nix.fails.clear()
+    closure.has(gone)
+    for name in ("outside", "file"):
+        (queue / name).unlink()
+    assert closure.push(options=["--queue", str(queue)]).counts()[0] == 3
+    assert list(queue.iterdir()) == []
+    assert closure.push(options=["--queue", str(queue)]) == Ran(0, "", "")
+
+
+def test_a_link_that_was_replaced_meanwhile_stays_in_the_queue(
+    closure: Machine, tmp_path: Path
+) -> None:
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    (queue / "result").symlink_to(OTHER.path)
+
+    def replaced(seen: Seen) -> None:
+        if seen.method == "PUT" and (queue / "result").readlink() != Path(TOP.path):
+            (queue / "result").unlink()
+            (queue / "result").symlink_to(TOP.path)
+
+    closure.server.script = replaced
+    assert closure.push(options=["--queue", str(queue)]).counts()[0] == 1
+    assert (queue / "result").readlink() == Path(TOP.path)
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no settings; give --config FILE"),
+        (["--config"], "--config needs a value; see --help"),
+        (["--queue"], "--queue needs a value; see --help"),
+        (["--config", "/nowhere"], "--config '/nowhere' cannot be read; name a readable file"),
+        (["--config", "/dev/urandom\x00"], "cannot be read; name a readable file"),
+        (["--frob"], "unknown option '--frob'; see --help"),
+        (["--dry-run", "--stdin"], "exclude one another; give one of them"),
+        (["--dry-run", "--queue", "/x"], "exclude one another; give one of them"),
+        (["--stdin", "/x"], "--stdin takes what is to be pushed from standard input; give no path"),
+        (["--queue", "/x", "/y"], "--queue takes what is to be pushed from its directory; give"),
+        (["--stdin", "--config", "-"], "--stdin takes paths from standard input; give --config a"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(
+    machine: Machine, arguments: list[str], message: str
+) -> None:
+    assert cli.main(arguments) == 1
+    said = machine.capsys.readouterr()
+    assert message in said.err
+    assert said.err.startswith("push: settings: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_nothing_to_push_is_refused(machine: Machine) -> None:
+    assert machine.push().refused() == [
+        "push: settings: nothing to push; give a store path, or a link to one"
+    ]
+
+
+def test_help_is_told_without_settings(machine: Machine) -> None:
+    assert cli.main(["--help"]) == 0
+    assert machine.capsys.readouterr().out.startswith("Usage: nix-binary-cache-push [--config")
+
+
+def test_settings_come_from_standard_input(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Input:
+        buffer = io.BytesIO(b"endpoint=\xff")
+
+    monkeypatch.setattr(sys, "stdin", Input())
+    assert cli.main(["--config", "-", OTHER.path]) == 1
+    assert closure.capsys.readouterr().err == (
+        "push: settings: standard input is no text in UTF-8; see --help\n"
+    )
+    assert cli.main(["--config", "-", OTHER.path], lambda: "endpoint=x") == 1
+    assert "endpoint 'x' is not valid" in closure.capsys.readouterr().err
+
+
+def test_a_queue_that_is_no_directory_is_refused(closure: Machine) -> None:
+    (line,) = closure.push(options=["--queue", "/etc/hostname"]).refused()
+    assert line.startswith("push: settings: --queue '/etc/hostname' cannot be read (Not a dir")
+
+
+# The server.
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_server_that_is_away_ends_the_push_with_its_address(machine: Machine) -> None:
+    machine.has(OTHER)
+    with serving(StandIn()) as other:
+        endpoint = other.url
+    (line,) = machine.push(OTHER, endpoint=endpoint).refused()
+    assert line.startswith("push: list: Failed to connect to 127.0.0.1 port ")
+    assert line.endswith(f"; see that the server runs and that endpoint {endpoint} is right")
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_server_that_fails_at_random_is_overcome(closure: Machine, seed: int) -> None:
+    count = 0
+    lock = threading.Lock()
+
+    def script(seen: Seen) -> Reply | Raw | None:
+        nonlocal count
+        with lock:
+            count += 1
+            byte = hashlib.sha256(f"{seed} {count}".encode()).digest()[0]
+        del seen
+        if byte < 40:
+            return Raw([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"])
+        return Reply((500, 503, 429, 408)[byte % 4]) if byte < 100 else None
+
+    closure.server.script = script
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    closure.server.script = lambda _: None
+    assert_whole(closure.server, *ALL)
+
+
+def test_a_server_that_says_yes_to_everything_gets_no_success(closure: Machine) -> None:
+    closure.server.script = lambda _: Reply(200)
+    (line,) = closure.push(TOP).refused()
+    assert line.startswith("push: list: the server's listing cannot be read")
+
+
+def test_a_server_that_forgets_everything_is_found_out_by_the_next_push(
+    closure: Machine,
+) -> None:
+    closure.push(TOP).counts()
+    closure.server.objects.clear()
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(closure.server, *ALL)
+
+
+# Graphs at random.
+
+
+indices = st.sets(st.integers(0, 11), max_size=3)
+
+
+@given(
+    paths=graphs(),
+    compressing=indices,
+    nars=indices,
+    narinfo_writes=indices,
+    spoiled=indices,
+    days=st.sampled_from([0, 1]),
+)
+@settings(
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_of_any_closure_exactly_what_depends_on_a_failure_is_kept_back(
+    machine: Machine,
+    paths: list[StorePath],
+    compressing: set[int],
+    nars: set[int],
+    narinfo_writes: set[int],
+    spoiled: set[int],
+    days: int,
+) -> None:
+    def chosen(numbers: set[int]) -> list[StorePath]:
+        return [path for number, path in enumerate(paths) if number in numbers]
+
+    server = machine.server
+    server.objects.clear()
+    server.script = lambda _: None
+    machine.nix.fails.clear()
+    paths = [replace(path, nar_size=1000) for path in paths]
+    machine.has(*paths)
+    assert machine.push(*paths).code == 0
+    server.now += timedelta(days=days)
+    for path in chosen(spoiled):
+        server.put(narinfo_key(path), b"spoiled", days_old=1)
+        del server.objects[nar_of(path)]
+    for path in chosen(compressing):
+        machine.breaks(path, "opening file: Input/output error")
+    refused = {nar_of(path) for path in chosen(nars)}
+    refused |= {narinfo_key(path) for path in chosen(narinfo_writes)}
+    complaints = watch(server, refused)
+    ran = machine.push(*paths)
+    assert complaints == []
+    # A lease that no copy renews is renewed by pushing again, and fails only if that fails.
+    due = set(chosen(spoiled)) if not days else set(paths)
+    bad = (set(chosen(compressing)) & set(chosen(spoiled))) | set(chosen(nars))
+    bad |= set(chosen(narinfo_writes))
+    bad &= due
+    kept_back = set(bad)
+    for path in paths:
+        needs = {one for one in paths if one.base_name in path.references and one != path}
+        if path in due and needs & kept_back:
+            kept_back.add(path)
+    assert ran.code == (1 if bad else 0), ran.log
+    today = server.now.date()
+    for path in paths:
+        stored = server.objects.get(narinfo_key(path))
+        is_good = (
+            stored is not None and stored.content != b"spoiled" and stored.modified.date() == today
+        )
+        assert is_good == (path not in kept_back), path
+
+
+def watch(server: StandIn, refused: set[str]) -> list[str]:
+    """Refuse to write some keys; return complaints about narinfos that are written too early."""
+    complaints: list[str] = []
+
+    def script(seen: Seen) -> Reply | None:
+        if seen.method != "PUT":
+            return None
+        if seen.key in refused:
+            return error(400, "Refused")
+        if seen.key.endswith(".narinfo"):
+            content = seen.body or server.objects[seen.key].content
+            narinfo = NarInfo.parse(content.decode())
+            needed = {f"{name[:32]}.narinfo" for name in narinfo.references} - {seen.key}
+            for key in (narinfo.url, *needed):
+                there = server.objects.get(key)
+                if there is None or there.content == b"spoiled":
+                    complaints.append(f"{seen.key} before {key}")
+                elif there.modified.date() < server.now.date():
+                    complaints.append(f"{seen.key} will outlive {key}")
+        return None
+
+    server.script = script
+    return complaints
