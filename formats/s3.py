@@ -32,6 +32,8 @@ SMALLEST_PART = 5 << 20
 MOST_PARTS = 10_000
 """Parts of one object."""
 
+# A thousand entries of thirty elements; each takes a hundred times its text in memory.
+_MOST_TAGS = 60_000
 _ETAG = re.compile(r'"?([0-9A-Za-z+/=._-]{1,128})"?')
 _UPLOAD_ID = re.compile(r"[A-Za-z0-9._~=+/-]{1,1024}")
 _NAME = re.compile(r"[A-Za-z0-9]{1,64}")
@@ -199,6 +201,8 @@ def _parse(body: bytes, *names: str) -> ElementTree.Element:
     # Neither document types with their entities nor comments are part of S3's answers.
     if "<!" in text:
         raise FormatError("an answer declares a document type or has a comment")
+    if text.count("<") > _MOST_TAGS:
+        raise FormatError("an answer has too many elements")
     try:
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError):
