@@ -21,14 +21,15 @@ import tempfile
 import time
 import zipfile
 from datetime import datetime, timezone
+from http.client import HTTPException, HTTPResponse
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from urllib.error import URLError
+from urllib.request import HTTPErrorProcessor, HTTPSHandler, Request, build_opener
 
 if TYPE_CHECKING:
     from formats.sigv4 import Signer
@@ -40,6 +41,7 @@ PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10, 10, 10)
 """Seconds between attempts: together longer than a server takes to start again."""
 
 _LARGEST = 1 << 22
+_SECONDS = 300.0
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -47,9 +49,14 @@ class _FetchError(Exception):
     """The push cannot be fetched; the message says why and, after a semicolon, the remedy."""
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
+class _AsItIs(HTTPErrorProcessor):
+    """Follows no redirect, and takes no answer for an exception."""
+
+    def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
+        del request
+        return response
+
+    https_response = http_response
 
 
 def _setting(settings: str, name: str, default: str = "") -> str:
@@ -77,19 +84,16 @@ def _request(settings: str) -> Request:
 def _fetched(settings: str) -> bytes:
     """Return what lies at `KEY`."""
     encoded = _setting(settings, "ca-certificate")
-    trusted = base64.b64decode(encoded).decode() if encoded else None
+    # Bundles have names and comments between certificates, in any language.
+    trusted = base64.b64decode(encoded).decode("ascii", "ignore") if encoded else None
     handler = HTTPSHandler(context=ssl.create_default_context(cadata=trusted))
-    opener = build_opener(handler, _NoRedirects)
+    opener = build_opener(handler, _AsItIs)
     where = f"{_setting(settings, 'bucket')}/{KEY}"
     for pause in (*PAUSES, None):
         try:
             with opener.open(_request(settings), timeout=30) as answer:
-                return bytes(answer.read(_LARGEST))
-        except HTTPError as error:
-            told = f"GET {where}: HTTP {error.code}{_code(error.read(4096))}; run pulumi up "
-            told += "--refresh, which mends users, policies and objects"
-            again = error.code in _TRANSIENT
-        except (URLError, OSError) as error:
+                status, body = answer.status, _body(answer)
+        except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise _FetchError(
@@ -101,10 +105,31 @@ def _fetched(settings: str) -> bytes:
             )
             told += _setting(settings, "endpoint")
             again = True
+        else:
+            if status == 200:
+                return body
+            told = f"GET {where}: HTTP {status}{_code(body)}; run pulumi up --refresh, which "
+            told += "mends users, policies and objects"
+            again = status in _TRANSIENT
         if pause is None or not again:
             raise _FetchError(told)
         time.sleep(pause)
     raise AssertionError
+
+
+def _body(answer: HTTPResponse) -> bytes:
+    """Return an answer's body, if it comes whole, soon, and within bounds."""
+    size, content, until = answer.length, b"", time.monotonic() + _SECONDS
+    while size is None or len(content) < size:
+        block = answer.read1(1 << 16)
+        if not block:
+            break
+        content += block
+        if len(content) > _LARGEST or time.monotonic() > until:
+            raise OSError("the answer does not end")
+    if size is not None and len(content) < size:
+        raise OSError("the connection broke before the answer was whole")
+    return content
 
 
 def _code(body: bytes) -> str:

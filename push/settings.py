@@ -7,7 +7,6 @@ A command's standard input (`components.closure_push`), the NixOS module's data
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import os
 import re
@@ -204,7 +203,7 @@ class _Given:
             raise _refused(f"{name} '{match[0]}' is not from {bounds}")
         return int(match[0])
 
-    def file(self, name: str, directory: str = "") -> str | None:
+    def file(self, name: str, directory: str = "", errors: str = "strict") -> str | None:
         path = self.optional(name)
         if path is None:
             return None
@@ -213,7 +212,7 @@ class _Given:
             with place.open("rb") as file:
                 content = file.read(_LARGEST_FILE + 1)
             if len(content) <= _LARGEST_FILE:
-                return content.decode()
+                return content.decode(errors=errors)
         except (OSError, ValueError):
             pass
         raise _refused(f"{name} '{_shown(str(place))}' cannot be read; name a readable file")
@@ -296,12 +295,13 @@ def _signing_key(given: _Given) -> str:
 def _ca_certificate(given: _Given) -> str | None:
     encoded = given.optional("ca-certificate")
     if encoded is None:
-        text, name = given.file("ca-certificate-file"), "ca-certificate-file"
+        name = "ca-certificate-file"
+        text = given.file(name, errors="ignore")
     else:
         name = "ca-certificate"
         try:
-            text = base64.b64decode(encoded, validate=True).decode("ascii")
-        except (binascii.Error, ValueError):
+            text = base64.b64decode(encoded, validate=True).decode(errors="ignore")
+        except ValueError:
             text = ""
     if text is not None and "-----BEGIN CERTIFICATE-----" not in text:
         where = " in base64; encode the whole file on one line"

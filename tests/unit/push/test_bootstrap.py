@@ -1,0 +1,221 @@
+"""What fetches the push on a builder: whom it believes, and what it costs at most."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trustme
+
+from components.push_program import PROGRAM_KEY, archive, bootstrap
+from tests.unit.push.s3_stand_in import Raw, Reply, Seen, StandIn, error
+
+PROGRAM = b"a program"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """The bootstrap's names, as they are where it runs; it waits for nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    module = ModuleType("bootstrap")
+    monkeypatch.setitem(sys.modules, "bootstrap", module)
+    names = module.__dict__
+    exec(compile(bootstrap().partition("\n")[2], "bootstrap", "exec"), names)
+    names["PAUSES"] = (0.0,) * 3
+    return names
+
+
+Loaded = dict[str, Any]
+
+
+def settings_of(server: StandIn, **more: str) -> str:
+    values = {
+        "endpoint": server.url,
+        "bucket": "cache",
+        "access-key-id": "builder",
+        "secret-access-key": "a secret",
+        **more,
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def fetched(loaded: Loaded, server: StandIn) -> bytes:
+    return bytes(loaded["_fetched"](settings_of(server)))
+
+
+def refused(loaded: Loaded, server: StandIn) -> str:
+    with pytest.raises(loaded["_FetchError"]) as caught:
+        fetched(loaded, server)
+    return str(caught.value)
+
+
+def test_what_lies_in_the_bucket_is_fetched_with_a_signature(
+    loaded: Loaded, server: StandIn
+) -> None:
+    server.put(PROGRAM_KEY, PROGRAM)
+    assert fetched(loaded, server) == PROGRAM
+    (seen,) = server.seen
+    assert seen.key == PROGRAM_KEY
+    assert "Credential=builder/" in seen.headers["authorization"]
+    assert seen.headers["host"] == f"127.0.0.1:{server.port}"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: int) -> None:
+    server.put(PROGRAM_KEY, PROGRAM)
+    replies = iter([Reply(status), Reply(status)])
+    server.script = lambda _: next(replies, None)
+    assert fetched(loaded, server) == PROGRAM
+    server.script = lambda _: Reply(status)
+    server.seen.clear()
+    assert f"HTTP {status}; run pulumi up --refresh" in refused(loaded, server)
+    assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (error(403, "AccessDenied"), "GET cache/_nixcache/push.pyz: HTTP 403 AccessDenied; run"),
+        (error(404, "NoSuchKey"), "HTTP 404 NoSuchKey; run pulumi up --refresh"),
+        (error(404, "<b>$(id)</b>"), "HTTP 404; run pulumi up --refresh"),
+        (Reply(302, {"Location": "/elsewhere"}), "HTTP 302; run pulumi up --refresh"),
+        (Reply(204), "HTTP 204; run pulumi up --refresh"),
+    ],
+)
+def test_a_refusal_is_said_and_no_redirect_followed(
+    loaded: Loaded, server: StandIn, reply: Reply, said: str
+) -> None:
+    server.script = lambda _: reply
+    assert said in refused(loaded, server)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nsho",
+        b"HTTP/1.1 403 No\r\nContent-Length: 99\r\n\r\nshort",
+    ],
+)
+def test_an_answer_that_is_cut_off_is_asked_for_again(
+    loaded: Loaded, server: StandIn, answer: bytes
+) -> None:
+    server.put(PROGRAM_KEY, PROGRAM)
+    replies = iter([Raw([answer])])
+    server.script = lambda _: next(replies, None)
+    assert fetched(loaded, server) == PROGRAM
+
+
+def endless(head: bytes, block: bytes = bytes(1 << 16)) -> Callable[[Seen], Raw]:
+    return lambda _: Raw(itertools.chain([head], itertools.repeat(block)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        endless(b"HTTP/1.1 200 OK\r\n\r\n"),
+        endless(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n"),
+        endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"),
+        endless(b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"),
+    ],
+    ids=["to the end", "a length", "a chunk of -1 bytes", "a refusal"],
+)
+def test_an_answer_that_does_not_end_is_given_up(
+    loaded: Loaded, server: StandIn, answer: Callable[[Seen], Raw]
+) -> None:
+    server.script = answer
+    assert refused(loaded, server).startswith("Failed to connect to the server: ")
+
+
+def test_an_answer_that_drips_is_given_up(loaded: Loaded, server: StandIn) -> None:
+    over = threading.Event()
+
+    def drip() -> Raw:
+        blocks = iter(lambda: b"x" if not over.wait(0.01) else b"", b"")
+        return Raw(itertools.chain([b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"], blocks))
+
+    server.script = lambda _: drip()
+    loaded["_SECONDS"] = 0.1
+    assert "the answer does not end" in refused(loaded, server)
+    over.set()
+
+
+def test_nobody_who_listens_is_named(loaded: Loaded, server: StandIn) -> None:
+    server.url = "http://127.0.0.1:9"
+    assert refused(loaded, server).endswith(
+        "; see that this machine reaches it at http://127.0.0.1:9"
+    )
+
+
+def test_certificates_may_have_names_in_any_language(loaded: Loaded, server: StandIn) -> None:
+    pem = "# F\u0151tan\u00fas\u00edtv\u00e1ny\n" + trustme.CA().cert_pem.bytes().decode()
+    server.put(PROGRAM_KEY, PROGRAM)
+    encoded = base64.b64encode(pem.encode()).decode()
+    given = settings_of(server, **{"ca-certificate": encoded})
+    assert loaded["_fetched"](given) == PROGRAM
+
+
+# What is run.
+
+
+def test_only_what_the_deployment_uploaded_is_run(loaded: Loaded, server: StandIn) -> None:
+    server.put(PROGRAM_KEY, b"another program")
+    sha256 = hashlib.sha256(PROGRAM).hexdigest()
+    with pytest.raises(loaded["_FetchError"], match="is not what this deployment uploaded; run"):
+        loaded["_program"](settings_of(server), sha256)
+    server.put(PROGRAM_KEY, PROGRAM)
+    assert loaded["_program"](settings_of(server), sha256) == PROGRAM
+    server.objects.clear()
+    assert loaded["_program"](settings_of(server), sha256) == PROGRAM
+
+
+def test_what_was_kept_and_has_changed_is_fetched_anew(
+    loaded: Loaded, server: StandIn, tmp_path: Path
+) -> None:
+    server.put(PROGRAM_KEY, PROGRAM)
+    sha256 = hashlib.sha256(PROGRAM).hexdigest()
+    for content in (b"evil", b"", PROGRAM + b"x"):
+        loaded["_program"](settings_of(server), sha256)
+        (kept,) = (tmp_path / "cache" / "nix-binary-cache").iterdir()
+        kept.write_bytes(content)
+        assert loaded["_program"](settings_of(server), sha256) == PROGRAM
+        assert kept.read_bytes() == PROGRAM
+
+
+def test_where_nothing_can_be_kept_it_runs_all_the_same(
+    loaded: Loaded, server: StandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").touch()
+    server.put(PROGRAM_KEY, PROGRAM)
+    sha256 = hashlib.sha256(PROGRAM).hexdigest()
+    assert loaded["_program"](settings_of(server), sha256) == PROGRAM
+
+
+def test_the_last_of_several_settings_counts(loaded: Loaded) -> None:
+    setting = loaded["_setting"]
+    assert setting("a=1\nb=2\na=3=4\n", "a") == "3=4"
+    assert setting("aa=1\n#a=2\n", "a", "x") == "x"
+
+
+def test_it_imports_from_what_was_checked(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = loaded["_Modules"](archive())
+    assert finder.find_spec("push.cli") is not None
+    assert finder.find_spec("push").submodule_search_locations is not None
+    assert finder.find_spec("json") is None
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    for name in [name for name in sys.modules if name.split(".")[0] in ("push", "formats")]:
+        monkeypatch.delitem(sys.modules, name)
+    from push.cli import main  # noqa: PLC0415
+
+    assert main.__code__.co_filename == "push/cli.py"
