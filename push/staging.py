@@ -253,7 +253,7 @@ def _etag(file: Path, like: str, part_size: int) -> str:
     with file.open("rb") as content:
         while True:
             part, size = _md5(content, part_size if "-" in like else None)
-            if not size:
+            if not size and sums:
                 break
             sums.append(part)
     if "-" not in like:
