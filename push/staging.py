@@ -249,7 +249,7 @@ def _etag(file: Path, like: str, part_size: int) -> str:
         like: an ETag; where it has a hyphen, the object was written in parts.
         part_size: bytes of such a part.
     """
-    sums = []
+    sums: list[bytes] = []
     with file.open("rb") as content:
         while True:
             part, size = _md5(content, part_size if "-" in like else None)

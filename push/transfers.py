@@ -52,6 +52,7 @@ FEWEST, MOST = 8, 64
 and this machine's handshakes cost more than they gain."""
 
 _SECONDS_BETWEEN_LOOKS = 5.0
+_DENIALS = 3
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED_PAUSE = 60.0
 _SECONDS_PER_CONNECTION = 0.001
@@ -160,6 +161,7 @@ class Transfers:
         self._successes = 0
         self._said = 0.0
         self._written = False
+        self._denied = 0
         self._closed = threading.Event()
         self._under_way = 0
         self._connections: list[Connection] = []
@@ -307,8 +309,11 @@ class Transfers:
         what = _refusal(request, answer, error, self._route)
         failure = Failure(request.step, what, f"{answer.status} {error.code}")
         for_all = error.code in _FOR_ALL or answer.status in (301, 307, 308)
-        # Who may not write the first object may write none.
-        if for_all or (error.code == "AccessDenied" and not self._written):
+        with self._lock:
+            self._denied += error.code == "AccessDenied"
+            # Who may write none of the first objects may write none at all.
+            for_all |= not self._written and self._denied >= _DENIALS
+        if for_all:
             raise PushError(failure.step, failure.what)
         return lambda: failed(failure)
 

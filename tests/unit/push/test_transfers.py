@@ -194,7 +194,6 @@ def test_pauses_that_last_are_told_once_a_second(
         (301, "PermanentRedirect", "set region to the server's"),
         (400, "AuthorizationHeaderMalformed", "set region to the server's"),
         (307, "", "see that an S3 server answers at endpoint"),
-        (403, "AccessDenied", "give user builder the write policy of the bucket"),
     ],
 )
 def test_a_refusal_that_all_others_would_meet_ends_the_push(
@@ -205,6 +204,23 @@ def test_a_refusal_that_all_others_would_meet_ends_the_push(
         client.outcomes([put("a")])
     assert f"HTTP {status}{code and ' '}{code}; {remedy}" in str(caught.value)
     assert len(server.seen) == 1
+
+
+def test_who_may_write_none_of_the_first_objects_may_write_none(
+    server: StandIn, client: Client
+) -> None:
+    server.script = lambda _: error(403, "AccessDenied")
+    two = client.outcomes([put("a"), put("b")])
+    assert [one.said for one in two] == ["failed", "failed"]
+    with pytest.raises(PushError, match="give user builder the write policy of the bucket"):
+        client.outcomes([put("c")])
+
+
+def test_who_may_write_may_be_denied_any_number_of_objects(server: StandIn, client: Client) -> None:
+    client.outcomes([put("first")])
+    server.script = lambda _: error(403, "AccessDenied")
+    outcomes = client.outcomes([put(str(number)) for number in range(10)])
+    assert {one.said for one in outcomes} == {"failed"}
 
 
 def test_a_bucket_that_is_not_there_is_named_with_the_endpoint(
