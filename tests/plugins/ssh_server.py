@@ -34,18 +34,22 @@ class SshServer:
 
     password = "a-password-for-ssh"
 
-    def __init__(self, *, pass_environment: bool = True, host_key: str = "ssh-ed25519") -> None:
+    def __init__(
+        self, *, pass_environment: bool = True, host_key: str = "ssh-ed25519", ports: int = 1
+    ) -> None:
         """`pass_environment` says whether commands see the variables that the client sends.
 
-        `host_key` is the algorithm of the server's own key.
+        `host_key` is the algorithm of the server's own key; `ports` says on how many it listens.
         """
         self._pass_environment = pass_environment
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._host_key = asyncssh.generate_private_key(host_key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._servers: list[asyncssh.SSHAcceptor] = []
         self._children: set[asyncio.subprocess.Process] = set()
-        self.port = 0
+        self._wanted = ports
+        self.ports: list[int] = []
         self.busy = threading.Event()
         """Set once a command has been started."""
         self.private_key = self._key.export_private_key().decode()
@@ -69,9 +73,16 @@ class SshServer:
 
     def __enter__(self) -> SshServer:  # noqa: PYI034 -- Self is newer than Python 3.10
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
-        self.port = self._server.get_port()
+        for _ in range(self._wanted):
+            listening = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+            self._servers.append(listening)
+        self.ports = [listening.get_port() for listening in self._servers]
         return self
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, the first of several."""
+        return self.ports[0]
 
     def __exit__(
         self,
@@ -98,8 +109,9 @@ class SshServer:
         )
 
     async def _close(self) -> None:
-        self._server.close()
-        await self._server.wait_closed()
+        for listening in self._servers:
+            listening.close()
+            await listening.wait_closed()
         for child in list(self._children):
             os.killpg(child.pid, signal.SIGKILL)
             await child.wait()

@@ -154,6 +154,13 @@ class Stack:
         """Return the state's resources."""
         return list(json.loads(self.export())["deployment"].get("resources", []))
 
+    def kept(self) -> list[dict[str, Any]]:
+        """Return the state's resources as the backend's file has them, without asking the CLI."""
+        directory = Path(self.environment["PULUMI_BACKEND_URL"].removeprefix("file://"))
+        (file,) = directory.rglob(f"stacks/**/{self.name}.json")
+        checkpoint = json.loads(file.read_text())["checkpoint"]["latest"]
+        return list((checkpoint or {}).get("resources", []))
+
     def resources_with_secrets(self) -> list[dict[str, Any]]:
         """Return the state's resources with secrets as `{"plaintext": JSON}`."""
         answer = self.run("stack", "export", "--show-secrets", "-s", self.name).succeeded()

@@ -104,7 +104,7 @@ SEEN_BY_A_REFRESH: dict[str, list[Tampering]] = {
         ),
         (
             lambda d: d.mc.run(f"admin policy detach s3 {POLICY} --user {BUCKET}-detached"),
-            "**deleted** | policy attachment `detached-attachment`",
+            "**deleted** | policy attachment `drifting-detached/drifting-write`",
         ),
     ],
 }

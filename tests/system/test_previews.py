@@ -200,6 +200,7 @@ def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
     outputs = stack.outputs()
 
     stack.set(bucket="renamed", signingKeys=["cache.test-2"], retentionDays=3, priority=30)
+    stack.set(confirmKeyReplacement=True)
     text = report(stack, "--show-secrets")
     assert "⚠️ bucket `reported` is replaced by another" in text
     assert "⚠️ signing key `cache.test-1` is deleted" in text

@@ -69,7 +69,8 @@ class Deployed:
             password=self.server.root_password,
             ca_certificate_file=str(self.server.ca_file),
         )
-        return server.lifecycle(BUCKET) or ()
+        lifecycle = server.lifecycle(BUCKET)
+        return () if lifecycle is None else lifecycle.rules
 
 
 def narinfo_key(path: str) -> str:
