@@ -10,7 +10,7 @@ import pulumi
 from components.safeguard import Safeguard
 from program import former_names
 from program.announcement import announce
-from program.checks import adoption, deployment, key_rotation, recorded
+from program.checks import deployment, key_rotation, recorded
 from program.declaration import (
     declare_builders,
     declare_cache,
@@ -30,18 +30,17 @@ gc.freeze()
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 stack = settings.load()
-server = deployment.begin(stack, declare_server)
+server, settled = deployment.begin(stack, declare_server)
 former_names.use(former_names.find(recorded.read()))
-adopt = adoption.bucket_to_import(stack)
-signing_keys = declare_signing_keys(stack)
-followed = follow_links(stack.builders)
+signing_keys = declare_signing_keys(settled.signing_keys)
+followed = follow_links(stack.builders, preview=pulumi.runtime.is_dry_run())
 announce(stack, recorded.read(), followed)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
-cache = declare_cache(stack, server, client, adopt)
+cache = declare_cache(stack, server, client, settled)
 readers = declare_readers(stack, server)
-builders = declare_builders(stack, followed, server, cache, signing_keys[-1])
+builders = declare_builders(stack, followed, server, cache, signing_keys[-1], settled)
 guarded = [cache, *signing_keys, *readers, *builders.guarded]
 Safeguard(
     "safeguard",
@@ -52,7 +51,9 @@ Safeguard(
 
 pulumi.export("substituter", machines.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
-pulumi.export("retention", deployment.check_lifecycle(stack, cache.lifecycle))
+pulumi.export("retention", deployment.conclude(stack, settled, cache.lifecycle))
+pulumi.export(recorded.PROTECTED_OUTPUT, stack.protect)
+pulumi.export(deployment.COMPARABLE_ETAGS_OUTPUT, cache.comparable_etags)
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))
 pulumi.export("nixosConfiguration", client.apply(ClientConfiguration.nixos_configuration))
 pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_config))

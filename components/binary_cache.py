@@ -9,7 +9,7 @@ import pulumi
 import pulumi_minio as minio
 
 from components.retention import GRACE_DAYS, RETENTION_DAYS, expiration_rules
-from components.text_object import declare_text_object
+from components.text_object import declare_text_object, multipart_etag
 from formats.store_path import STORE_DIR
 
 
@@ -71,6 +71,10 @@ class BinaryCacheArgs:
     """Which cache clients ask first: the lower, the earlier."""
     landing_page: pulumi.Input[str] | None = None
     """The page for people, as HTML; None has none."""
+    versioned: bool = False
+    """Let versions expire that others have followed: the bucket keeps them."""
+    comparable_etags: bool = True
+    """Find, by their ETags, what others write over objects; not where the server encrypts."""
 
 
 class BinaryCache(pulumi.ComponentResource):
@@ -84,6 +88,8 @@ class BinaryCache(pulumi.ComponentResource):
     """The bucket's name, once it exists and lets in whom it should."""
     lifecycle: pulumi.Output[str]
     """There when the bucket's lifecycle is applied, or when it is known to have none."""
+    comparable_etags: pulumi.Output[bool]
+    """Whether the server gave `nix-cache-info` the ETag that its content has."""
 
     def __init__(
         self, name: str, args: BinaryCacheArgs, opts: pulumi.ResourceOptions | None = None
@@ -115,9 +121,12 @@ class BinaryCache(pulumi.ComponentResource):
                 rules=pulumi.Output.all(args.retention_days, args.grace_days).apply(
                     lambda days: [
                         minio.IlmPolicyRuleArgs(
-                            id=rule.id, filter=rule.prefix, expiration=f"{rule.days}d"
+                            id=rule.id,
+                            filter=rule.prefix,
+                            expiration=f"{rule.days}d",
+                            noncurrent_version_expiration_days=rule.noncurrent_days,
                         )
-                        for rule in expiration_rules(int(days[0]), int(days[1]))
+                        for rule in expiration_rules(int(days[0]), int(days[1]), args.versioned)
                     ]
                 ),
                 # One after the other: MinIO keeps a bucket's settings in one file, and of two
@@ -128,20 +137,28 @@ class BinaryCache(pulumi.ComponentResource):
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
-        objects: list[tuple[str, str, pulumi.Input[str]]] = [
-            ("nix-cache-info", "text/x-nix-cache-info", content)
-        ]
+        info = declare_text_object(
+            f"{name}-nix-cache-info",
+            bucket=bucket.bucket,
+            key="nix-cache-info",
+            content_type="text/x-nix-cache-info",
+            content=content,
+            comparable=args.comparable_etags,
+            opts=child,
+        )
         if args.landing_page is not None:
-            objects.append(("index.html", "text/html; charset=utf-8", args.landing_page))
-        for key, content_type, text in objects:
             declare_text_object(
-                f"{name}-{key}",
+                f"{name}-index.html",
                 bucket=bucket.bucket,
-                key=key,
-                content_type=content_type,
-                content=text,
+                key="index.html",
+                content_type="text/html; charset=utf-8",
+                content=args.landing_page,
+                comparable=args.comparable_etags,
                 opts=child,
             )
+        self.comparable_etags = pulumi.Output.all(info.etag, content).apply(
+            lambda known: known[0] == multipart_etag(known[1].encode())
+        )
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = download.bucket
         self.register_outputs({"bucket": self.bucket, "lifecycle": self.lifecycle})

@@ -28,10 +28,12 @@ umask 077
 directory=$1 owner=$2
 shift 2
 [ ! -L "$directory" ] || fail "$directory is a link; name the directory itself"
+[ ! -e "$directory" ] || [ -O "$directory" ] || fail "$directory is not root's; name another"
 if [ -e "$directory/{OWNER}" ]; then
   IFS= read -r other <"$directory/{OWNER}"
   [ "${{other%% *}}" = "${{owner%% *}}" ] ||
-    fail "the files in $directory are those of the stack ${{other%% *}}; name another directory"
+    fail "the files in $directory are those of the stack ${{other%% *}}; name another directory, \
+or remove $directory/{OWNER} if that was this one"
 elif [ -e "$directory" ]; then
   set -f
   for file in $(ls -A -- "$directory"); do

@@ -42,6 +42,8 @@ class ClosurePushArgs:
     """The secret key that signs, in Nix's format."""
     ca_certificate: str | None = None
     """PEM text of the private CA that signed the server's certificate."""
+    comparable_etags: bool = True
+    """Find, by its ETag, what others write over the program; not where the server encrypts."""
 
 
 class ClosurePush(pulumi.ComponentResource):
@@ -68,6 +70,7 @@ class ClosurePush(pulumi.ComponentResource):
             key=PROGRAM_KEY,
             content_type="application/zip",
             content=archive(),
+            comparable=args.comparable_etags,
             opts=pulumi.ResourceOptions(parent=self),
         )
         child = pulumi.ResourceOptions(parent=self, depends_on=[program])

@@ -13,6 +13,7 @@ Source: S3 `PutBucketLifecycleConfiguration`; names of a cache's files: Nix,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,8 +43,22 @@ RETENTION_DAYS = 7
 GRACE_DAYS = 1
 """Days that what a narinfo points to outlives it, where nobody says otherwise."""
 
+SUPERSEDED_DAYS = 1
+"""Days that a version lives which another has followed, in a bucket that keeps versions."""
+
 MAXIMUM_RULES = 1000
 """Rules that S3 and MinIO accept in one lifecycle configuration."""
+
+# Names of Nix, `src/libstore/binary-cache-store.cc` and `nar-info-disk-cache.cc`: narinfos and
+# listings at the root, NARs by their hash, logs by their derivation, and what is off by default.
+_HASH = f"[{NIX32_ALPHABET}]"
+_CACHE_FILE = re.compile(
+    rf"{_HASH}{{32}}\.(narinfo|ls)"
+    rf"|nar/({_HASH}{{52}}|{_HASH}{{32}}-{_HASH}{{52}}|[0-9a-f]{{64}})\.nar(\.[a-z0-9]+)?"
+    rf"|log/{_HASH}{{32}}-[0-9A-Za-z+._?=-]+\.drv"
+    r"|debuginfo/[0-9a-f]{40}(\.debug)?"
+    r"|(realisations|build-trace-v2)/[0-9A-Za-z:!+._?=^-]+(/[0-9A-Za-z:!+._?=^-]+)?\.doi"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,9 @@ class ExpirationRule:
     id: str
     prefix: str
     days: int
+    noncurrent_days: int | None = None
+    """Days after which a version that another has followed goes, in a bucket that keeps versions;
+    None for ever."""
 
 
 def narinfo_prefixes(protected_keys: Iterable[str] = PROTECTED_KEYS) -> tuple[str, ...]:
@@ -70,20 +88,26 @@ def narinfo_prefixes(protected_keys: Iterable[str] = PROTECTED_KEYS) -> tuple[st
     return tuple(cover(""))
 
 
-def expiration_rules(retention_days: int | None, grace_days: int) -> tuple[ExpirationRule, ...]:
+def expiration_rules(
+    retention_days: int | None, grace_days: int, versioned: bool = False
+) -> tuple[ExpirationRule, ...]:
     """Return the bucket's lifecycle rules, none where nothing is to expire.
 
     Args:
         retention_days: days that a narinfo lives after its last push or renewal; None for ever.
         grace_days: days that what a narinfo points to lives longer than the narinfo.
+        versioned: whether the bucket keeps a version of whatever is written again or expires. Each
+            renewal leaves one, and nobody reads it. The markers of what expired go with the rules.
     """
     if retention_days is None:
         return ()
+    noncurrent = SUPERSEDED_DAYS if versioned else None
     narinfos = (
-        ExpirationRule(f"narinfo-{prefix}", prefix, retention_days) for prefix in narinfo_prefixes()
+        ExpirationRule(f"narinfo-{prefix}", prefix, retention_days, noncurrent)
+        for prefix in narinfo_prefixes()
     )
     folders = (
-        ExpirationRule(folder.rstrip("/"), folder, retention_days + grace_days)
+        ExpirationRule(folder.rstrip("/"), folder, retention_days + grace_days, noncurrent)
         for folder in FOLDERS_OF_NARINFOS
     )
     return (*narinfos, *folders)
@@ -95,17 +119,57 @@ def is_folder(prefix: str) -> bool:
 
 
 def narinfo_days(rules: Iterable[ExpirationRule]) -> int | None:
-    """Return the days of the narinfos' rules, the most where they differ; None without any."""
-    return max((rule.days for rule in rules if not is_folder(rule.prefix)), default=None)
+    """Return after how many days `rules` have taken every narinfo; None where some stay for ever.
+
+    A rule counts for the narinfos whose names it matches, whoever made it: the earliest due wins.
+    """
+    days: dict[str, int] = {}
+    for rule in rules:
+        days[rule.prefix] = min(rule.days, days.get(rule.prefix, rule.days))
+    longest = 0
+    for prefix in narinfo_prefixes():
+        matching = [days[part] for part in _beginnings(prefix) if part in days]
+        if not matching:
+            return None
+        longest = max(longest, min(matching))
+    return longest
 
 
 def made_here(rules: Sequence[ExpirationRule]) -> bool:
     """Return whether `rules` are what `expiration_rules` makes, for whatever number of days."""
-    days = narinfo_days(rules)
+    days = {rule.days for rule in rules if not is_folder(rule.prefix)}
     folder_days = {rule.days for rule in rules if is_folder(rule.prefix)}
-    if days is None or len(folder_days) != 1:
+    if len(days) != 1 or len(folder_days) != 1:
         return False
-    return set(rules) == set(expiration_rules(days, folder_days.pop() - days))
+    (entry,), (folder,) = days, folder_days
+    versioned = any(rule.noncurrent_days for rule in rules)
+    return set(rules) == set(expiration_rules(entry, folder - entry, versioned))
+
+
+def foreign_rules(rules: Iterable[ExpirationRule]) -> list[ExpirationRule]:
+    """Return the rules that are about something else than this cache's files.
+
+    A rule for everything is not among them: it would take the cache too.
+    """
+    ours = {rule.prefix for rule in expiration_rules(1, 1)}
+    return [rule for rule in rules if rule.prefix and rule.prefix not in ours]
+
+
+def is_cache_file(key: str) -> bool:
+    """Tell whether a key is one that Nix, or this program, writes to a binary cache."""
+    return key in OWN_KEYS or key.startswith(OWN_FOLDER) or bool(_CACHE_FILE.fullmatch(key))
+
+
+def foreign_keys(keys: Iterable[str], rules: Iterable[ExpirationRule]) -> Iterator[str]:
+    """Yield those of `keys` that `rules` would take and that are no file of a binary cache."""
+    prefixes = tuple(rule.prefix for rule in rules)
+    for key in keys:
+        if not is_cache_file(key) and key.startswith(prefixes):
+            yield key
+
+
+def _beginnings(prefix: str) -> Iterator[str]:
+    return (prefix[:length] for length in range(len(prefix) + 1))
 
 
 def expires_at(last_modified: datetime, days: int) -> datetime:

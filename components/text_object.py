@@ -26,6 +26,7 @@ def declare_text_object(
     key: str,
     content_type: str,
     content: pulumi.Input[str],
+    comparable: bool,
     opts: pulumi.ResourceOptions,
 ) -> minio.S3Object:
     """Declare the object `key`, so that a change of its content by others is found and undone.
@@ -36,6 +37,8 @@ def declare_text_object(
         key: the object's.
         content_type: its media type.
         content: its text, stored as UTF-8.
+        comparable: whether the server's ETags tell what it has. Those of encrypted objects do not,
+            and would differ for ever: then others' changes are not found.
         opts: of the resource.
     """
     text = pulumi.Output.from_input(content)
@@ -45,7 +48,7 @@ def declare_text_object(
         object_name=key,
         content=text,
         content_type=content_type,
-        etag=text.apply(lambda known: multipart_etag(known.encode())),
+        etag=text.apply(lambda known: multipart_etag(known.encode())) if comparable else None,
         opts=opts,
     )
 
@@ -57,6 +60,7 @@ def declare_binary_object(
     key: str,
     content_type: str,
     content: bytes,
+    comparable: bool,
     opts: pulumi.ResourceOptions,
 ) -> minio.S3Object:
     """Declare the object `key`, as `declare_text_object` does.
@@ -67,6 +71,7 @@ def declare_binary_object(
         key: the object's.
         content_type: its media type.
         content: its bytes.
+        comparable: whether the server's ETags tell what it has.
         opts: of the resource.
     """
     return minio.S3Object(
@@ -75,6 +80,6 @@ def declare_binary_object(
         object_name=key,
         content_base64=base64.b64encode(content).decode(),
         content_type=content_type,
-        etag=multipart_etag(content),
+        etag=multipart_etag(content) if comparable else None,
         opts=opts,
     )

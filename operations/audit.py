@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
+from components.retention import expiration_rules
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
@@ -47,6 +48,7 @@ def cache_of(stack: DeployedStack) -> Cache:
         stack.public_keys,
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),
+        expiration_rules(settings.retention_days, settings.grace_days),
     )
 
 
@@ -98,6 +100,8 @@ def remedies(report: Report) -> Iterator[str]:
     names = sorted(name for name in objects if re.fullmatch(r"[A-Za-z0-9./]+", name))
     if names:
         yield f'make empty STACK={report.stack} ARGS="{" ".join(names)}" removes what is wrong'
+    if "foreign" in found:
+        yield "move what is foreign to a bucket of its own: this one's lifecycle takes it"
     if found & {*_PUSHED_AGAIN, *_WRONG}:
         yield f"make push STACK={report.stack} pushes again what its builders have"
 

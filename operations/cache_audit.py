@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from components.retention import ExpirationRule, foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo
@@ -38,7 +39,7 @@ class Finding:
 
     kind: str
     """`cache-info`, `unreadable`, `malformed`, `misplaced`, `unsigned`, `bad-signature`,
-    `nar-missing`, `nar-size`, `nar-content`, `reference-missing`, `closure-missing` or
+    `nar-missing`, `nar-size`, `nar-content`, `reference-missing`, `closure-missing`, `foreign` or
     `upstream-silent`."""
     object: str
     """The object's name in the bucket; the name of its key where a cache does not answer."""
@@ -105,6 +106,8 @@ class Cache:
     """Store paths that were pushed, and what they refer to with them, by the builder's name."""
     upstreams: Sequence[Upstream] = ()
     """The caches that clients have beside this one."""
+    rules: Sequence[ExpirationRule] = ()
+    """What expires, and when."""
 
 
 def audit(
@@ -129,6 +132,10 @@ def audit(
     for name, size in cache.objects(""):
         sizes[name] = size
         progress(f"{len(sizes):,} objects listed")
+    for name in foreign_keys(sizes, cache.rules):
+        report.findings.append(
+            Finding("foreign", name, "no file of a cache, and it expires with it")
+        )
     narinfos = [name for name in sizes if name.endswith(".narinfo") and "/" not in name]
     unused = {name for name in sizes if name.startswith("nar/")}
     report.narinfos, report.nars = len(narinfos), len(unused)

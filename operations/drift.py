@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from components.retention import expiration_rules, foreign_keys
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import narinfo_of
 from operations.command_line import DONE, FOUND, Parser, run
@@ -19,6 +20,7 @@ from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
 from operations.upstream import ask, upstream_caches
 from program.checks.deployment import server_of
+from program.checks.expiry import in_words
 from program.checks.server_error import ServerError
 
 _SETTINGS = {"user": "minioUser", "password": "minioPassword"}
@@ -85,6 +87,33 @@ def lost_closures(stack: DeployedStack) -> Iterator[str]:
                 yield f"builder {builder} pushed {path}, which the cache does not have"
 
 
+def endangered(stack: DeployedStack) -> Iterator[str]:
+    """Yield a sentence about what the bucket's lifecycle takes or keeps, and should not.
+
+    Raises:
+        ServerError: the server does not answer, or refuses the user.
+    """
+    settings = stack.settings
+    rules = expiration_rules(settings.retention_days, settings.grace_days)
+    if not rules:
+        return
+    bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
+    foreign = in_words(foreign_keys((name for name, _ in bucket.objects()), rules))
+    if foreign is not None:
+        yield (
+            f"bucket {settings.bucket}: objects expire that are no files of a cache: {foreign}; "
+            "move them to a bucket of their own"
+        )
+    server = server_of(settings)
+    lifecycle = server.lifecycle(settings.bucket)
+    expiring = lifecycle is None or any(rule.noncurrent_days for rule in lifecycle.rules)
+    if not expiring and server.keeps_versions(settings.bucket):
+        yield (
+            f"bucket {settings.bucket} keeps versions, and no rule lets go those that others have "
+            "followed; pulumi up sets such rules"
+        )
+
+
 def refreshed(stack: str) -> tuple[bool, str]:
     """Refresh in preview; return whether anything differs, and the report of it as Markdown.
 
@@ -111,6 +140,7 @@ def _drift(name: str) -> int:
         builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
         refused = list(refused_builders(stack, builders))
         lost = list(lost_closures(stack))
+        astray = list(endangered(stack))
     except ServerError as error:
         if error.subject == "bucket":
             print(f"- bucket: {error}\n{repair}, with an empty one")
@@ -118,13 +148,13 @@ def _drift(name: str) -> int:
         setting = _SETTINGS.get(error.subject, error.subject)
         raise OperationError(f"{setting}: {error}; nothing was refreshed") from None
     print(report, end="")
-    for sentence in (*refused, *lost):
+    for sentence in (*refused, *lost, *astray):
         print(f"- {sentence}")
     if differs or refused:
         print(repair)
     if lost:
         print(f"make push STACK={name} pushes again what its builders have")
-    return FOUND if differs or refused or lost else DONE
+    return FOUND if differs or refused or lost or astray else DONE
 
 
 if __name__ == "__main__":

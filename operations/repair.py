@@ -56,15 +56,15 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
     users, policies = list(state.outputs(USER)), list(state.outputs(POLICY))
     if not users and not policies:
         return
-    administration = Administration(settings)
+    administration = Administration(server_of(settings))
     for policy in policies:
         name = str(policy["name"])
-        if not administration.has_policy(name):
+        if administration.policy(name) is None:
             administration.put_policy(name, policy["policy"])
             yield f"policy {name} was gone: made again"
     for user in users:
         name, secret = str(user["name"]), str(user["secret"])
-        if not administration.enabled(name):
+        if administration.user_status(name) != "enabled":
             administration.put_user(name, secret)
             yield f"user {name} was gone or disabled: put back with the secret it had"
         elif not _accepted(settings, Credential(name, secret)):

@@ -72,7 +72,7 @@ def changes(
 
 def _adopted_keys(settings: Settings, recorded: Recorded) -> Iterator[str]:
     known = {key.name for key in trusted_before(recorded)}
-    for name, text in settings.adopted_signing_keys.items():
+    for name, text in settings.signing_keys.adopted.items():
         if name not in known:
             yield f"key {name} is adopted; clients trust it as {SecretKey.parse(text).public_key}"
 

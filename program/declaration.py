@@ -25,11 +25,13 @@ from components.builder_credentials import (
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.signing_key import SigningKey
+from program.checks.deployment import Settled
 from program.connections import ssh_connection
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.push_settings import push_settings
 from program.settings.builders import BuilderSettings
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 
@@ -46,11 +48,11 @@ def declare_server(settings: Settings) -> minio.Provider:
     )
 
 
-def declare_signing_keys(settings: Settings) -> list[SigningKey]:
+def declare_signing_keys(keys: SigningKeys) -> list[SigningKey]:
     """Declare the keys, in the settings' order: the last one signs."""
     return [
-        SigningKey(name, key_name=name, adopted_secret_key=settings.adopted_signing_keys.get(name))
-        for name in settings.signing_keys
+        SigningKey(name, key_name=name, adopted_secret_key=keys.adopted.get(name))
+        for name in keys.names
     ]
 
 
@@ -58,15 +60,15 @@ def declare_cache(
     settings: Settings,
     server: minio.Provider,
     client: pulumi.Output[ClientConfiguration],
-    adopt: str | None,
+    settled: Settled,
 ) -> BinaryCache:
-    """Declare the cache, or import the bucket `adopt`; a public one has a page for people."""
+    """Declare the cache, or import the bucket that is there; a public one has a page for people."""
     page = client.apply(lambda known: landing_page(known, settings.retention_days))
     return BinaryCache(
         "cache",
         BinaryCacheArgs(
             bucket=settings.bucket,
-            adopt=adopt,
+            adopt=settled.adopt,
             protect=settings.protect,
             anonymous_download=not settings.private,
             anonymous_listing=settings.anonymous_listing,
@@ -75,6 +77,8 @@ def declare_cache(
             want_mass_query=settings.want_mass_query,
             priority=settings.priority,
             landing_page=None if settings.private else page,
+            versioned=settled.versioned,
+            comparable_etags=settled.comparable_etags,
         ),
         pulumi.ResourceOptions(provider=server),
     )
@@ -106,6 +110,7 @@ def declare_builders(
     server: minio.Provider,
     cache: BinaryCache,
     signing_key: SigningKey,
+    settled: Settled,
 ) -> DeclaredBuilders:
     """Declare the builders' access, and credentials and pushes where the settings want them.
 
@@ -116,6 +121,7 @@ def declare_builders(
         server: the provider for users and policy.
         cache: what they push to.
         signing_key: the key that signs their pushes.
+        settled: what is known of the server.
     """
     access = BuilderAccess(
         "builders",
@@ -157,7 +163,7 @@ def declare_builders(
                 closures=closures, credential=credential, connection=connection
             )
     if pushes:
-        push = _declare_pushes(settings, pushes, server, cache, signing_key)
+        push = _declare_pushes(settings, pushes, server, cache, signing_key, settled)
         for name, user in ((builder.name, builder.s3_user) for builder in settings.builders):
             if user in pushes:
                 outputs[name]["lastPush"] = push.summaries[user]
@@ -190,6 +196,7 @@ def _declare_pushes(
     server: minio.Provider,
     cache: BinaryCache,
     signing_key: SigningKey,
+    settled: Settled,
 ) -> ClosurePush:
     return ClosurePush(
         "builders",
@@ -199,6 +206,7 @@ def _declare_pushes(
             settings=push_settings(settings),
             signing_key=signing_key.secret_key,
             ca_certificate=settings.ca_certificate,
+            comparable_etags=settled.comparable_etags,
         ),
         pulumi.ResourceOptions(providers=[server]),
     )

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import shlex
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pulumi
 
@@ -20,8 +20,10 @@ from program.connections import UnreachableError, logged_in
 from program.settings.builders import BuilderSettings
 from push.store import UnknownPathError, follow_link
 
-PATIENCE_SECONDS = 4.0
-"""How long all builders together may take to answer."""
+PREVIEW_PATIENCE_SECONDS = 4.0
+"""How long all builders together may take to answer a preview, which a person waits for."""
+PATIENCE_SECONDS = 60.0
+"""How long they may take in a deployment: what a builder does not tell is not pushed."""
 
 # What `push.store.follow_link` does, for POSIX shells: a builder may have no Python yet, and its
 # login shell may be fish or csh.
@@ -74,12 +76,17 @@ class UnresolvedError(Exception):
 
 
 def follow_links(
-    builders: Sequence[BuilderSettings], store_dir: str = STORE_DIR
+    builders: Sequence[BuilderSettings], store_dir: str = STORE_DIR, *, preview: bool = True
 ) -> dict[str, list[str] | None]:
     """Return the store paths that the closures and pins of builders with links are now, by name.
 
     A builder that cannot be asked has None, and one warning line. One that names store paths only
     has nothing to follow: it is left out, and needs no connection.
+
+    Args:
+        builders: the machines that push.
+        store_dir: the store directory.
+        preview: whether nothing will be pushed, so that it is not worth a long wait.
     """
     asked = [
         builder
@@ -90,7 +97,15 @@ def follow_links(
         return {}
     # The program runs inside an event loop already: this one needs a thread of its own.
     with ThreadPoolExecutor(1) as thread:
-        answers = thread.submit(asyncio.run, _ask_all(asked, store_dir)).result()
+        patience = PREVIEW_PATIENCE_SECONDS if preview else PATIENCE_SECONDS
+        answering = thread.submit(asyncio.run, _ask_all(asked, store_dir, patience))
+        if not preview:
+            wait([answering], PREVIEW_PATIENCE_SECONDS)
+            if not answering.done():
+                names = ", ".join(builder.name for builder in asked)
+                # Printed, not logged: what is logged is sent when the program waits for nothing.
+                print(f"waiting up to {patience:g} seconds for answers of {names}", flush=True)
+        answers = answering.result()
     found: dict[str, list[str] | None] = {}
     for builder, answer in zip(asked, answers, strict=True):
         found[builder.name] = None if isinstance(answer, Exception) else answer
@@ -100,19 +115,19 @@ def follow_links(
 
 
 async def _ask_all(
-    builders: Sequence[BuilderSettings], store_dir: str = STORE_DIR
+    builders: Sequence[BuilderSettings], store_dir: str, patience: float
 ) -> list[list[str] | Exception]:
-    return list(await asyncio.gather(*(_ask(builder, store_dir) for builder in builders)))
+    return list(await asyncio.gather(*(_ask(builder, store_dir, patience) for builder in builders)))
 
 
-async def _ask(builder: BuilderSettings, store_dir: str) -> list[str] | Exception:
+async def _ask(builder: BuilderSettings, store_dir: str, patience: float) -> list[str] | Exception:
     try:
         if builder.local:
             return [follow_link(link, store_dir) for link in builder.pushed]
-        return await asyncio.wait_for(_follow_over_ssh(builder, store_dir), PATIENCE_SECONDS)
+        return await asyncio.wait_for(_follow_over_ssh(builder, store_dir), patience)
     # An OSError too, since Python 3.11.
     except asyncio.TimeoutError:
-        return UnresolvedError(f"{builder.host} did not answer within {PATIENCE_SECONDS:g} seconds")
+        return UnresolvedError(f"{builder.host} did not answer within {patience:g} seconds")
     except (UnreachableError, UnresolvedError, UnknownPathError, OSError) as error:
         return error
 

@@ -7,42 +7,113 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
-from program.checks.deployment import server_of
-from program.checks.server_error import ServerError
+from formats.error import FormatError
+from formats.keys import KeyName
+from formats.narinfo import LARGEST_NARINFO, NarInfo
+from formats.signing import SecretKey, verifies
+from program.checks.key_rotation import next_name
+from program.checks.s3_client import Server
+from program.outputs.landing_page import is_landing_page
 from program.settings.reader import SettingError
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
+_SAMPLE = 64
+"""Narinfos that are read of a bucket that is adopted."""
+_AT_ONCE = 8
+_READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
+_LARGEST_PAGE = 1 << 22
 
-def bucket_to_import(settings: Settings) -> str | None:
-    """Return the bucket that is to be imported, if any; refuse secrets that the server refuses.
 
-    A server that does not answer is nothing to import from; `deployment` tells of it.
+def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
+    """Refuse to adopt a bucket where the deployment would not fit what is in it.
+
+    Args:
+        settings: the stack's settings.
+        keys: its signing keys; none of them is in the state.
+        server: has the bucket.
 
     Raises:
-        SettingError: an adopted user has another secret. Creating it over would change that, and
-            whoever pushes with it would be locked out.
+        SettingError: clients would refuse what is there, because it was signed by another key of
+            the same name; or the cache's policy, or its page for people, would take another's
+            place.
+        ServerError: no answer, or the server refuses the user.
     """
-    try:
-        for user, secret in settings.adopted_user_secrets.items():
-            _check_secret(settings, user, secret)
-        found = settings.adopt_bucket and server_of(settings).lifecycle(settings.bucket) is not None
-    except ServerError:
-        return None
-    return settings.bucket if found else None
+    _check_signatures(settings, keys, server)
+    more = _rights_beyond_reading(server.access(settings.bucket))
+    if more and not settings.private and not settings.confirm_shared_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"its policy grants {', '.join(more)}, and the cache's would take its place; grant it "
+            "elsewhere, or set confirmSharedBucket to true to let it go",
+        )
+    page = None if settings.private else server.read(settings.bucket, "index.html", _LARGEST_PAGE)
+    if page is not None and not is_landing_page(page) and not settings.confirm_shared_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            "its index.html is somebody else's page, and the cache's would take its place; move "
+            "it, or set confirmSharedBucket to true to let it go",
+        )
 
 
-def _check_secret(settings: Settings, user: str, secret: str) -> None:
-    server = replace(server_of(settings), user=user, password=secret)
+def _rights_beyond_reading(policy: str | None) -> list[str]:
+    """Return what a bucket's policy grants besides what a cache's does, or the canned ones do."""
     try:
-        server.lifecycle(settings.bucket)
-    except ServerError as error:
-        # Everything else is no answer about the secret: the user may not read the lifecycle,
-        # or is not there and will be created with this secret.
-        if error.subject == "password":
+        statements = json.loads(policy or "{}").get("Statement", ())
+        granted = {
+            action
+            for statement in statements
+            for actions in [statement.get("Action", "something unusual")]
+            for action in ([actions] if isinstance(actions, str) else actions)
+        }
+    except (ValueError, TypeError, AttributeError):
+        return ["something unusual"]
+    return sorted(str(action) for action in granted - _READING)
+
+
+def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> None:
+    """Compare signatures of a sample of narinfos with the keys that would have their names."""
+    names = (
+        key
+        for key, _ in server.objects(settings.bucket)
+        if key.endswith(".narinfo") and "/" not in key
+    )
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        texts = threads.map(
+            lambda name: server.read(settings.bucket, name, LARGEST_NARINFO),
+            islice(names, _SAMPLE),
+        )
+        sample = list(_parsed(texts))
+    for name in keys.names:
+        adopted = keys.adopted.get(name)
+        public = None if adopted is None else SecretKey.parse(adopted).public_key
+        signatures = [
+            (narinfo.fingerprint, signature)
+            for narinfo in sample
+            for signature in narinfo.signatures
+            if signature.startswith(f"{name}:")
+        ]
+        if signatures and not any(public and verifies(public, *found) for found in signatures):
             raise SettingError(
-                "adoptedUserSecrets",
-                None,
-                f"the server knows {user} by another secret; give the one that its builder uses",
-            ) from None
+                "signingKeys" if public is None else "adoptedSigningKeys",
+                name if public is None else None,
+                f"what is in the bucket {settings.bucket} is signed by another key of the name "
+                f"{name}, and clients that trust that one would refuse what this stack signs; "
+                "give that key in adoptedSigningKeys, or write "
+                f"{next_name(KeyName.parse(name))} in its place",
+            )
+
+
+def _parsed(texts: Iterable[bytes | None]) -> Iterator[NarInfo]:
+    for text in texts:
+        try:
+            yield NarInfo.parse((text or b"").decode())
+        except (FormatError, UnicodeDecodeError):
+            continue

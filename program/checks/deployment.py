@@ -7,31 +7,26 @@ preview changes nothing: it asks while the engine starts the providers, which ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_minio as minio
 
-from components.retention import (
-    ExpirationRule,
-    difference,
-    expiration_rules,
-    expired_share,
-    made_here,
-    narinfo_days,
-)
-from program.checks import key_rotation, recorded, removal
+from components.retention import difference, expiration_rules, foreign_rules, made_here
+from program.checks import key_rotation, leaving, recorded, removal
 from program.checks.server_error import ServerError
 from program.outputs.machines import retention_in_words
 from program.settings.reader import SettingError
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 if TYPE_CHECKING:
     from program.checks.s3_client import Server
 
-_CONFIRMED_ABOVE = 0.5
+COMPARABLE_ETAGS_OUTPUT = "comparableEtags"
+"""The stack output that tells whether a refresh can see what others write over our objects."""
 
 
 def server_of(settings: Settings) -> Server:
@@ -49,30 +44,55 @@ def server_of(settings: Settings) -> Server:
     )
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What the state and the server have settled before anything is declared."""
+
+    signing_keys: SigningKeys
+    versioned: bool
+    """Whether the bucket keeps versions."""
+    comparable_etags: bool
+    """Whether the server's ETags tell what it has: those of encrypted objects do not."""
+    adopt: str | None = None
+    """The bucket that is there already, to be imported; None where there is none."""
+    asked: bool = False
+    """Whether the server has been asked, and not the state alone."""
+
+
 def begin(
     settings: Settings, declare_server: Callable[[Settings], minio.Provider]
-) -> minio.Provider:
-    """Declare the server, and refuse what cannot follow the last deployment.
+) -> tuple[minio.Provider, Settled]:
+    """Declare the server, and settle what the last deployment and the server have a say in.
 
-    An update asks first, and the server too, so that it changes all that it plans or nothing. In a
-    preview the state is read just when the engine begins to start the server's provider, and what
-    is declared after it comes while the engine is busy; `check_lifecycle` asks the server.
+    An update asks first, so that it changes all that it plans or nothing. In a preview the state
+    is read just when the engine begins to start the server's provider, and what is declared after
+    it comes while the engine is busy; `conclude` asks the server.
 
     Args:
         settings: the stack's settings.
         declare_server: declares the server's provider.
 
     Raises:
-        SettingError: of the signing keys, as `key_rotation.check`; or the server does not answer,
-            refuses the user, or would expire more than half of its entries at once.
+        SettingError: of the signing keys, as `key_rotation.check`; the server does not answer or
+            refuses the user; or what is there is not this stack's to take, change or expire.
     """
-    if pulumi.runtime.is_dry_run():
-        server = declare_server(settings)
-        key_rotation.check(settings, recorded.read())
-        return server
-    key_rotation.check(settings, recorded.read())
-    _check_server(settings)
-    return declare_server(settings)
+    preview = pulumi.runtime.is_dry_run()
+    server = declare_server(settings) if preview else None
+    known = recorded.read()
+    keys = key_rotation.check(settings, known)
+    settled = Settled(
+        keys,
+        versioned=known.expires_versions,
+        comparable_etags=known.stack_output(COMPARABLE_ETAGS_OUTPUT, True),
+    )
+    # A preview has to know what it would import.
+    if not preview or (settings.adopt_bucket and known.bucket != settings.bucket):
+        settled = _ask_server(settings, settled)
+    if not preview:
+        trusted = [key.name for key in key_rotation.trusted_before(known)]
+        for sentence in leaving.sentences(settings, known, trusted, keys.names):
+            pulumi.log.warn(sentence)
+    return server or declare_server(settings), settled
 
 
 def refusal_of_a_destroy(settings: Settings) -> str | None:
@@ -80,24 +100,9 @@ def refusal_of_a_destroy(settings: Settings) -> str | None:
     return removal.refusal(settings, server_of(settings), recorded.read())
 
 
-def _check_server(settings: Settings) -> None:
-    server = server_of(settings)
-    try:
-        rules = server.lifecycle(settings.bucket)
-        _check_bucket(settings, server, exists=rules is not None)
-        _check_shortened_retention(settings, server, rules)
-    except ServerError as error:
-        setting, value = {
-            "user": ("minioUser", settings.minio_user),
-            "password": ("minioPassword", None),
-        }.get(error.subject, ("endpoint", str(settings.endpoint)))
-        refusal = SettingError(setting, value, str(error))
-        if error.reachable or not pulumi.runtime.is_dry_run():
-            raise refusal from None
-        pulumi.log.warn(f"{refusal}; this preview could not check the server")
-
-
-def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.Output[str]:
+def conclude(
+    settings: Settings, settled: Settled, applied: pulumi.Output[str]
+) -> pulumi.Output[str]:
     """Read the lifecycle back once it is applied, and say in words what is in force.
 
     The MinIO provider reports a lifecycle as updated even where the server refused it, and a
@@ -107,6 +112,7 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
 
     Args:
         settings: the stack's settings.
+        settled: what `begin` has settled.
         applied: an output that is there when the lifecycle has been applied; its value is unused.
 
     Returns:
@@ -115,81 +121,72 @@ def check_lifecycle(settings: Settings, applied: pulumi.Output[str]) -> pulumi.O
     """
 
     async def ask(_: str) -> str:
-        await asyncio.to_thread(_check_server, settings)
+        found = await asyncio.to_thread(_ask_server, settings, settled)
+        if found.versioned and not settled.versioned:
+            pulumi.log.info(
+                f"bucket {settings.bucket} keeps versions: the deployment will also let those "
+                "expire that others have followed"
+            )
         return retention_in_words(settings)
 
     def read_back(_: str) -> str:
-        declared = expiration_rules(settings.retention_days, settings.grace_days)
-        applied_rules = server_of(settings).lifecycle(settings.bucket) or ()
-        found = difference(declared, applied_rules)
-        if settings.retention_days is None and made_here(applied_rules):
+        _check_in_force(settings, settled)
+        return retention_in_words(settings)
+
+    if not pulumi.runtime.is_dry_run():
+        return applied.apply(read_back)
+    if settled.asked:
+        return pulumi.Output.from_input(retention_in_words(settings))
+    # At once: by now the engine starts the providers, and the program has nothing else to do.
+    return pulumi.Output.from_input("").apply(ask)
+
+
+def _ask_server(settings: Settings, settled: Settled) -> Settled:
+    """Return what the server has settled too; what it had before where a preview cannot reach it.
+
+    Raises:
+        SettingError: as `begin`.
+    """
+    # Imported here: a preview need not wait for the S3 client before it declares anything.
+    from program.checks import belongings  # noqa: PLC0415
+
+    try:
+        found = belongings.check(
+            settings, settled.signing_keys, server_of(settings), recorded.read()
+        )
+    except ServerError as error:
+        setting, value = {
+            "user": ("minioUser", settings.minio_user),
+            "password": ("minioPassword", None),
+            "bucket": ("bucket", settings.bucket),
+        }.get(error.subject, ("endpoint", str(settings.endpoint)))
+        refusal = SettingError(setting, value, str(error))
+        if error.reachable or not pulumi.runtime.is_dry_run():
+            raise refusal from None
+        pulumi.log.warn(f"{refusal}; this preview could not check the server")
+        return settled
+    return replace(settled, adopt=found.adopt, versioned=found.versioned, asked=True)
+
+
+def _check_in_force(settings: Settings, settled: Settled) -> None:
+    declared = expiration_rules(
+        settings.retention_days, settings.grace_days, versioned=settled.versioned
+    )
+    lifecycle = server_of(settings).lifecycle(settings.bucket)
+    applied = lifecycle.rules if lifecycle is not None else ()
+    if settings.retention_days is None:
+        if made_here(applied):
             # The engine deletes last, when nothing of the program runs any more.
             pulumi.log.warn(
                 f"expire is off: the lifecycle rules of bucket {settings.bucket} go at the end "
                 "of this deployment; where the next one says so again, delete them by hand"
             )
-        elif found is not None:
-            raise pulumi.RunError(
-                f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
-                "the deploying user may set the lifecycle, then run pulumi up --refresh"
-            )
-        return retention_in_words(settings)
-
-    if pulumi.runtime.is_dry_run():
-        # At once: by now the engine starts the providers, and the program has nothing else to do.
-        return pulumi.Output.from_input("").apply(ask)
-    return applied.apply(read_back)
-
-
-def _check_bucket(settings: Settings, server: Server, *, exists: bool) -> None:
-    """Refuse what the server would half-way: to create what is there, to delete what is full.
-
-    Raises:
-        SettingError: the bucket is there and not this stack's; or this stack's and gone; or another
-            one is this stack's, and not empty.
-        ServerError: no answer, or the server refuses the user.
-    """
-    known = recorded.read()
-    if known.bucket == settings.bucket:
-        if not exists:
-            raise SettingError(
-                "bucket",
-                settings.bucket,
-                "the server has it no longer, nor what it held; "
-                f"make repair STACK={pulumi.get_stack()} makes it again, empty",
-            )
-        return
-    kept = removal.not_empty(server, known)
-    if kept is not None:
-        raise SettingError(
-            "bucket", settings.bucket, f"this stack's {kept}, or leave the setting as it was"
+            return
+        # What is about something else than the cache may stay.
+        applied = tuple(set(applied) - set(foreign_rules(applied)))
+    found = difference(declared, applied)
+    if found is not None:
+        raise pulumi.RunError(
+            f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
+            "the deploying user may set the lifecycle, then run pulumi up --refresh"
         )
-    if exists and not settings.adopt_bucket:
-        raise SettingError(
-            "bucket",
-            settings.bucket,
-            "the server has a bucket of that name, which is not this stack's; set adoptBucket to "
-            "true to take it over with all it holds, or take another name",
-        )
-
-
-def _check_shortened_retention(
-    settings: Settings, server: Server, rules: Sequence[ExpirationRule] | None
-) -> None:
-    days = settings.retention_days
-    if rules is None or days is None:
-        return
-    # A bucket without rules keeps its entries for ever.
-    before = narinfo_days(rules)
-    if before is not None and before <= days:
-        return
-    share = expired_share(server.narinfo_ages(settings.bucket), days, datetime.now(timezone.utc))
-    if share == 0:
-        return
-    was = "no expiry" if before is None else f"{before} days"
-    sentence = f"{share:.0%} of the cache's entries would expire at once (it was {was})"
-    if share > _CONFIRMED_ABOVE and not settings.confirm_shorter_retention:
-        raise SettingError(
-            "retentionDays", days, f"{sentence}; set confirmShorterRetention to true to go on"
-        )
-    pulumi.log.warn(f"retentionDays is {days}: {sentence}")

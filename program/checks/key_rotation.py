@@ -10,33 +10,46 @@ from formats.keys import KeyName, PublicKey
 from formats.signing import SecretKey
 from program.checks.recorded import Recorded
 from program.settings.reader import SettingError
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""
 
 
-def check(settings: Settings, recorded: Recorded) -> None:
-    """Refuse keys that clients of this stack could not follow, and say in words what changes.
+def check(settings: Settings, recorded: Recorded) -> SigningKeys:
+    """Return the stack's keys; refuse those that clients could not follow, and say what changes.
 
     Raises:
-        SettingError: as `refuse_a_step_back`.
+        SettingError: as `SigningKeySettings.settle` and `refuse_a_step_back`; the state has lost a
+            key that clients trust; or none of those that clients trust would stay.
     """
     before = trusted_before(recorded)
-    refuse_a_step_back(before, settings)
     names = [key.name for key in before]
-    words = describe(names, settings.signing_keys)
+    keys = settings.signing_keys.settle(names)
+    refuse_a_step_back(before, keys)
+    _refuse_another_under_a_lost_name(recorded, names, keys)
+    words = describe(names, keys.names)
     if words is None:
-        return
-    if names and not set(names) & set(settings.signing_keys):
+        return keys
+    if names and not set(names) & set(keys.names):
+        if not settings.confirm_key_replacement:
+            raise SettingError(
+                "signingKeys",
+                list(keys.names),
+                f"no key stays that clients trust ({', '.join(names)}), so they would refuse the "
+                "cache until they trust the new one; append it to the list, and remove the old "
+                "one later, or set confirmKeyReplacement to true to go on",
+            )
         pulumi.log.warn(
             f"{words}; no key stays, so clients refuse the cache until they trust the new one"
         )
     else:
         pulumi.log.info(words)
+    return keys
 
 
-def refuse_a_step_back(before: Sequence[PublicKey], settings: Settings) -> None:
+def refuse_a_step_back(before: Sequence[PublicKey], keys: SigningKeys) -> None:
     """Compare a stack's keys with those that clients trust already.
 
     Raises:
@@ -44,8 +57,8 @@ def refuse_a_step_back(before: Sequence[PublicKey], settings: Settings) -> None:
             one takes the name of another key. Clients keep one key of a name, silently.
     """
     known = {key.name: key for key in before}
-    for name in settings.signing_keys:
-        adopted = settings.adopted_signing_keys.get(name)
+    for name in keys.names:
+        adopted = keys.adopted.get(name)
         if adopted is not None:
             if name in known and SecretKey.parse(adopted).public_key != known[name]:
                 raise SettingError(
@@ -62,13 +75,39 @@ def refuse_a_step_back(before: Sequence[PublicKey], settings: Settings) -> None:
                     "signingKeys",
                     name,
                     f"this stack has had {max(older)}; a new key takes a higher integer, "
-                    f"such as {KeyName(new.domain, max(older).number + 1)}",
+                    f"such as {next_name(max(older))}",
                 )
 
 
+def next_name(key: KeyName) -> KeyName:
+    """Return the name that follows a key's when it is rotated."""
+    return KeyName(key.domain, key.number + 1)
+
+
 def trusted_before(recorded: Recorded) -> tuple[PublicKey, ...]:
-    """Return the keys that the last deployment made clients trust."""
-    return tuple(PublicKey.parse(key) for key in recorded.stack_output(PUBLIC_KEYS_OUTPUT, ()))
+    """Return the keys that the last deployment made clients trust.
+
+    Where none has come that far, those that the state has: something may be signed with them.
+    """
+    told = recorded.stack_output(PUBLIC_KEYS_OUTPUT)
+    if told is None:
+        kept = [PublicKey.parse(key) for key in recorded.signing_keys.values()]
+        return tuple(sorted(kept, key=lambda key: KeyName.parse(key.name)))
+    return tuple(PublicKey.parse(key) for key in told)
+
+
+def _refuse_another_under_a_lost_name(
+    recorded: Recorded, names: Sequence[str], keys: SigningKeys
+) -> None:
+    for name in keys.names:
+        if name in names and name not in recorded.signing_keys and name not in keys.adopted:
+            raise SettingError(
+                "signingKeys",
+                name,
+                "clients trust this key, and the state has lost it: another one of its name would "
+                "be refused; give it in adoptedSigningKeys from its backup, or write "
+                f"{next_name(KeyName.parse(name))} in its place",
+            )
 
 
 def describe(before: Sequence[str], now: Sequence[str]) -> str | None:

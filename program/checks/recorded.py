@@ -15,7 +15,12 @@ COMMANDS = ("command:remote:Command", "command:local:Command")
 OBJECT = "minio:index/s3Object:S3Object"
 USER = "minio:index/iamUser:IamUser"
 POLICY = "minio:index/iamPolicy:IamPolicy"
+LIFECYCLE = "minio:index/ilmPolicy:IlmPolicy"
+SIGNING_KEY = "pulumi-python:dynamic/nixcache:SigningKey"
 STACK = "pulumi:pulumi:Stack"
+
+PROTECTED_OUTPUT = "protected"
+"""The stack output that tells whether the engine keeps the bucket from being deleted."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,39 @@ class Recorded:
     def bucket(self) -> str | None:
         """The name of the bucket that this stack has made or adopted."""
         return next((str(bucket["bucket"]) for bucket in self.outputs(BUCKET)), None)
+
+    @property
+    def protected(self) -> bool:
+        """Whether the engine keeps that bucket from being deleted, or may: it does by default."""
+        return bool(self.stack_output(PROTECTED_OUTPUT, True))
+
+    @property
+    def users(self) -> frozenset[str]:
+        """The users that this stack has made or adopted on the server."""
+        return frozenset(str(user["name"]) for user in self.outputs(USER))
+
+    @property
+    def policies(self) -> frozenset[str]:
+        """The policies that this stack has made or adopted on the server."""
+        return frozenset(str(policy["name"]) for policy in self.outputs(POLICY))
+
+    @property
+    def signing_keys(self) -> dict[str, str]:
+        """The public keys of the signing keys that the state has, by name."""
+        return {
+            str(key["key_name"]): str(key["public_key"])
+            for key in self.outputs(SIGNING_KEY)
+            if "key_name" in key
+        }
+
+    @property
+    def expires_versions(self) -> bool:
+        """Whether the lifecycle that this stack has set is one for a bucket that keeps versions."""
+        return any(
+            rule.get("noncurrentVersionExpirationDays")
+            for lifecycle in self.outputs(LIFECYCLE)
+            for rule in lifecycle["rules"]
+        )
 
     @property
     def objects(self) -> frozenset[str]:

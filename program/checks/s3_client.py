@@ -10,13 +10,21 @@ this module only when it asks.
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import formatdate
+from functools import cached_property
+from typing import Any
+from xml.etree import ElementTree
 
 from minio import Minio
 from minio.error import MinioException, S3Error
-from urllib3 import PoolManager
+from minio.lifecycleconfig import Rule
+from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 
 from components.retention import ExpirationRule
@@ -24,14 +32,51 @@ from program.checks.server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
 _FAILURES = (MinioException, HTTPError)
-
-
 _REMEDIES = {
     "InvalidAccessKeyId": ("user", "the server knows no such user; check the name"),
     "SignatureDoesNotMatch": ("password", "the server refuses it; set it anew"),
-    "AccessDenied": ("user", "the server denies this user what a deployment needs; see README"),
+    "AccessDenied": (
+        "user",
+        "the server denies this user what a deployment needs; docs/security.md lists it",
+    ),
     "RequestTimeTooSkewed": ("endpoint", "the server's clock and this one differ; set them right"),
 }
+
+
+class _NoBucketError(ServerError):
+    """The bucket is not made yet."""
+
+    def __init__(self) -> None:
+        super().__init__("bucket", "the server has none of that name")
+
+
+class _Connections(PoolManager):
+    """Connections to an S3 server, on which a web page is no answer."""
+
+    def urlopen(  # type: ignore[override]
+        self, method: str, url: str, redirect: bool = True, **kwargs: Any
+    ) -> BaseHTTPResponse:
+        """Ask, and look who answers."""
+        answer = super().urlopen(method, url, redirect, **kwargs)
+        is_page = "html" in answer.headers.get("Content-Type", "").lower()
+        # An object may be a page; then the answer says that S3 gave it.
+        if is_page and "x-amz-request-id" not in answer.headers:
+            raise ServerError(
+                "endpoint",
+                f"a web page answers there (HTTP status {answer.status}), and no S3 server; "
+                "check the port, which is not the console's, and what a proxy passes on",
+            )
+        return answer
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """A bucket's lifecycle."""
+
+    rules: tuple[ExpirationRule, ...] = ()
+    """What expires by its key and age alone."""
+    others: tuple[str, ...] = ()
+    """The ids of all other rules."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +91,8 @@ class Server:
     password: str = field(repr=False)
     ca_certificate_file: str | None
 
-    def lifecycle(self, bucket: str) -> tuple[ExpirationRule, ...] | None:
-        """Return the bucket's expiration rules, or None where there is no such bucket yet.
+    def lifecycle(self, bucket: str) -> Lifecycle | None:
+        """Return the bucket's lifecycle, or None where there is no such bucket yet.
 
         One request: S3 `GetBucketLifecycleConfiguration`.
 
@@ -55,37 +100,94 @@ class Server:
             ServerError: no answer, or the server refuses the user.
         """
         try:
-            configuration = self._client().get_bucket_lifecycle(bucket)
-        except _FAILURES as error:
-            explained = explain(error)
-            if explained is None:
-                return None
-            raise explained from None
-        rules = configuration.rules if configuration is not None else []
-        return tuple(
-            ExpirationRule(
-                str(rule.rule_id),
-                (rule.rule_filter.prefix if rule.rule_filter else None) or "",
-                rule.expiration.days or 0,
-            )
-            for rule in rules
-            if rule.expiration is not None and rule.status == "Enabled"
-        )
+            with self._asked(bucket):
+                configuration = self._client.get_bucket_lifecycle(bucket)
+        except _NoBucketError:
+            return None
+        rules, others = [], []
+        for rule in configuration.rules if configuration is not None else ():
+            expiring = _expiring(rule)
+            if expiring is None:
+                others.append(str(rule.rule_id))
+            else:
+                rules.append(expiring)
+        return Lifecycle(tuple(rules), tuple(others))
 
-    def narinfo_ages(self, bucket: str) -> Iterator[datetime]:
-        """Yield when each narinfo was last pushed or renewed (S3 `ListObjectsV2`).
+    def access(self, bucket: str) -> str | None:
+        """Return the bucket's policy as JSON, or None where it has none.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        with self._asked(bucket):
+            try:
+                return self._client.get_bucket_policy(bucket)
+            except S3Error as error:
+                if error.code != "NoSuchBucketPolicy":
+                    raise
+                return None
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        """Return an object's ETag, or None where there is no such object.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        with self._asked(bucket):
+            try:
+                return self._client.stat_object(bucket, key).etag
+            except S3Error as error:
+                if error.code != "NoSuchKey":
+                    raise
+                return None
+
+    def keeps_versions(self, bucket: str) -> bool:
+        """Return whether a bucket keeps, or has kept, what is written again or deleted.
+
+        One request: S3 `GetBucketVersioning`.
 
         Raises:
             ServerError: no answer, or the server refuses the user.
         """
         try:
-            for entry in self._client().list_objects(bucket):
-                if str(entry.object_name).endswith(".narinfo") and entry.last_modified:
-                    yield entry.last_modified
-        except _FAILURES as error:
-            explained = explain(error)
-            if explained is not None:
-                raise explained from None
+            with self._asked(bucket):
+                return self._client.get_bucket_versioning(bucket).status not in (None, "", "Off")
+        except _NoBucketError:
+            return False
+
+    def locks_objects(self, bucket: str) -> bool:
+        """Return whether whatever is written to a bucket that keeps versions cannot be deleted.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        with self._asked(bucket):
+            try:
+                return self._client.get_object_lock_config(bucket).mode is not None
+            except S3Error as error:
+                if error.code != "ObjectLockConfigurationNotFoundError":
+                    raise
+                return False
+
+    def replicates(self, bucket: str) -> bool:
+        """Return whether what is written to a bucket that keeps versions is copied to another.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        with self._asked(bucket):
+            return self._client.get_bucket_replication(bucket) is not None
+
+    def objects(self, bucket: str) -> Iterator[tuple[str, datetime]]:
+        """Yield each object's key, and when it was last written (S3 `ListObjectsV2`).
+
+        Raises:
+            ServerError: no answer, or the server refuses the user.
+        """
+        with self._asked(bucket):
+            for entry in self._client.list_objects(bucket, recursive=True):
+                if entry.last_modified is not None:
+                    yield str(entry.object_name), entry.last_modified
 
     def contents(self, bucket: str) -> Iterator[str]:
         """Yield the name of each object, of one that is there in several versions for each of them.
@@ -96,28 +198,46 @@ class Server:
             ServerError: no answer, or the server refuses the user.
         """
         try:
-            for entry in self._client().list_objects(bucket, recursive=True, include_version=True):
-                yield str(entry.object_name)
-        except _FAILURES as error:
-            explained = explain(error)
-            if explained is not None:
-                raise explained from None
+            with self._asked(bucket):
+                for entry in self._client.list_objects(
+                    bucket, recursive=True, include_version=True
+                ):
+                    yield str(entry.object_name)
+        except _NoBucketError:
+            return
 
-    def keeps_versions(self, bucket: str) -> bool:
-        """Return whether the bucket keeps what is deleted (S3 `GetBucketVersioning`).
+    def read(self, bucket: str, key: str, most: int) -> bytes | None:
+        """Return an object of at most `most` bytes; None where there is none, or a larger one.
 
         Raises:
             ServerError: no answer, or the server refuses the user.
         """
-        try:
-            status = self._client().get_bucket_versioning(bucket).status
-        except _FAILURES as error:
-            explained = explain(error)
-            if explained is not None:
-                raise explained from None
-            return False
-        return status not in (None, "", "Off")
+        with self._asked(bucket):
+            try:
+                answer = self._client.get_object(bucket, key)
+            except S3Error as error:
+                if error.code != "NoSuchKey":
+                    raise
+                return None
+            try:
+                content = answer.read(most + 1)
+            finally:
+                answer.close()
+                answer.release_conn()
+            return content if len(content) <= most else None
 
+    @cached_property
+    def connections(self) -> PoolManager:
+        """The connections to it, kept open."""
+        return _Connections(
+            timeout=_TIMEOUT_SECONDS,
+            retries=False,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=self.ca_certificate_file,
+            maxsize=8,
+        )
+
+    @cached_property
     def _client(self) -> Minio:
         return Minio(
             self.address,
@@ -125,13 +245,49 @@ class Server:
             secret_key=self.password,
             secure=self.tls,
             region=self.region,
-            http_client=PoolManager(
-                timeout=_TIMEOUT_SECONDS,
-                retries=False,
-                cert_reqs="CERT_REQUIRED",
-                ca_certs=self.ca_certificate_file,
-            ),
+            http_client=self.connections,
         )
+
+    @contextmanager
+    def _asked(self, bucket: str) -> Iterator[None]:
+        """Turn what the client raises into a ServerError, or _NoBucketError."""
+        try:
+            yield
+        except S3Error as error:
+            if error.code == "SignatureDoesNotMatch" and self._refuses_only_the_host(bucket):
+                raise ServerError(
+                    "endpoint",
+                    "a proxy there changes the Host header, which requests are signed with; let "
+                    "it pass as it comes (nginx: proxy_set_header Host $http_host)",
+                ) from None
+            raise explain(error) or _NoBucketError() from None
+        except _FAILURES as error:
+            raise explain(error) or _NoBucketError() from None
+        except (ElementTree.ParseError, ValueError) as error:
+            raise ServerError(
+                "endpoint",
+                f"what answers there is not understood ({str(error)[:100]}); see its log",
+            ) from None
+
+    def _refuses_only_the_host(self, bucket: str) -> bool:
+        """Tell whether the server takes the password where a request's host is not signed.
+
+        That is so in version 2 of AWS's signatures, which MinIO still reads (Amazon S3 Developer
+        Guide, "Signing and authenticating REST requests").
+        """
+        date = formatdate(usegmt=True)
+        text = f"GET\n\n\n{date}\n/{bucket}?lifecycle"
+        digest = hmac.digest(self.password.encode(), text.encode(), "sha1")
+        answer = self.connections.request(
+            "GET",
+            f"{'https' if self.tls else 'http'}://{self.address}/{bucket}?lifecycle",
+            headers={
+                "Date": date,
+                "Authorization": f"AWS {self.user}:{base64.b64encode(digest).decode()}",
+            },
+        )
+        absent = (b"<Code>NoSuchLifecycleConfiguration</Code>", b"<Code>NoSuchBucket</Code>")
+        return answer.status == 200 or any(code in answer.data for code in absent)
 
 
 def explain(error: MinioException | HTTPError) -> ServerError | None:
@@ -142,6 +298,30 @@ def explain(error: MinioException | HTTPError) -> ServerError | None:
         return None
     unknown = ("endpoint", f"the server answers {error.code}; see its log")
     return ServerError(*_REMEDIES.get(str(error.code), unknown))
+
+
+def _expiring(rule: Rule) -> ExpirationRule | None:
+    """Return a rule that expires by key and age alone, or None for any other."""
+    selected, expiration = rule.rule_filter, rule.expiration
+    noncurrent = rule.noncurrent_version_expiration
+    prefix = selected.prefix if selected is not None else ""
+    if (
+        rule.status != "Enabled"
+        or prefix is None
+        or expiration is None
+        or not expiration.days
+        or rule.transition is not None
+        or rule.noncurrent_version_transition is not None
+        or rule.abort_incomplete_multipart_upload is not None
+        or (noncurrent is not None and noncurrent.newer_noncurrent_versions)
+    ):
+        return None
+    return ExpirationRule(
+        str(rule.rule_id),
+        prefix,
+        expiration.days,
+        noncurrent.noncurrent_days if noncurrent is not None else None,
+    )
 
 
 def _why_unreachable(text: str) -> str:

@@ -72,6 +72,11 @@ def landing_page(client: ClientConfiguration, retention_days: int | None) -> str
 """
 
 
+def is_landing_page(page: bytes) -> bool:
+    """Tell whether a page is one that `landing_page` made, whatever cache it was for."""
+    return all(f'id="{name}"'.encode() in page for name in ("nixos-text", "flake-text"))
+
+
 def _about(retention_days: int | None) -> tuple[str, str]:
     english = (
         "A Nix binary cache: ready-made packages that Nix downloads instead of building them. "

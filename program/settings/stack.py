@@ -18,17 +18,19 @@ import pulumi
 
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
-from formats.keys import KeyName, PublicKey, is_key_domain
+from formats.keys import PublicKey
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
-from formats.signing import SecretKey
 from program.settings.builders import BuilderSettings, check_s3_name, read_builders
 from program.settings.reader import SettingError, SettingReader
+from program.settings.signing_keys import SigningKeySettings, read_signing_keys
 from program.settings.ssh import HOST
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 """The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
 
+BUILT_IN_POLICIES = frozenset(["consoleAdmin", "diagnostics", "readonly", "readwrite", "writeonly"])
+"""Policies that every MinIO server has (minio/pkg, `policy/constants.go`)."""
 _OPTIONAL_SECRETS = ("adoptedSigningKeys", "adoptedUserSecrets", "sshPrivateKey")
 
 
@@ -96,10 +98,11 @@ class Settings:
     retention_days: int | None
     grace_days: int
     confirm_shorter_retention: bool
+    confirm_shared_bucket: bool
     want_mass_query: bool
     priority: int
-    signing_keys: tuple[str, ...]
-    adopted_signing_keys: Mapping[str, str] = field(repr=False)
+    signing_keys: SigningKeySettings
+    confirm_key_replacement: bool
     adopted_user_secrets: Mapping[str, str] = field(repr=False)
     upstream_keys: tuple[str, ...]
     compression: str
@@ -176,9 +179,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         names = ", ".join(COMPRESSIONS)
         raise SettingError("compression", compression, f"write one of {names}")
     levels = COMPRESSIONS[compression].levels
-    signing_keys = _signing_keys(
-        reader.texts("signingKeys"), reader.texts("signingKeyDomains"), public_url
-    )
+    signing_keys = read_signing_keys(reader, urlsplit(public_url).hostname or "")
     builders = read_builders(reader, bucket)
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
@@ -197,10 +198,11 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         retention_days=retention_days if reader.boolean("expire") else None,
         grace_days=reader.integer("graceDays", range(1, 3_651), "days"),
         confirm_shorter_retention=reader.boolean("confirmShorterRetention"),
+        confirm_shared_bucket=reader.boolean("confirmSharedBucket"),
         want_mass_query=reader.boolean("wantMassQuery"),
         priority=reader.integer("priority", range(1_000_001)),
         signing_keys=signing_keys,
-        adopted_signing_keys=_adopted_signing_keys(reader.text("adoptedSigningKeys"), signing_keys),
+        confirm_key_replacement=reader.boolean("confirmKeyReplacement"),
         adopted_user_secrets=_adopted_user_secrets(
             reader.text("adoptedUserSecrets"), {builder.s3_user for builder in builders}
         ),
@@ -216,6 +218,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
     if settings.private:
         _check_private(settings)
+    _check_names_of_others(settings)
     return settings
 
 
@@ -233,6 +236,23 @@ def _check_private(settings: Settings) -> None:
             "builders[].s3User",
             settings.reader_user,
             "this is the private cache's reader; give the builder another",
+        )
+
+
+def _check_names_of_others(settings: Settings) -> None:
+    """Refuse to put users and policies of this stack over what the server cannot do without."""
+    if settings.write_policy in BUILT_IN_POLICIES:
+        raise SettingError(
+            "writePolicy",
+            settings.write_policy,
+            "MinIO itself has this policy, for everyone; write another name",
+        )
+    if settings.minio_user in settings.users:
+        raise SettingError(
+            "minioUser",
+            settings.minio_user,
+            "a builder or the reader has this user, whose secret and rights are the deployment's "
+            "to change; give the builder another s3User",
         )
 
 
@@ -280,79 +300,6 @@ def _ca_certificate(name: str) -> tuple[str | None, str | None]:
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"
         )
     return str(path), text
-
-
-def _signing_keys(
-    names: tuple[str, ...], domains: tuple[str, ...], public_url: str
-) -> tuple[str, ...]:
-    host = urlsplit(public_url).hostname or ""
-    names = tuple(name.replace("{host}", host) for name in names)
-    if not names:
-        raise SettingError(
-            "signingKeys", [], f"a cache has at least one key; name one, such as {host}-1"
-        )
-    for domain in domains:
-        if not is_key_domain(domain):
-            raise SettingError(
-                "signingKeyDomains", domain, "write a domain only, such as cache.example.org"
-            )
-    newest: dict[str, int] = {}
-    for name in names:
-        try:
-            key = KeyName.parse(name)
-        except FormatError:
-            raise SettingError(
-                "signingKeys",
-                name,
-                "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1",
-            ) from None
-        if key.domain not in (host, *domains):
-            raise SettingError(
-                "signingKeys",
-                str(key),
-                f"its domain is not the cache's host, {host}; name the key {host}-{key.number}, "
-                "or list its domain in signingKeyDomains",
-            )
-        if key.number <= newest.get(key.domain, -1):
-            raise SettingError(
-                "signingKeys",
-                str(key),
-                f"it stands after {key.domain}-{newest[key.domain]}; "
-                "name each key once, and a newer one with a higher integer",
-            )
-        newest[key.domain] = key.number
-    return names
-
-
-def _adopted_signing_keys(text: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the secret keys of `text` by name; no message shows any part of one."""
-    adopted: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            key = SecretKey.parse(line)
-        except FormatError as error:
-            raise SettingError(
-                "adoptedSigningKeys",
-                None,
-                f"line {number} is no secret key: {error}; "
-                "give the file that nix key generate-secret wrote",
-            ) from None
-        if key.name not in names:
-            raise SettingError(
-                "adoptedSigningKeys",
-                None,
-                f"the key of line {number} is none of signingKeys; add its name there",
-            )
-        if key.name in adopted:
-            raise SettingError(
-                "adoptedSigningKeys",
-                None,
-                f"line {number} has the name of a key before it; give each name one key",
-            )
-        adopted[key.name] = key.to_nix()
-    return adopted
 
 
 def _adopted_user_secrets(text: str, users: Collection[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from program.checks import deployment
+from program.checks import deployment, ownership
 from program.checks.s3_client import Server
 from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
 from tests.unit.recording_mocks import RecordingMocks, use_recording_mocks
@@ -22,7 +22,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Server, "lifecycle", lambda *_: None)
     monkeypatch.setattr(pulumi, "get_organization", lambda: "organization")
     # Nothing is applied where nothing is real.
-    monkeypatch.setattr(deployment, "check_lifecycle", lambda *_: "not read back")
+    monkeypatch.setattr(deployment, "conclude", lambda *_: "not read back")
+    monkeypatch.setattr(ownership, "check", lambda *_: None)
 
     def run(**changes: object) -> RecordingMocks:
         values = {f"nixcache:{name}": value for name, value in configuration(**changes).items()}
@@ -56,7 +57,12 @@ def described(value: Any) -> pulumi.Output[tuple[str, str]]:
                 leaves.append(pulumi.Output.from_input(inner))
 
     async def describe(known: Any) -> tuple[str, str]:
-        kind = {"str": "string", "list": "list of strings", "dict": "object"}[type(known).__name__]
+        kind = {
+            "str": "string",
+            "bool": "boolean",
+            "list": "list of strings",
+            "dict": "object",
+        }[type(known).__name__]
         secrets = {await leaf.is_secret() for leaf in leaves}
         return kind, "in part" if len(secrets) > 1 else "yes" if secrets.pop() else "no"
 

@@ -141,4 +141,4 @@ def test_what_a_login_shell_says_is_no_answer() -> None:
 
 
 def test_patience_is_less_than_a_preview_is_allowed() -> None:
-    assert links.PATIENCE_SECONDS < 5
+    assert links.PREVIEW_PATIENCE_SECONDS < 5 < links.PATIENCE_SECONDS

@@ -1,92 +1,160 @@
+"""A bucket that is adopted: whether what is in it fits the stack that takes it over."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
 
+import pulumi
 import pytest
 
+from components.binary_cache import anonymous_policy
+from formats.narinfo import NarInfo
+from formats.signing import SecretKey
 from program.checks import adoption
 from program.checks.s3_client import Server
-from program.checks.server_error import ServerError
+from program.outputs.landing_page import landing_page
+from program.outputs.machines import ClientConfiguration
 from program.settings.reader import SettingError
-from program.settings.stack import Settings, parse
+from program.settings.signing_keys import SigningKeys
+from program.settings.stack import parse
 from tests.unit.configuration import configuration
 
-SECRET = "a-secret-from-before"
-BUILDERS = [{"name": "here", "local": True, "s3User": "nixbuilder"}]
+NAME = "s3.homelab.local-1"
+OLD, OTHER = SecretKey.generate(NAME), SecretKey.generate(NAME)
+ELSEWHERE = SecretKey.generate("cache.example.org-1")
 
 
-def settings(**changes: object) -> Settings:
-    return parse(configuration(builders=BUILDERS, **changes))
+def narinfo(*keys: SecretKey) -> bytes:
+    """Return a narinfo with a signature by each key."""
+    unsigned = NarInfo(
+        store_path="/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting",
+        url=f"nar/{'1' * 52}.nar.zst",
+        compression="zstd",
+        nar_hash=f"sha256:{'0' * 52}",
+        nar_size=1,
+    )
+    signatures = tuple(key.sign(unsigned.fingerprint) for key in keys)
+    return replace(unsigned, signatures=signatures).format().encode()
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Server], object]) -> None:
-    monkeypatch.setattr(Server, "lifecycle", lambda server, _bucket: answer(server))
+def check(
+    monkeypatch: pytest.MonkeyPatch,
+    objects: dict[str, bytes],
+    adopted: SecretKey | None = None,
+    policy: str | None = None,
+    **changes: object,
+) -> list[str]:
+    """Adopt a bucket with these objects; return what was read of them."""
+    read: list[str] = []
+
+    def listed(_server: Server, _bucket: str) -> Iterator[tuple[str, datetime]]:
+        return ((key, datetime.now(timezone.utc)) for key in objects)
+
+    def content(_server: Server, _bucket: str, key: str, _most: int) -> bytes | None:
+        read.append(key)
+        return objects.get(key)
+
+    monkeypatch.setattr(Server, "objects", listed)
+    monkeypatch.setattr(Server, "read", content)
+    monkeypatch.setattr(Server, "access", lambda *_: policy)
+    keys = SigningKeys((NAME,), {NAME: adopted.to_nix()} if adopted else {})
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    adoption.check(parse(configuration(**changes)), keys, server)
+    return read
 
 
-def refuses(subject: str, *, reachable: bool = True) -> Callable[[Server], object]:
-    def answer(_server: Server) -> object:
-        raise ServerError(subject, "no", reachable=reachable)
-
-    return answer
+def bucket(*narinfos: bytes) -> dict[str, bytes]:
+    return {f"{number:032}.narinfo": text for number, text in enumerate(narinfos)}
 
 
-def test_an_existing_bucket_is_imported_only_where_the_settings_say_so(
+@pytest.mark.parametrize(
+    ("signed_by", "adopted"),
+    [
+        ([], None),
+        ([ELSEWHERE], None),
+        ([OLD], OLD),
+        ([OTHER, OLD], OLD),
+    ],
+    ids=["unsigned", "another name", "the adopted key", "the adopted key among others"],
+)
+def test_what_clients_can_go_on_using_is_adopted(
+    monkeypatch: pytest.MonkeyPatch, signed_by: list[SecretKey], adopted: SecretKey | None
+) -> None:
+    check(monkeypatch, bucket(narinfo(*signed_by)), adopted)
+
+
+@pytest.mark.parametrize(
+    ("adopted", "setting"), [(None, f'signingKeys is "{NAME}"'), (OTHER, "adoptedSigningKeys")]
+)
+def test_another_key_of_the_name_that_signed_what_is_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, adopted: SecretKey | None, setting: str
+) -> None:
+    with pytest.raises(SettingError) as refused:
+        check(monkeypatch, bucket(narinfo(ELSEWHERE), narinfo(OLD)), adopted)
+    message = str(refused.value)
+    assert message.startswith(setting)
+    assert "signed by another key of the name" in message
+    assert "give that key in adoptedSigningKeys, or write s3.homelab.local-2 in its" in message
+
+
+def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answering(monkeypatch, lambda _server: ())
-    assert adoption.bucket_to_import(settings(adoptBucket=True)) == "nix-cache"
-    assert adoption.bucket_to_import(settings()) is None
+    many = bucket(*[b"no narinfo"] * 1_000, b"\xff")
+    read = check(monkeypatch, {**many, "x/y.narinfo": narinfo(OLD), "nar/a": b""})
+    assert len([key for key in read if key.endswith(".narinfo")]) == 64
 
 
-def test_a_bucket_that_is_not_there_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, lambda _server: None)
-    assert adoption.bucket_to_import(settings(adoptBucket=True)) is None
-
-
-def test_nothing_is_imported_from_a_server_that_does_not_answer(
+def test_somebody_elses_page_is_not_replaced_unless_that_is_confirmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answering(monkeypatch, refuses("endpoint", reachable=False))
-    adopting = settings(adoptBucket=True, adoptedUserSecrets=f"nixbuilder:{SECRET}")
-    assert adoption.bucket_to_import(adopting) is None
+    page = {"index.html": b"<!doctype html><title>My photos</title>"}
+    with pytest.raises(SettingError, match=r"its index.html is somebody else's page"):
+        check(monkeypatch, page)
+    check(monkeypatch, page, confirmSharedBucket=True)
+    check(monkeypatch, page, access="private")
+    client = ClientConfiguration("https://elsewhere/nix-cache", ["a-1:x"], None)
+    check(monkeypatch, {"index.html": landing_page(client, 7).encode()})
 
 
-def test_a_secret_that_the_server_refuses_is_refused_and_not_shown(
+def granting(*actions: str) -> str:
+    return json.dumps({"Statement": [{"Effect": "Allow", "Action": list(actions)}]})
+
+
+def test_rights_of_others_do_not_go_unless_that_is_confirmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answering(monkeypatch, refuses("password"))
-    with pytest.raises(SettingError) as refusal:
-        adoption.bucket_to_import(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}"))
-    assert "adoptedUserSecrets: the server knows nixbuilder by another secret" in str(refusal.value)
-    assert SECRET not in str(refusal.value)
-
-
-def test_a_user_that_may_not_read_the_lifecycle_has_the_right_secret(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked = []
-
-    def answer(server: Server) -> object:
-        asked.append((server.user, server.password))
-        raise ServerError("user", "denied")
-
-    answering(monkeypatch, answer)
-    assert adoption.bucket_to_import(settings(adoptedUserSecrets=f"nixbuilder:{SECRET}\n")) is None
-    assert asked == [("nixbuilder", SECRET)]
+    for canned in (anonymous_policy("nix-cache", True, True), granting("s3:GetBucketLocation")):
+        check(monkeypatch, {}, policy=canned)
+    more = granting("s3:GetObject", "s3:PutObject", "s3:DeleteObject")
+    with pytest.raises(SettingError, match=r"its policy grants s3:DeleteObject, s3:PutObject, and"):
+        check(monkeypatch, {}, policy=more)
+    for odd in ("no JSON", "[]", '{"Statement": [1]}', '{"Statement": [{"NotAction": "s3:*"}]}'):
+        with pytest.raises(SettingError, match=r"its policy grants something unusual, and"):
+            check(monkeypatch, {}, policy=odd)
+    check(monkeypatch, {}, policy=more, confirmSharedBucket=True)
+    check(monkeypatch, {}, policy=more, access="private")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (SECRET, "line 1 is no user:secret"),
+        ("a-secret-from-before", "line 1 is no user:secret"),
         ("nixbuilder:short", "line 1 is no user:secret"),
-        (f"\nsomebody:{SECRET}", "line 2 has a user that no builder is"),
-        (f"nixbuilder:{SECRET}\nnixbuilder:{SECRET}", "line 2 has the user of a line before it"),
+        ("\nsomebody:a-secret-from-before", "line 2 has a user that no builder is"),
+        (
+            "nixbuilder:a-secret-from-before\nnixbuilder:a-secret-from-before",
+            "line 2 has the user of a line before it",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named_without_its_text(text: str, expected: str) -> None:
-    with pytest.raises(SettingError) as refusal:
-        settings(adoptedUserSecrets=text)
+    builder = {"name": "here", "local": True, "s3User": "nixbuilder"}
+    with pytest.raises(pulumi.RunError) as refusal:
+        parse(configuration(builders=[builder], adoptedUserSecrets=text))
     assert f"adoptedUserSecrets: {expected}" in str(refusal.value)
-    assert SECRET not in str(refusal.value)
+    assert "a-secret-from-before" not in str(refusal.value)
     assert "short" not in str(refusal.value)

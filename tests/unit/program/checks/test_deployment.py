@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pulumi
 import pulumi_minio as minio
@@ -13,12 +15,14 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import program.checks.s3_client
 from components.retention import ExpirationRule, expiration_rules
-from program.checks import deployment, key_rotation, recorded
-from program.checks.recorded import BUCKET, OBJECT, Recorded
-from program.checks.s3_client import Server, explain
+from program.checks import deployment, key_rotation, ownership, recorded
+from program.checks.deployment import Settled
+from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
+from program.checks.s3_client import Lifecycle, Server, explain
 from program.checks.server_error import ServerError
 from program.declaration import declare_server
 from program.settings.reader import SettingError
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
 from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import settled, use_recording_mocks
@@ -28,36 +32,60 @@ class FakeServer(Server):
     """A server that answers what it is told to."""
 
     rules: tuple[ExpirationRule, ...] | None
+    others: tuple[str, ...]
     names: tuple[str, ...]
     ages_in_days: tuple[int, ...]
+    foreign: tuple[str, ...]
+    etags: dict[str, str]
+    versioned: bool
+    locked: bool
+    replicated: bool
     error: ServerError | None
 
-    def lifecycle(self, bucket: str) -> tuple[ExpirationRule, ...] | None:
+    def lifecycle(self, bucket: str) -> Lifecycle | None:
         assert bucket == "nix-cache"
         if self.error is not None:
             raise self.error
-        return self.rules
+        return None if self.rules is None else Lifecycle(self.rules, self.others)
 
-    def narinfo_ages(self, bucket: str) -> Iterator[datetime]:
+    def objects(self, bucket: str) -> Iterator[tuple[str, datetime]]:
         assert bucket == "nix-cache"
         now = datetime.now(timezone.utc)
-        yield from (now - timedelta(days=days) for days in self.ages_in_days)
+        for days in self.ages_in_days:
+            yield f"{days:032}.narinfo", now - timedelta(days=days)
+        for key in self.foreign:
+            yield key, now
+
+    def read(self, *_: object) -> bytes | None:
+        return None
+
+    def access(self, *_: object) -> str | None:
+        return None
+
+    def etag(self, _bucket: str, key: str) -> str | None:
+        return self.etags.get(key)
+
+    def keeps_versions(self, *_: object) -> bool:
+        return self.versioned
+
+    def locks_objects(self, *_: object) -> bool:
+        return self.locked
+
+    def replicates(self, *_: object) -> bool:
+        return self.replicated
 
     def contents(self, bucket: str) -> Iterator[str]:
         assert bucket == "mine"
         yield from self.names
 
-    def keeps_versions(self, bucket: str) -> bool:
-        assert bucket == "mine"
-        return False
 
-
-def state(bucket: str | None) -> Recorded:
+def state(bucket: str | None, *, protected: bool = True) -> Recorded:
     """Return what the state of a stack with that bucket knows."""
     if bucket is None:
         return Recorded({})
     return Recorded(
         {
+            "urn:stack": {"type": STACK, "outputs": {"protected": protected}},
             "urn:bucket": {"type": BUCKET, "outputs": {"bucket": bucket}},
             "urn:object": {"type": OBJECT, "outputs": {"objectName": "nix-cache-info"}},
         }
@@ -68,19 +96,23 @@ def state(bucket: str | None) -> Recorded:
 def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
-    FakeServer.names = ()
+    FakeServer.names, FakeServer.others, FakeServer.foreign = (), (), ()
+    FakeServer.etags = {}
+    FakeServer.versioned = FakeServer.locked = FakeServer.replicated = False
     monkeypatch.setattr(
         recorded, "read", lambda: state(None if FakeServer.rules is None else "nix-cache")
     )
     monkeypatch.setattr(program.checks.s3_client, "Server", FakeServer)
-    monkeypatch.setattr(key_rotation, "check", lambda *_: None)
+    monkeypatch.setattr(key_rotation, "check", lambda *_: SigningKeys((), {}))
+    monkeypatch.setattr(ownership, "check", lambda *_: None)
     use_recording_mocks()
     return FakeServer
 
 
-def check(**changes: object) -> None:
+def check(**changes: object) -> Settled:
     """Let an update of a configuration with `changes` check the server."""
-    deployment.begin(parse(configuration(**changes)), declare_server)
+    _, settled = deployment.begin(parse(configuration(**changes)), declare_server)
+    return settled
 
 
 def retention(preview: bool = False, **changes: object) -> str:
@@ -91,7 +123,8 @@ def retention(preview: bool = False, **changes: object) -> str:
     def deploy() -> pulumi.Output[None]:
         applied = pulumi.Output.from_input("applied")
         settings = parse(configuration(**changes))
-        return deployment.check_lifecycle(settings, applied).apply(said.append)
+        _, found = deployment.begin(settings, declare_server)
+        return deployment.conclude(settings, found, applied).apply(said.append)
 
     settled(deploy)
     return said[0]
@@ -127,15 +160,53 @@ def test_a_bucket_that_is_gone_is_told_and_not_taken_for_unchanged(
 def test_another_bucket_in_the_place_of_one_that_is_not_empty_is_refused(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorded, "read", lambda: state("mine"))
+    monkeypatch.setattr(recorded, "read", lambda: state("mine", protected=False))
     server.names = ("nix-cache-info",)
-    check()
+    check(protect=False)
     server.names = ("nix-cache-info", *["nar/a"] * 3)
     with pytest.raises(SettingError, match=r"bucket mine holds 3 objects .* make empty STACK=test"):
-        check()
+        check(protect=False)
     server.names = ("nar/a",) * 2_000
     with pytest.raises(SettingError, match=r"holds 1,000 or more objects"):
-        check()
+        check(protect=False)
+
+
+@pytest.mark.parametrize(("protected", "protect"), [(True, True), (True, False), (False, True)])
+def test_another_bucket_in_the_place_of_a_protected_one_is_refused(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, protected: bool, protect: bool
+) -> None:
+    assert server.names == ()
+    monkeypatch.setattr(recorded, "read", lambda: state("mine", protected=protected))
+    with pytest.raises(SettingError, match=r"bucket mine is protected, and would be deleted; "):
+        check(protect=protect)
+
+
+def test_another_server_is_not_taken_for_the_one_before(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Recorded(
+        {
+            **state("nix-cache").resources,
+            "urn:stack": {
+                "type": STACK,
+                "outputs": {"nixos": {"push": {"endpoint": "https://before"}}},
+            },
+            "urn:object": {
+                "type": OBJECT,
+                "outputs": {"objectName": "nix-cache-info", "etag": "ours"},
+            },
+        }
+    )
+    monkeypatch.setattr(recorded, "read", lambda: before)
+    server.rules = expiration_rules(7, 1)
+    for etags in ({}, {"nix-cache-info": "theirs"}):
+        server.etags = etags
+        with pytest.raises(SettingError, match=r"endpoint is .* nothing that this stack put into"):
+            check()
+    check(endpoint="https://before")
+    check(adoptBucket=True)
+    server.etags = {"nix-cache-info": "ours"}
+    check()
 
 
 def test_a_stack_is_destroyed_only_where_protect_is_off_and_its_bucket_empty(
@@ -189,7 +260,12 @@ def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview
 ) -> None:
     use_recording_mocks(preview)
     done: list[str] = []
-    monkeypatch.setattr(key_rotation, "check", lambda *_: done.append("keys"))
+
+    def keys(*_: object) -> SigningKeys:
+        done.append("keys")
+        return SigningKeys((), {})
+
+    monkeypatch.setattr(key_rotation, "check", keys)
 
     def declare(settings: Settings) -> minio.Provider:
         done.append("provider")
@@ -234,21 +310,133 @@ def test_the_same_or_a_longer_retention_is_nobodys_business(server: type[FakeSer
     check(expire=False)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"rules": (*expiration_rules(30, 1), ExpirationRule("tmp", "tmp/", 1))},
+        {"rules": expiration_rules(30, 1), "others": ("delete-markers",)},
+        {"rules": (ExpirationRule("tmp", "tmp/", 1),)},
+    ],
+    ids=["tmp/ after a day", "one for delete markers", "tmp/ and nothing else"],
+)
+def test_other_rules_hide_no_shorter_retention(
+    server: type[FakeServer], more: dict[str, Any]
+) -> None:
+    server.ages_in_days = (0, 10, 12, 20)
+    for name, value in more.items():
+        setattr(server, name, value)
+    with pytest.raises(SettingError, match=r"75% .* set confirmShorterRetention to true"):
+        check(retentionDays=7)
+    with pytest.raises(SettingError, match=r"rules of somebody else would go: 1 \((tmp|delete-m)"):
+        check(retentionDays=7, confirmShorterRetention=True)
+    check(retentionDays=7, confirmShorterRetention=True, confirmSharedBucket=True)
+
+
+def test_a_rule_that_would_take_all_of_the_cache_may_give_way(server: type[FakeServer]) -> None:
+    server.rules, server.ages_in_days = (ExpirationRule("all", "", 7),), (1, 10)
+    check(retentionDays=7)
+
+
+FOREIGN = (
+    *(f"backups/{day}.tar" for day in range(3)),
+    *(f"photos/{number}.jpg" for number in range(12)),
+    "attic/config",
+    "ca.pem",
+    "nar/notes.txt",
+    "x\x1b[31m",
+    "public/\x1b",
+)
+
+
+def test_a_lifecycle_is_put_on_no_bucket_that_holds_more_than_a_cache(
+    server: type[FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.rules, server.ages_in_days, server.foreign = (), (1, 2), FOREIGN
+    with pytest.raises(SettingError) as refused:
+        check()
+    message = str(refused.value)
+    assert message.startswith('bucket is "nix-cache": objects would expire that are no files of')
+    assert (
+        "20 (photos/ (12), backups/ (3), attic/ (1), ca.pem, nar/ (1), x?[31m, public/" in message
+    )
+    assert "set confirmSharedBucket to true" in message
+    check(confirmSharedBucket=True)
+    assert "photos/ (12)" in caplog.text
+    check(expire=False)
+
+
+def test_what_no_rule_takes_is_nobodys_business(server: type[FakeServer]) -> None:
+    server.rules, server.foreign = (
+        (),
+        ("Archive.zip", "_nixcache/x", "terraform.tfstate", "index.html"),
+    )
+    check()
+
+
+def test_of_many_places_some_are_named_and_all_are_counted(server: type[FakeServer]) -> None:
+    server.rules, server.foreign = (), tuple(f"d{number}/x" for number in range(25))
+    with pytest.raises(SettingError, match=r": 25 \(d0/ \(1\), .*d9/ \(1\) and 15 more\)"):
+        check()
+
+
+def test_rules_in_force_are_not_questioned_again(server: type[FakeServer]) -> None:
+    server.rules, server.foreign = expiration_rules(7, 1), FOREIGN
+    check()
+    check(retentionDays=9)
+
+
+def test_versions_expire_where_a_bucket_keeps_them(server: type[FakeServer]) -> None:
+    server.rules = ()
+    assert not check().versioned
+    server.versioned = True
+    assert check().versioned
+    assert not check(expire=False).versioned
+
+
+@pytest.mark.parametrize(("how", "words"), [("locked", "it locks"), ("replicated", "replicated")])
+def test_versions_that_no_rule_can_remove_are_refused(
+    server: type[FakeServer], how: str, words: str
+) -> None:
+    server.rules, server.versioned = (), True
+    setattr(server, how, True)
+    with pytest.raises(SettingError, match=rf'bucket is "nix-cache": .*{words}.* set expire to'):
+        check()
+    check(expire=False)
+
+
+def test_a_preview_says_that_a_bucket_keeps_versions_now(
+    server: type[FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    server.rules, server.versioned = expiration_rules(7, 1), True
+    retention(preview=True)
+    assert "keeps versions: the deployment will also let those expire" in caplog.text
+
+
 def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[FakeServer]) -> None:
+    settings = parse(configuration())
+    in_force = Settled(SigningKeys((), {}), versioned=False, comparable_etags=True)
+
+    def read_back(found: Settled) -> pulumi.Output[str]:
+        return deployment.conclude(settings, found, pulumi.Output.from_input("applied"))
+
     server.rules = expiration_rules(30, 1)
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
-        retention()
+        settled(lambda: read_back(in_force))
     server.rules = expiration_rules(7, 1)
-    assert retention() == "An entry expires 7 days after its last push."
+    settled(lambda: read_back(in_force))
+    with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
+        settled(lambda: read_back(replace(in_force, versioned=True)))
 
 
 def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_be_left(
     server: type[FakeServer],
 ) -> None:
-    for rules in ((), expiration_rules(30, 1)):
+    elsewhere = ExpirationRule("tmp", "tmp/", 1)
+    for rules in ((), expiration_rules(30, 1), (elsewhere,)):
         server.rules = rules
         assert retention(expire=False) == "Entries never expire."
-    server.rules = (ExpirationRule("expire", "", 7),)
+    server.rules = (ExpirationRule("expire", "", 7), elsewhere)
     with pytest.raises(pulumi.RunError, match=r"1 not declared"):
         retention(expire=False)
 

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from formats.signing import SecretKey
+from program.checks import key_rotation
 from program.checks.key_rotation import describe, refuse_a_step_back
+from program.checks.recorded import SIGNING_KEY, STACK, Recorded
 from program.settings.reader import SettingError
-from program.settings.stack import Settings, parse
+from program.settings.signing_keys import SigningKeys
+from program.settings.stack import parse
 from tests.unit.configuration import configuration
+from tests.unit.recording_mocks import use_recording_mocks
 
 ONE, TWO, THREE = (SecretKey.generate(f"s3.homelab.local-{number}") for number in (1, 2, 3))
 
 
-def settings(*keys: SecretKey, adopted: SecretKey | None = None) -> Settings:
-    """Return a stack's settings with keys of these names."""
-    return parse(
-        configuration(
-            signingKeys=[key.name for key in keys],
-            adoptedSigningKeys=adopted.to_nix() if adopted else "",
-        )
+def settings(*keys: SecretKey, adopted: SecretKey | None = None) -> SigningKeys:
+    """Return keys of these names."""
+    return SigningKeys(
+        tuple(key.name for key in keys), {adopted.name: adopted.to_nix()} if adopted else {}
     )
 
 
-def refusal(before: list[SecretKey], now: Settings) -> str:
+def state(*kept: SecretKey, told: tuple[SecretKey, ...] | None = None) -> Recorded:
+    """Return a state with the keys `kept`, whose last deployment made clients trust `told`."""
+    resources: dict[str, dict[str, Any]] = {
+        key.name: {
+            "type": SIGNING_KEY,
+            "outputs": {"key_name": key.name, "public_key": str(key.public_key)},
+        }
+        for key in kept
+    }
+    if told is not None:
+        keys = [str(key.public_key) for key in told]
+        resources["stack"] = {"type": STACK, "outputs": {"publicKeys": keys}}
+    return Recorded(resources)
+
+
+def check(recorded: Recorded, *keys: SecretKey, **changes: object) -> tuple[str, ...]:
+    """Let a deployment with keys of these names be checked; return the names that it has."""
+    use_recording_mocks()
+    if keys:
+        changes["signingKeys"] = [key.name for key in keys]
+    return key_rotation.check(parse(configuration(**changes)), recorded).names
+
+
+def refusal(before: list[SecretKey], now: SigningKeys) -> str:
     """Return what a stack is refused with when clients trust the keys `before`."""
     with pytest.raises(SettingError) as error:
         refuse_a_step_back([key.public_key for key in before], now)
@@ -77,3 +103,29 @@ def test_an_adopted_key_does_not_take_the_name_of_another() -> None:
     message = refusal([ONE], settings(ONE, adopted=other))
     assert message.startswith(f"adoptedSigningKeys: clients trust another key named {ONE.name}")
     assert other.to_nix().partition(":")[2] not in message
+
+
+def test_all_that_clients_trust_goes_only_where_that_is_confirmed() -> None:
+    known = state(ONE, told=(ONE,))
+    with pytest.raises(
+        SettingError, match=r'signingKeys is \["s3.homelab.local-2"\]: no key stays'
+    ):
+        check(known, TWO)
+    assert check(known, TWO, confirmKeyReplacement=True) == (TWO.name,)
+    assert check(known, ONE, TWO) == (ONE.name, TWO.name)
+    assert check(state(ONE, TWO, told=(ONE, TWO)), TWO) == (TWO.name,)
+
+
+def test_another_key_does_not_take_the_name_of_one_that_the_state_has_lost() -> None:
+    lost = state(TWO, told=(ONE, TWO))
+    with pytest.raises(SettingError, match=r'"s3.homelab.local-1": .* the state has lost it'):
+        check(lost, ONE, TWO)
+    assert check(lost, TWO) == (TWO.name,)
+    adopted = {"adoptedSigningKeys": ONE.to_nix()}
+    assert check(lost, ONE, TWO, **adopted) == (ONE.name, TWO.name)
+
+
+def test_a_first_deployment_that_failed_has_settled_its_keys_already() -> None:
+    cdn = {"publicUrl": "https://cdn.example.org"}
+    assert check(state(), **cdn) == ("cdn.example.org-1",)
+    assert check(state(ONE), **cdn) == (ONE.name,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 
 import pulumi
 import pytest
@@ -11,58 +10,102 @@ import pytest
 from formats.signing import SecretKey
 from program.settings.reader import SettingError
 from program.settings.stack import load, parse
-from tests.unit.configuration import configuration, refusal
+from tests.unit.configuration import configuration
 
 HOST = "s3.homelab.local"
+CDN = "https://cdn.example.org/nix"
 
 
-def names(signing_keys: Sequence[str], **changes: object) -> tuple[str, ...]:
-    """Return the names that a stack with `signing_keys` has."""
-    return parse(configuration(signingKeys=signing_keys, **changes)).signing_keys
+def names(*known: str, **changes: object) -> tuple[str, ...]:
+    """Return the names that a stack's keys have, whose clients trust those of `known` already."""
+    return parse(configuration(**changes)).signing_keys.settle(known).names
 
 
-def test_the_host_of_the_public_url_names_the_keys() -> None:
-    assert names(["{host}-1", "{host}-2"]) == (f"{HOST}-1", f"{HOST}-2")
-    assert parse(configuration(publicUrl="https://cdn.example.org/nix")).signing_keys == (
-        "cdn.example.org-1",
-    )
+def refused(**changes: object) -> str:
+    """Return what the settings are refused with."""
+    with pytest.raises(SettingError) as error:
+        names(**changes)
+    return str(error.value)
+
+
+def test_the_host_of_the_public_url_names_the_keys_of_a_first_deployment() -> None:
+    assert names(signingKeys=["{host}-1", "{host}-2"]) == (f"{HOST}-1", f"{HOST}-2")
+    assert names(publicUrl=CDN) == ("cdn.example.org-1",)
+
+
+def test_keys_outlive_the_host_that_they_are_named_after() -> None:
+    assert names(f"{HOST}-1", publicUrl=CDN) == (f"{HOST}-1",)
+    assert names(f"{HOST}-1", endpoint="https://another:9000") == (f"{HOST}-1",)
+    assert names(f"{HOST}-1", publicUrl=CDN, signingKeys=[f"{HOST}-1"]) == (f"{HOST}-1",)
+    rotated = names(f"{HOST}-1", publicUrl=CDN, signingKeys=["{host}-1", "{host}-2"])
+    assert rotated == (f"{HOST}-1", f"{HOST}-2")
+
+
+def test_the_domain_of_a_foreign_key_is_not_taken_for_the_host() -> None:
+    known = ("old.example.org-7", f"{HOST}-1")
+    changes = {"signingKeyDomains": ["old.example.org"], "publicUrl": CDN}
+    keys = names(*known, signingKeys=["old.example.org-7", "{host}-1", "{host}-2"], **changes)
+    assert keys == (*known, f"{HOST}-2")
+
+
+def test_the_unset_setting_means_the_keys_that_there_are() -> None:
+    known = (f"{HOST}-2", f"{HOST}-3")
+    assert names(*known) == known
+
+
+def test_the_new_host_may_name_a_new_key() -> None:
+    keys = [f"{HOST}-1", "cdn.example.org-1"]
+    assert names(f"{HOST}-1", publicUrl=CDN, signingKeys=keys) == tuple(keys)
 
 
 def test_keys_are_given_oldest_first() -> None:
-    assert names([f"{HOST}-1", f"{HOST}-3"]) == (f"{HOST}-1", f"{HOST}-3")
-    message = refusal(signingKeys=[f"{HOST}-3", f"{HOST}-1"])
+    assert names(signingKeys=[f"{HOST}-1", f"{HOST}-3"]) == (f"{HOST}-1", f"{HOST}-3")
+    message = refused(signingKeys=[f"{HOST}-3", f"{HOST}-1"])
     assert message.startswith(f'signingKeys is "{HOST}-1": it stands after {HOST}-3')
 
 
 def test_a_key_named_twice_is_refused_however_it_is_written() -> None:
-    assert "once" in refusal(signingKeys=["{host}-1", f"{HOST}-1"])
+    assert "once" in refused(signingKeys=["{host}-1", f"{HOST}-1"])
 
 
 def test_each_domain_counts_for_itself() -> None:
     keys = ["old.example.org-7", f"{HOST}-1"]
-    assert names(keys, signingKeyDomains=["old.example.org"]) == tuple(keys)
+    assert names(signingKeys=keys, signingKeyDomains=["old.example.org"]) == tuple(keys)
 
 
 def test_the_last_key_cannot_be_removed() -> None:
-    message = refusal(signingKeys=[])
+    message = refused(signingKeys=[])
     assert message.startswith("signingKeys is []: a cache has at least one key")
     assert f"{HOST}-1" in message
 
 
 def test_a_domain_that_is_not_the_caches_host_has_to_be_allowed() -> None:
-    message = refusal(signingKeys=["example.org-1"])
+    message = refused(signingKeys=["example.org-1"])
     assert message.startswith('signingKeys is "example.org-1": its domain is not the cache')
     assert "signingKeyDomains" in message
 
 
+@pytest.mark.parametrize(
+    "name", ["s3.homelab.local", "s3.homelab.local-", "-1", "s3.homelab.local-01", "a b-1", "x-1:"]
+)
+def test_a_key_name_that_cannot_be_rotated_is_refused(name: str) -> None:
+    assert refused(signingKeys=[name]).startswith(f'signingKeys is "{name}": write the cache')
+
+
 @pytest.mark.parametrize("domain", ["", "https://example.org", "example.org/", "-x"])
 def test_a_domain_that_no_key_can_have_is_refused(domain: str) -> None:
-    assert refusal(signingKeyDomains=[domain]).startswith("signingKeyDomains is ")
+    assert refused(signingKeyDomains=[domain]).startswith("signingKeyDomains is ")
 
 
-def test_a_host_that_can_name_no_key_asks_for_a_name() -> None:
-    message = refusal(endpoint="https://[::1]:9000")
-    assert message.startswith('signingKeys is "::1-1": write the cache')
+@pytest.mark.parametrize(
+    ("address", "domain"), [("::1", "0--1"), ("fd00::7", "fd00--7"), ("fe80::", "fe80--0")]
+)
+def test_an_ipv6_address_names_keys_with_hyphens(address: str, domain: str) -> None:
+    endpoint = f"https://[{address}]:9000"
+    assert names(endpoint=endpoint) == (f"{domain}-1",)
+    assert names(endpoint=endpoint, signingKeys=[f"{domain}-1", "{host}-2"])[1] == f"{domain}-2"
+    message = refused(endpoint=endpoint, signingKeys=["example.org-1"])
+    assert f"name the key {domain}-1" in message
 
 
 def test_keys_are_adopted_by_their_names() -> None:
@@ -73,7 +116,7 @@ def test_keys_are_adopted_by_their_names() -> None:
             adoptedSigningKeys=f"\n{first.to_nix()}\r\n{second.to_nix()}\n",
         )
     )
-    assert settings.adopted_signing_keys == {
+    assert settings.signing_keys.settle(()).adopted == {
         f"{HOST}-1": first.to_nix(),
         f"{HOST}-2": second.to_nix(),
     }
@@ -100,7 +143,7 @@ SEED_OF_ANOTHER = base64.b64encode(bytes(32) + KEY.public_key.data).decode()
 def test_what_cannot_be_adopted_is_refused_without_showing_any_of_it(
     text: str, reason: str
 ) -> None:
-    message = refusal(adoptedSigningKeys=text)
+    message = refused(adoptedSigningKeys=text)
     assert message.startswith("adoptedSigningKeys: ")
     assert reason in message
     for line in text.splitlines():

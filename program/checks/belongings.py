@@ -1,0 +1,111 @@
+"""What a server has already where a deployment would put something, and what would become of it.
+
+It needs the S3 client, so `deployment` imports this module only when it asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+
+from program.checks import adoption, expiry, ownership, removal
+from program.checks.recorded import OBJECT, Recorded
+from program.checks.s3_client import Server
+from program.settings.reader import SettingError
+from program.settings.signing_keys import SigningKeys
+from program.settings.stack import Settings
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a server has of a stack."""
+
+    adopt: str | None = None
+    """The bucket that is to be imported; None where there is none, or it is the stack's already."""
+    versioned: bool = False
+    """Whether the bucket keeps versions."""
+
+
+def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded) -> Found:
+    """Refuse to take, change or expire what is not this stack's and the settings do not name.
+
+    Raises:
+        SettingError: there is something of the kind.
+        ServerError: no answer, or the server refuses the user.
+    """
+    lifecycle = server.lifecycle(settings.bucket)
+    mine = recorded.bucket == settings.bucket
+    _check_bucket(settings, server, recorded, exists=lifecycle is not None)
+    if mine:
+        _check_server(settings, server, recorded)
+    ownership.check(settings, server, recorded)
+    if lifecycle is None:
+        return Found()
+    if not mine:
+        adoption.check(settings, keys, server)
+    versioned = expiry.check_versions(settings, server)
+    expiry.check(settings, server, lifecycle)
+    return Found(None if mine else settings.bucket, versioned)
+
+
+def _check_server(settings: Settings, server: Server, recorded: Recorded) -> None:
+    """Refuse another server than that of the last deployment, where somebody has such a bucket.
+
+    Its users, policies and objects would be taken for this stack's, and a refresh would put them
+    right. A server that has only been given another name has the objects that the state knows.
+
+    Raises:
+        SettingError: it is another.
+        ServerError: no answer, or the server refuses the user.
+    """
+    before = recorded.stack_output("nixos", {}).get("push", {}).get("endpoint")
+    if before in (None, str(settings.endpoint)) or settings.adopt_bucket:
+        return
+    objects = [(str(found["objectName"]), found.get("etag")) for found in recorded.outputs(OBJECT)]
+    if not any(server.etag(settings.bucket, key) == etag for key, etag in objects):
+        raise SettingError(
+            "endpoint",
+            str(settings.endpoint),
+            f"the bucket {settings.bucket} there has nothing that this stack put into the one at "
+            f"{before}; name that server, make a new stack for another, or set adoptBucket to true "
+            "if the bucket has moved there",
+        )
+
+
+def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exists: bool) -> None:
+    """Refuse what the server would half-way: to create what is there, to delete what is full.
+
+    Raises:
+        SettingError: the bucket is there and not this stack's; or this stack's and gone; or another
+            one is this stack's, and protected or not empty.
+        ServerError: no answer, or the server refuses the user.
+    """
+    if recorded.bucket == settings.bucket:
+        if not exists:
+            raise SettingError(
+                "bucket",
+                settings.bucket,
+                "the server has it no longer, nor what it held; "
+                f"make repair STACK={pulumi.get_stack()} makes it again, empty",
+            )
+        return
+    if recorded.bucket is not None and (settings.protect or recorded.protected):
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"this stack's bucket {recorded.bucket} is protected, and would be deleted; leave the "
+            "setting as it was, or set protect to false and run pulumi up before the change",
+        )
+    kept = removal.not_empty(server, recorded)
+    if kept is not None:
+        raise SettingError(
+            "bucket", settings.bucket, f"this stack's {kept}, or leave the setting as it was"
+        )
+    if exists and not settings.adopt_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            "the server has a bucket of that name, which is not this stack's; set adoptBucket to "
+            "true to take it over with all it holds, or take another name",
+        )

@@ -1,0 +1,138 @@
+"""What a bucket's lifecycle would take, asked before it is put on the bucket."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timezone
+
+import pulumi
+
+from components.retention import (
+    expiration_rules,
+    expired_share,
+    foreign_keys,
+    foreign_rules,
+    made_here,
+    narinfo_days,
+)
+from program.checks.s3_client import Lifecycle, Server
+from program.settings.reader import SettingError
+from program.settings.stack import Settings
+
+_CONFIRMED_ABOVE = 0.5
+_SHOWN, _LONGEST = 10, 80
+
+
+def check(settings: Settings, server: Server, lifecycle: Lifecycle) -> None:
+    """Refuse a lifecycle that would take what nobody has said may go.
+
+    Where the rules in force are this program's already, and take things no later, nothing changes
+    and nothing is asked: `operations.audit` and `operations.drift` tell what came since.
+
+    Raises:
+        SettingError: more than half of the entries would go at once, or anything that is no file
+            of a cache, or somebody else's rules.
+        ServerError: no answer, or the server refuses the user.
+    """
+    days = settings.retention_days
+    if days is None:
+        return
+    before = narinfo_days(lifecycle.rules)
+    unchanged = made_here(lifecycle.rules) and not lifecycle.others
+    if unchanged and before is not None and before <= days:
+        return
+    written, keys = [], []
+    for key, moment in server.objects(settings.bucket):
+        if key.endswith(".narinfo") and "/" not in key:
+            written.append(moment)
+        keys.append(key)
+    if before is None or before > days:
+        _check_share(settings, days, before, written)
+    _check_foreign(settings, lifecycle, keys)
+
+
+def check_versions(settings: Settings, server: Server) -> bool:
+    """Return whether the bucket keeps versions; refuse one whose versions no rule can remove.
+
+    Raises:
+        SettingError: what is written to the bucket cannot be deleted, or is copied elsewhere.
+        ServerError: no answer, or the server refuses the user.
+    """
+    if settings.retention_days is None or not server.keeps_versions(settings.bucket):
+        return False
+    remedy = "take another bucket, or set expire to false and let it grow"
+    if server.locks_objects(settings.bucket):
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"it locks what is written for a while, so nothing of the cache could expire; {remedy}",
+        )
+    if server.replicates(settings.bucket):
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"it is replicated, and the copies would keep every renewal and all that expired; "
+            f"{remedy}",
+        )
+    return True
+
+
+def _check_share(
+    settings: Settings, days: int, before: int | None, written: Iterable[datetime]
+) -> None:
+    share = expired_share(written, days, datetime.now(timezone.utc))
+    if share == 0:
+        return
+    # A bucket without rules keeps its entries for ever.
+    was = "no expiry" if before is None else f"{before} days"
+    sentence = f"{share:.0%} of the cache's entries would expire at once (it was {was})"
+    if share > _CONFIRMED_ABOVE and not settings.confirm_shorter_retention:
+        raise SettingError(
+            "retentionDays", days, f"{sentence}; set confirmShorterRetention to true to go on"
+        )
+    pulumi.log.warn(f"retentionDays is {days}: {sentence}")
+
+
+def in_words(keys: Iterable[str]) -> str | None:
+    """Return how many keys there are and where, those of a folder together; None without any."""
+    places = Counter(
+        f"{folder}/" if slash else folder
+        for folder, slash, _ in (key.partition("/") for key in keys)
+    )
+    if not places:
+        return None
+    shown = places.most_common(_SHOWN)
+    # A key is anybody's text: it must not steer a terminal.
+    words = [
+        "".join(letter if letter.isprintable() else "?" for letter in place[:_LONGEST])
+        + (f" ({count})" if place.endswith("/") else "")
+        for place, count in shown
+    ]
+    total = sum(places.values())
+    rest = total - sum(count for _, count in shown)
+    return f"{total} ({', '.join(words)}{f' and {rest} more' if rest else ''})"
+
+
+def _check_foreign(settings: Settings, lifecycle: Lifecycle, keys: Iterable[str]) -> None:
+    rules = [*lifecycle.others, *(rule.id for rule in foreign_rules(lifecycle.rules))]
+    lost = foreign_keys(keys, expiration_rules(settings.retention_days, settings.grace_days))
+    found = [
+        f"{what}: {which}"
+        for what, which in (
+            ("objects would expire that are no files of a cache", in_words(lost)),
+            ("lifecycle rules of somebody else would go", in_words(rules)),
+        )
+        if which is not None
+    ]
+    if not found:
+        return
+    sentence = "; ".join(found)
+    if not settings.confirm_shared_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"{sentence}; move them, take a bucket of the cache's own, "
+            "or set confirmSharedBucket to true to let them go",
+        )
+    pulumi.log.warn(f"bucket {settings.bucket}: {sentence}")

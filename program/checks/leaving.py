@@ -1,0 +1,48 @@
+"""What a deployment takes away, and what of that is still there if it fails on the way.
+
+What lets anybody in is changed first, by updates that no push holds up: the bucket's policy, and
+the builders' policy, which names them. The engine deletes last, and not at all where anything has
+failed; the stack's outputs are written last too. What follows from that is told beforehand, with
+the command that ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from program.checks.recorded import Recorded
+from program.settings.stack import Settings
+
+_CREDENTIALS = "nixcache:index:BuilderCredentials$command:"
+_IN_SPITE = "where anything fails before, pulumi up --continue-on-error does the rest"
+
+
+def sentences(
+    settings: Settings, recorded: Recorded, trusted: Sequence[str], names: Sequence[str]
+) -> Iterator[str]:
+    """Yield what goes last, a sentence each.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+        trusted: names of the keys that clients trust since the last deployment.
+        names: names of the keys in this one.
+    """
+    keys = [name for name in trusted if name not in names]
+    if keys and any(builder.pushed for builder in settings.builders):
+        yield (
+            f"the outputs tell clients to trust {', '.join(keys)} until this deployment is done; "
+            f"{_IN_SPITE}"
+        )
+    users = sorted(recorded.users - settings.users)
+    if users and settings.write_policy not in recorded.policies:
+        yield f"{', '.join(users)} may push until the old policy goes, at the end; {_IN_SPITE}"
+    wanted = {(builder.host, builder.credentials_directory) for builder in settings.builders}
+    for urn, resource in recorded.resources.items():
+        if _CREDENTIALS in urn:
+            host, directory = resource["outputs"]["triggers"]
+            if host and (host, directory) not in wanted:
+                yield (
+                    f"the files in {directory} on {host} are removed at the end; if it never "
+                    f"answers again, forget them: pulumi state delete '{urn}'"
+                )

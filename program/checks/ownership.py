@@ -1,0 +1,118 @@
+"""What a server has already under the names that a deployment would use, and whose it is.
+
+The provider puts a user over one of the same name, and its secret is another; it gives a policy
+another text; and a destroy deletes both. So what the state does not know is refused, unless the
+settings name it as adopted, or the server itself tells that it was made here: the policies of this
+program are about the one bucket and name their users. That is so where a deployment was
+interrupted before it could note down what it made, and where a state was lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pulumi
+
+from components.access import concerns_only, users_of
+from program.checks.admin_client import Admin
+from program.checks.recorded import Recorded
+from program.checks.s3_client import Server
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import Settings
+
+_AT_ONCE = 8
+
+
+def check(settings: Settings, server: Server, recorded: Recorded) -> None:
+    """Refuse users and policies that are somebody else's.
+
+    Raises:
+        SettingError: one is there which this stack did not make and the settings do not adopt.
+        ServerError: no answer, or the server refuses the deploying user.
+    """
+    policies = sorted(settings.policies - recorded.policies)
+    users = sorted((settings.users - recorded.users) | set(settings.adopted_user_secrets))
+    if not policies and not users:
+        return
+    admin = Admin(server)
+    for policy in policies:
+        _check_policy(settings, admin, policy)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = threads.map(lambda user: _check_user(settings, admin, user), users)
+        taken = [user for user, exists in zip(users, found, strict=True) if exists]
+    _check_taken(settings, admin, taken)
+
+
+def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:
+    text = admin.policy(policy)
+    if text is None or users_of(text, settings.bucket) is not None:
+        return
+    reason = "which this stack did not make"
+    if settings.adopt_bucket and concerns_only(text, settings.bucket):
+        others = sorted(admin.holders(policy) - settings.users)
+        if not others:
+            return
+        reason = f"and {', '.join(others)} have it too"
+    setting = "writePolicy" if policy == settings.write_policy else "bucket"
+    value = policy if setting == "writePolicy" else settings.bucket
+    raise SettingError(
+        setting,
+        value,
+        f"the server has a policy {policy} already, {reason}; write another name, or remove it",
+    )
+
+
+def _check_user(settings: Settings, admin: Admin, user: str) -> bool:
+    """Return whether a user exists that the settings do not adopt."""
+    secret = settings.adopted_user_secrets.get(user)
+    exists = admin.user_status(user) is not None
+    if secret is not None and _answers(settings, admin.server, user, secret):
+        raise SettingError(
+            "adoptedUserSecrets",
+            None,
+            f"the server knows {user} by another secret; give the one that its builder uses",
+        )
+    # Root and service accounts are no users, and yet somebody's.
+    if not exists and _answers(settings, admin.server, user, secrets.token_urlsafe()):
+        raise _refusal(settings, user, "which is its root user or a service account", adopt=False)
+    return exists and secret is None
+
+
+def _check_taken(settings: Settings, admin: Admin, users: Iterable[str]) -> None:
+    ours: set[str] = set()
+    for policy in settings.policies if users else ():
+        ours |= users_of(admin.policy(policy) or "", settings.bucket) or frozenset()
+    for user in users:
+        if user not in ours:
+            raise _refusal(settings, user, "which this stack did not make", adopt=True)
+        pulumi.log.info(
+            f"the server has a user {user} already, which a policy of this bucket's cache names: "
+            "it gets another secret"
+        )
+
+
+def _answers(settings: Settings, server: Server, user: str, secret: str) -> bool:
+    """Return whether S3 knows a user, and by another secret than this one."""
+    try:
+        replace(server, user=user, password=secret).lifecycle(settings.bucket)
+    except ServerError as error:
+        # Everything else is no answer about the secret: the user may not read the lifecycle.
+        return error.subject == "password"
+    return False
+
+
+def _refusal(settings: Settings, user: str, reason: str, *, adopt: bool) -> SettingError:
+    sentence = f"the server has a user {user} already, {reason}"
+    for index, builder in enumerate(settings.builders):
+        if builder.s3_user == user:
+            remedy = "give its secret in adoptedUserSecrets, or " if adopt else ""
+            return SettingError(
+                f"builders[{index}].s3User", user, f"{sentence}; {remedy}take another name"
+            )
+    return SettingError(
+        "bucket", settings.bucket, f"{sentence}, and it would be the cache's reader; remove it"
+    )

@@ -1,0 +1,147 @@
+"""The settings that name signing keys and adopt existing ones.
+
+Which names they mean is settled by the first deployment: a key outlives the host that it is named
+after, since clients trust it by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from formats.error import FormatError
+from formats.keys import KeyName, is_key_domain
+from formats.signing import SecretKey
+from program.settings.reader import SettingError, SettingReader
+
+DEFAULT = ("{host}-1",)
+"""What stands in `Pulumi.yaml`: one key, named after the host at the first deployment."""
+
+
+@dataclass(frozen=True)
+class SigningKeys:
+    """The keys of a stack, as its settings and its past have settled them."""
+
+    names: tuple[str, ...]
+    """Oldest first; the last one signs."""
+    adopted: Mapping[str, str] = field(repr=False)
+    """Secret keys that exist already, by name."""
+
+
+@dataclass(frozen=True)
+class SigningKeySettings:
+    """What the settings say of signing keys. `{host}` in a name stands for a host."""
+
+    names: tuple[str, ...]
+    domains: tuple[str, ...]
+    """Domains that keys may be named after, besides the host."""
+    host: str
+    """The public URL's host, as a key's name can have it."""
+    adopted: Mapping[str, str] = field(repr=False)
+    """Secret keys that exist already, by name."""
+
+    def settle(self, known: Sequence[str]) -> SigningKeys:
+        """Return the keys that are meant.
+
+        Args:
+            known: the names that clients trust since the last deployment, oldest first. Unset, the
+                setting means these, whatever the host is called now.
+
+        Raises:
+            SettingError: a name is none that a key of this stack can have.
+        """
+        names = known if self.names == DEFAULT and known else self.names
+        old = [KeyName.parse(name).domain for name in known]
+        settled = next((domain for domain in old if domain not in self.domains), self.host)
+        named = tuple(name.replace("{host}", settled) for name in names)
+        self._check(named, {self.host, settled, *old, *self.domains})
+        for name in self.adopted:
+            if name not in named:
+                raise SettingError(
+                    "adoptedSigningKeys",
+                    None,
+                    f"a key of it is named {name}, which is none of signingKeys; "
+                    "add the name there",
+                )
+        return SigningKeys(named, self.adopted)
+
+    def _check(self, names: Sequence[str], allowed: set[str]) -> None:
+        newest: dict[str, int] = {}
+        for name in names:
+            try:
+                key = KeyName.parse(name)
+            except FormatError:
+                raise SettingError(
+                    "signingKeys",
+                    name,
+                    "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1",
+                ) from None
+            if key.domain not in allowed:
+                raise SettingError(
+                    "signingKeys",
+                    str(key),
+                    f"its domain is not the cache's host, {self.host}; name the key "
+                    f"{self.host}-{key.number}, or list its domain in signingKeyDomains",
+                )
+            if key.number <= newest.get(key.domain, -1):
+                raise SettingError(
+                    "signingKeys",
+                    str(key),
+                    f"it stands after {key.domain}-{newest[key.domain]}; "
+                    "name each key once, and a newer one with a higher integer",
+                )
+            newest[key.domain] = key.number
+
+
+def read_signing_keys(reader: SettingReader, host: str) -> SigningKeySettings:
+    """Return what the settings say of signing keys.
+
+    Args:
+        reader: has the settings.
+        host: the public URL's.
+    """
+    names, domains = reader.texts("signingKeys"), reader.texts("signingKeyDomains")
+    domain = _domain_of(host)
+    if not names:
+        raise SettingError(
+            "signingKeys", [], f"a cache has at least one key; name one, such as {domain}-1"
+        )
+    for given in domains:
+        if not is_key_domain(given):
+            raise SettingError(
+                "signingKeyDomains", given, "write a domain only, such as cache.example.org"
+            )
+    return SigningKeySettings(names, domains, domain, _adopted(reader.text("adoptedSigningKeys")))
+
+
+def _domain_of(host: str) -> str:
+    """Return a host as a key's name can have it: an IPv6 address has colons, and no name may."""
+    if ":" not in host:
+        return host
+    name = host.replace(":", "-")
+    return f"{'0' if name.startswith('-') else ''}{name}{'0' if name.endswith('-') else ''}"
+
+
+def _adopted(text: str) -> dict[str, str]:
+    """Return the secret keys of `text` by name; no message shows any part of one."""
+    adopted: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            key = SecretKey.parse(line)
+        except FormatError as error:
+            raise SettingError(
+                "adoptedSigningKeys",
+                None,
+                f"line {number} is no secret key: {error}; "
+                "give the file that nix key generate-secret wrote",
+            ) from None
+        if key.name in adopted:
+            raise SettingError(
+                "adoptedSigningKeys",
+                None,
+                f"line {number} has the name of a key before it; give each name one key",
+            )
+        adopted[key.name] = key.to_nix()
+    return adopted

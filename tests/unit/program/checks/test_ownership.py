@@ -1,0 +1,187 @@
+"""Users and policies that a server has already: whose they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from components.access import read_policy, write_policy
+from program.checks import ownership
+from program.checks.recorded import POLICY, USER, Recorded
+from program.checks.s3_client import Lifecycle, Server
+from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
+from program.settings.stack import parse
+from tests.unit.configuration import configuration
+from tests.unit.recording_mocks import use_recording_mocks
+
+SECRET = "a-secret-from-before"
+BUILDERS = [{"name": "here", "local": True, "s3User": "alice"}]
+BY_HAND = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetObject", "s3:PutObject"],
+                "Resource": ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"],
+            }
+        ],
+    }
+)
+
+
+@dataclass
+class FakeServer:
+    """A server with users, what its S3 side knows them by, and policies."""
+
+    users: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Root and service accounts."""
+    policies: Mapping[str, str] = field(default_factory=dict)
+    holders_: frozenset[str] = frozenset()
+
+    def user_status(self, name: str) -> str | None:
+        return "enabled" if name in self.users else None
+
+    def policy(self, name: str) -> str | None:
+        return self.policies.get(name)
+
+    def holders(self, _policy: str) -> frozenset[str]:
+        return self.holders_
+
+
+def check(
+    monkeypatch: pytest.MonkeyPatch,
+    fake: FakeServer,
+    state: Recorded | None = None,
+    **changes: Any,
+) -> None:
+    """Let a deployment be checked against a server and a state."""
+    use_recording_mocks()
+    secrets = {**fake.users, **fake.others}
+
+    def lifecycle(server: Server, _bucket: str) -> Lifecycle | None:
+        if server.user not in secrets:
+            raise ServerError("user", "the server knows no such user")
+        if secrets[server.user] != server.password:
+            raise ServerError("password", "the server refuses it")
+        raise ServerError("user", "denied")
+
+    monkeypatch.setattr(Server, "lifecycle", lifecycle)
+    settings = parse(configuration(builders=BUILDERS, **changes))
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
+
+    def admin(server: Server) -> FakeServer:
+        fake.server = server  # type: ignore[attr-defined]
+        return fake
+
+    monkeypatch.setattr(ownership, "Admin", admin)
+    ownership.check(settings, server, state or Recorded({}))
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, fake: FakeServer, **changes: Any) -> str:
+    with pytest.raises(SettingError) as error:
+        check(monkeypatch, fake, **changes)
+    assert SECRET not in str(error.value)
+    return str(error.value)
+
+
+def test_a_server_that_has_nothing_of_the_names_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, FakeServer())
+
+
+def test_what_the_state_has_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeServer, "user_status", None)
+    monkeypatch.setattr(FakeServer, "policy", None)
+    state = {
+        "user": {"type": USER, "outputs": {"name": "alice"}},
+        "policy": {"type": POLICY, "outputs": {"name": "nix-cache-write"}},
+    }
+    check(monkeypatch, FakeServer(), Recorded(state))
+
+
+def test_a_user_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, FakeServer({"alice": SECRET}))
+    assert message.startswith('builders[0].s3User is "alice": the server has a user alice already')
+    assert "give its secret in adoptedUserSecrets, or take another name" in message
+
+
+def test_an_adopted_user_has_to_open_with_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    adopted: dict[str, Any] = {"adoptedUserSecrets": f"alice:{SECRET}"}
+    check(monkeypatch, FakeServer({"alice": SECRET}), **adopted)
+    check(monkeypatch, FakeServer(), **adopted)
+    message = refusal(monkeypatch, FakeServer({"alice": "another"}), **adopted)
+    assert "adoptedUserSecrets: the server knows alice by another secret" in message
+
+
+@pytest.mark.parametrize("adopted", ["", f"alice:{SECRET}"])
+def test_root_and_service_accounts_are_nobodys_to_take(
+    monkeypatch: pytest.MonkeyPatch, adopted: str
+) -> None:
+    server = FakeServer(others={"alice": SECRET})
+    message = refusal(monkeypatch, server, adoptedUserSecrets=adopted)
+    assert "its root user or a service account; take another name" in message
+
+
+def test_the_reader_is_no_user_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, FakeServer({"nix-cache-reader": SECRET}), access="private")
+    assert message.startswith('bucket is "nix-cache": the server has a user nix-cache-reader')
+
+
+@pytest.mark.parametrize(
+    ("users", "policies", "changes"),
+    [
+        ({"alice": SECRET}, {"nix-cache-write": write_policy("nix-cache", ["alice"])}, {}),
+        (
+            {"nix-cache-reader": SECRET},
+            {"nix-cache-reader": read_policy("nix-cache", "nix-cache-reader")},
+            {"access": "private"},
+        ),
+    ],
+    ids=["a builder's user", "the reader"],
+)
+def test_what_an_interrupted_deployment_made_is_known_by_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+    users: dict[str, str],
+    policies: dict[str, str],
+    changes: dict[str, Any],
+) -> None:
+    check(monkeypatch, FakeServer(users, policies=policies), **changes)
+
+
+def test_a_policy_that_names_others_makes_nobody_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = {"nix-cache-write": write_policy("nix-cache", ["bob"])}
+    assert "alice" in refusal(monkeypatch, FakeServer({"alice": SECRET}, policies=policies))
+
+
+@pytest.mark.parametrize(
+    ("text", "adopt", "holders", "expected"),
+    [
+        (BY_HAND, True, [], None),
+        (BY_HAND, True, ["alice"], None),
+        (BY_HAND, True, ["alice", "bob"], "and bob have it too"),
+        (BY_HAND, False, [], "which this stack did not make"),
+        (BY_HAND.replace("nix-cache/*", "photos/*"), True, [], "which this stack did not make"),
+        (write_policy("nix-cache", ["alice"]), False, ["bob"], None),
+        (write_policy("photos", ["alice"]), True, [], "which this stack did not make"),
+    ],
+)
+def test_a_policy_is_taken_over_only_where_it_is_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    adopt: bool,
+    holders: list[str],
+    expected: str | None,
+) -> None:
+    server = FakeServer(policies={"nix-cache-write": text}, holders_=frozenset(holders))
+    if expected is None:
+        check(monkeypatch, server, adoptBucket=adopt)
+    else:
+        message = refusal(monkeypatch, server, adoptBucket=adopt)
+        assert message.startswith('writePolicy is "nix-cache-write": the server has a policy')
+        assert expected in message
