@@ -128,6 +128,19 @@ def _memory(environment: Mapping[str, str]) -> Path | None:
 
 def _remove_leftovers(base: Path) -> None:
     for directory in _leftovers(base):
+        # Another push may remove it at the same time.
+        with contextlib.suppress(OSError):
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory, its lock last: what a Nix that goes on still writes is found by it."""
+    for entry in list(directory.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    if [entry.name for entry in directory.iterdir()] in ([_LOCK], []):
         shutil.rmtree(directory, ignore_errors=True)
 
 

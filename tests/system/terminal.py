@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
+import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 120.0
 """How long a command may be silent before the test gives it up."""
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78=>]|\r")
+_SIZE = (50, 160)
+"""Lines and columns; the engine asks nothing on a terminal that has none."""
+
+_CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78=>]|\r")
+
+_REPLIES = {b"\x1b]11;?\x1b\\": b"\x1b]11;rgb:0000/0000/0000\x1b\\", b"\x1b[6n": b"\x1b[1;1R"}
+"""What a terminal answers that is asked for its cursor and its colour (xterm, "Control Sequences").
+The engine asks before it asks a person for a secret."""
 
 YES = ("Do you want to perform this", "yes\r")
 """The engine's question, and the answer that lets it go on."""
@@ -53,6 +63,7 @@ def at_terminal(
     if pid == 0:  # pragma: no cover
         os.chdir(directory)
         os.execvpe("bash", ["bash", "-c", command], {**environment})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
     shown, answered, waiting = "", 0, list(answers)
     try:
         while True:
@@ -65,6 +76,9 @@ def at_terminal(
                 break
             if not data:
                 break
+            for query, reply in _REPLIES.items():
+                if query in data:
+                    os.write(terminal, reply)
             shown += _CONTROL.sub("", data.decode(errors="replace"))
             if waiting and re.search(waiting[0][0], shown[answered:]):
                 answered = len(shown)

@@ -74,7 +74,7 @@ def test_a_second_stack_on_the_same_server_is_never_meant_by_chance(clone: Clone
     pushed = clone.done("make push STACK=staging BUILDER=throwaway")
     assert "throwaway: pushed 0 paths (0 B), reused 60" in pushed
 
-    clone.done("make empty STACK=staging", ("name to remove", "nix-cache-staging\n"))
+    clone.done("make empty STACK=staging", ("name to remove", "nix-cache-staging\r"))
     clone.done('make pulumi STACK=staging ARGS="destroy --run-program --yes --remove"')
     assert "\ndev: https://127.0.0.1" in clone.done("make audit")
     clone.done("make stack NAME=staging SERVER=dev")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.system.bucket_verifier import Verdict, verify, watched
 from tests.system.cache_bucket import CacheBucket, leftovers, place, small_disk, trust
 from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
 from toolbox.minio_server import MinioServer
+from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 30
@@ -359,6 +361,16 @@ class Push:
     def wait(self) -> None:
         """Wait until everything that it started has ended too."""
         self._thread.join()
+        # The Nix of a push that was killed goes on for a while.
+        processes = self._builder.root / "proc"
+        assert wait_until(lambda: not any(map(_is_nix, processes.glob("[0-9]*"))), 60)
+
+
+def _is_nix(process: Path) -> bool:
+    try:
+        return (process / "comm").read_text() == "nix\n"
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
