@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from formats.store_path import STORE_DIR
 from push.bucket import Bucket
@@ -60,6 +61,7 @@ class Publication:
         self._content: dict[str, bytes] = {}
         self._nar_of: dict[str, tuple[str, int]] = {}
         self._awaiting: dict[str, list[str]] = {}
+        self._sending: dict[str, Path] = {}
         self._batches: list[list[StorePath]] = []
         self._alone: list[list[StorePath]] = []
         self._compressing = 0
@@ -280,7 +282,10 @@ class Publication:
         self.pushed.add(path)
         if key in self._awaiting:
             self._awaiting[key].append(path)
-            self._free(done)
+            # The file that is being sent may be the very same, of another path in the batch.
+            self._on_disk -= done.size
+            if self._sending.get(key) != done.file:
+                self._staging.discard(done)
             return
         self._awaiting[key] = [path]
         there = self._inventory.nars.get(key)
@@ -289,6 +294,7 @@ class Publication:
             self._nar_landed(key, there)
             return
         day = today(self._transfers)
+        self._sending[key] = done.file
 
         def landed(etag: str | None) -> None:
             self._free(done)
@@ -304,6 +310,7 @@ class Publication:
         self._bucket.put_nar(key, done.file, done.size, landed, failed)
 
     def _free(self, done: CompressedPath) -> None:
+        self._sending.pop(done.narinfo.url, None)
         self._staging.discard(done)
         self._on_disk -= done.size
 

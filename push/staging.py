@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -127,7 +128,17 @@ class Staging:
                 outcome.left.append(path)
             else:
                 outcome.done.append(done)
+        self._clear(directory, outcome.done)
         return outcome
+
+    def _clear(self, directory: Path, done: Sequence[CompressedPath]) -> None:
+        """Remove what Nix left of paths that it did not finish: they may have filled the disk."""
+        shutil.rmtree(directory / "tmp", ignore_errors=True)
+        wanted = {one.file for one in done}
+        with contextlib.suppress(OSError):
+            for file in (directory / "nar").iterdir():
+                if file not in wanted:
+                    file.unlink()
 
     def discard(self, compressed: CompressedPath) -> None:
         """Free the disk that a NAR takes."""

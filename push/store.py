@@ -27,6 +27,7 @@ _MOST_LINKS = 64
 # A command line takes 2 MiB on Linux, and a quarter of that on other systems.
 _ARGUMENT_BYTES = 100_000
 _UNTRUSTED = re.compile(r"path '([^']+)' is untrusted")
+_HINT = re.compile(r" \(use '--show-trace' to show [a-z ]*\)")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -308,11 +309,12 @@ def _is_sound(line: str) -> bool:
 
 def error_in(text: str) -> str:
     """Return what a failed Nix wrote, or what it crashed of, on one line of bounded length."""
-    lines = [line.strip() for line in _STYLE.sub("", text).splitlines() if line.strip()]
+    told = _HINT.sub("", _STYLE.sub("", text))
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     crashes = [
         line.partition("error: ")[2]
         for line in lines
-        if line.startswith(("Exception: ", "terminating due to unexpected"))
+        if line.startswith(("Exception: ", "terminating due to unexpected", "what(): "))
     ]
     if crashes:
         return _shown(crashes[0], 600)

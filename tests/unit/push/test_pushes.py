@@ -585,6 +585,17 @@ def test_two_paths_with_the_same_nar_share_it(machine: Machine) -> None:
     assert len([key for key in written(machine.server) if key.startswith("nar/")]) == 1
 
 
+def test_twins_of_one_batch_are_sent_once_and_in_parts(machine: Machine) -> None:
+    """Their file in the staging directory is one, and is opened again for each part."""
+    twins = [store_path(f"twin{number}") for number in range(12)]
+    machine.has(*twins)
+    machine.nix.contents |= {path.path: "the same " * 600_000 for path in twins}
+    assert machine.push(*twins, part_size=5_242_880).counts() == (12, 0, 0, 0, 0)
+    assert_whole(machine.server, *twins)
+    begun = [seen for seen in machine.server.asked("POST") if "uploads" in seen.query]
+    assert len(begun) <= 2
+
+
 # Signature laundering.
 
 
