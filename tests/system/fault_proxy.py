@@ -34,6 +34,9 @@ class Request:
 Fault = Callable[[Request], int]
 """What happens to a request: one of the constants below, or an HTTP status to answer with."""
 
+Change = Callable[[Request, bytes], bytes]
+"""What becomes of the body of an answer."""
+
 PASS = 0
 RESET_BEFORE = -1
 """The connection breaks before the server has seen the request."""
@@ -71,12 +74,14 @@ def fault_proxy(
     server: MinioServer,
     fault: Fault = lambda _: PASS,
     *,
-    retry_after: int | None = None,
+    retry_after: float | None = None,
     date: str | None = None,
+    change: Change = lambda _, body: body,
 ) -> Iterator[Traffic]:
     """Run a proxy that treats each request as `fault` says, which may take its time.
 
-    Answers that it makes up ask for `retry_after` seconds; `date` is the Date of all answers.
+    Answers that it makes up ask for `retry_after` seconds; `date` is the Date of all answers, and
+    `change` returns what becomes of the body of the server's own.
     """
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file), retries=False, maxsize=32)
     lock = threading.Lock()
@@ -115,7 +120,10 @@ def fault_proxy(
                 return self.reset()
             with lock:
                 traffic.ended[request.number] = len(traffic.requests)
-            self.answer(answer.status, dict(answer.headers), answer.data, truncate=what == TRUNCATE)
+            headers, body = dict(answer.headers), change(request, answer.data)
+            if len(body) != len(answer.data):
+                headers["Content-Length"] = str(len(body))
+            self.answer(answer.status, headers, body, truncate=what == TRUNCATE)
             return None
 
         def note(self) -> Request:
