@@ -8,14 +8,16 @@ the stack stays as the last deployment left it. Prints each builder's summary. E
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.pulumi_cli import OperationError, on_terminal, read_output
 from operations.state import read_state
 
-_PUSH = "nixcache:index:ClosurePush"
-_COMMANDS = ("command:remote:Command", "command:local:Command")
+_PUSHES = tuple(
+    f"nixcache:index:ClosurePush${command}"
+    for command in ("command:remote:Command", "command:local:Command")
+)
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
 
 
@@ -30,24 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _push(stack: str, builder: str | None) -> int:
     state = read_state(stack)
     users = {
-        access["accessKeyId"]: name for name, access in state.stack_output("builders", {}).items()
+        name: str(access["accessKeyId"])
+        for name, access in state.stack_output("builders", {}).items()
+        if "lastPush" in access
     }
-    commands = {users[user]: urn for urn in state.resources for user in pushing(urn)}
-    if builder is not None and builder not in commands:
-        known = f"; there are {', '.join(sorted(commands))}" if commands else ""
+    if builder is not None and builder not in users:
+        known = f"; there are {', '.join(sorted(users))}" if users else ""
         raise OperationError(f"no builder {builder} of stack {stack} pushes by a deployment{known}")
-    if not commands:
+    if not users:
         raise OperationError(
             f"no builder of stack {stack} pushes by a deployment; give one closures, or let it "
             "push by itself"
         )
-    chosen = sorted(commands) if builder is None else [builder]
-    targets = [f"--target-replace={commands[name]}" for name in chosen]
-    targets += [
-        f"--target={urn}"
-        for urn, resource in state.resources.items()
-        if resource["type"] == _CLOSURE and users.get(urn.rpartition("::")[2]) in chosen
-    ]
+    chosen = sorted(users) if builder is None else [builder]
+    targets = list(options(state.resources, [users[name] for name in chosen]))
     if on_terminal("up", "--yes", "--skip-preview", "--stack", stack, *targets) != 0:
         return CANNOT_RUN
     outputs = read_output("stack", "output", "builders", "--stack", stack)
@@ -56,11 +54,19 @@ def _push(stack: str, builder: str | None) -> int:
     return DONE
 
 
-def pushing(urn: str) -> Iterator[str]:
-    """Yield the user that a resource pushes as, if it is any's push."""
-    types, name = urn.split("::")[2], urn.rpartition("::")[2]
-    if any(types.endswith(f"{_PUSH}${command}") for command in _COMMANDS):
-        yield name.removesuffix("-push")
+def options(urns: Iterable[str], users: Collection[str]) -> Iterator[str]:
+    """Yield the options of `pulumi up` that let the builders with these users push again.
+
+    Args:
+        urns: of the stack's resources.
+        users: the builders' users, after which their pushes and closures are named.
+    """
+    for urn in urns:
+        kind, name = urn.split("::")[2], urn.rpartition("::")[2]
+        if kind in _PUSHES and name.removesuffix("-push") in users:
+            yield f"--target-replace={urn}"
+        elif kind == _CLOSURE and name in users:
+            yield f"--target={urn}"
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import select
 import signal
-import struct
-import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
 """How long a command may be silent before the test gives it up."""
-
-_SIZE = (50, 160)
-"""Lines and columns; the engine asks nothing on a terminal that has none."""
 
 _CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78=>]|\r")
 
@@ -63,7 +57,6 @@ def at_terminal(
     if pid == 0:  # pragma: no cover
         os.chdir(directory)
         os.execvpe("bash", ["bash", "-c", command], {**environment})
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
     shown, answered, waiting = "", 0, list(answers)
     try:
         while True:
