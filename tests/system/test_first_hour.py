@@ -150,7 +150,6 @@ def test_help_is_the_commands_own(clone: Clone, command: str) -> None:
         ("make up", "pulumi-language-python"),
         ("make up", "Updating"),
         ("make audit", "stack dev"),
-        ("make pulumi ARGS=up", "Do you want to perform this"),
         ("make empty", "Type the bucket's name"),
     ],
 )
