@@ -12,8 +12,11 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import format_datetime
 
 import pytest
+from minio.time import utcnow
 
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
@@ -655,5 +658,16 @@ def test_a_nar_over_two_gibibytes_is_pushed_and_renewed_whole(
     there = bucket.objects()[entry.url]
     assert there.size == entry.file_size == entry.nar_size
     took = time.monotonic() - began
-    assert bucket.push(builder, path).counts()["reused"] == 1
+    # By the server's clock it is tomorrow, so the lease is due.
+    tomorrow = format_datetime(utcnow() + timedelta(days=1), usegmt=True)
+    with fault_proxy(bucket.server, date=tomorrow) as proxy:
+        again = bucket.push(builder, path, renew="yes", endpoint=proxy.url).counts()
+    assert (again["reused"], again["renewed"], again["pushed"]) == (1, 1, 0)
+    parts = [one for one in proxy.requests if one.copies and "partNumber" in one.key]
+    assert len(parts) >= -(-size // 67_108_864)
+    renewed = bucket.objects()[entry.url]
+    assert renewed.size == there.size
+    assert renewed.last_modified is not None
+    assert there.last_modified is not None
+    assert renewed.last_modified > there.last_modified
     print(f"a NAR of 2.3 GB was pushed in {took:.1f} s")
