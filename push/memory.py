@@ -85,7 +85,7 @@ class Memory:
                     file.write(content)
                 Path(name).replace(self._path)
             except OSError:
-                Path(name).unlink(missing_ok=True)
+                Path(name).unlink()
 
 
 def digest(*texts: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.error import FormatError
-from formats.keys import KeyName, PublicKey
+from formats.keys import KeyName, PublicKey, is_key_domain
 from formats.narinfo import NarInfo
 from formats.nix32 import NIX32_ALPHABET, nix32_decode, nix32_encode
 from formats.signing import SecretKey, verified_by, verifies
@@ -126,6 +126,19 @@ def test_a_changed_narinfo_is_read_or_refused_and_never_verified_with_an_error(
     assert verified_by(read, {key.name: key}) == ()
 
 
+def test_a_signature_with_anything_in_its_base64_is_none() -> None:
+    key = SecretKey.generate("a-1")
+    signature = key.sign("text")
+    assert verifies(key.public_key, "text", signature)
+    assert not verifies(key.public_key, "text", f"{signature[:9]} {signature[9:]}")
+
+
+def test_a_signatures_name_ends_at_the_first_colon() -> None:
+    """So it is for Nix, to which a name with a colon is none."""
+    key = SecretKey("a-1:b", bytes(32))
+    assert not verifies(key.public_key, "text", key.sign("text"))
+
+
 @given(st.text(), st.text() | st.binary(max_size=70).map(lambda raw: b64encode(raw).decode()))
 def test_any_text_can_stand_for_a_signature_and_none_is_good(text: str, signature: str) -> None:
     key = PublicKey.parse(PUBLIC_KEY)
@@ -141,7 +154,9 @@ def test_lines_end_where_they_end_for_nix() -> None:
 
 @pytest.mark.parametrize("number", ["", "01", "-1", "1.0", "9" * 5_000])
 def test_a_key_number_that_is_none_is_refused(number: str) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(
+        FormatError, match=r"^a signing key's name is a domain, a hyphen and an integer$"
+    ):
         KeyName.parse(f"s3.homelab.local-{number}")
 
 
@@ -189,16 +204,53 @@ def test_malformed_input_raises_the_modules_own_error_and_nothing_else(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (PUBLIC_KEY, "this is a public key"),
-        ("nothing", "name:base64"),
-        ("a-1:!!!", "not base64"),
-        ("a-1:AAAA", "64 bytes, not 3"),
-        (SECRET_KEY.replace(":PdKP", ":AAAA"), "seed does not match"),
+        (
+            PUBLIC_KEY,
+            "the part after the colon of a secret key holds 64 bytes, not 32; this is a public key",
+        ),
+        ("nothing", "a secret key is written name:base64"),
+        (":AAAA", "a secret key is written name:base64"),
+        ("a b-1:AAAA", "a secret key is written name:base64"),
+        ("a-1:!!!", "the part after the colon of a secret key is not base64"),
+        ("a-1:AAAA", "the part after the colon of a secret key holds 64 bytes, not 3"),
+        (
+            SECRET_KEY.replace(":PdKP", ":AAAA"),
+            "the secret key's seed does not match its public half",
+        ),
     ],
 )
 def test_a_secret_key_that_is_none_is_refused_with_the_reason(text: str, reason: str) -> None:
-    with pytest.raises(FormatError, match=reason):
+    with pytest.raises(FormatError) as refused:
         SecretKey.parse(text)
+    assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            SECRET_KEY,
+            "the part after the colon of a public key holds 32 bytes, not 64; this is a secret key",
+        ),
+        ("nothing", "a public key is written name:base64"),
+        ("a-1:!!!", "the part after the colon of a public key is not base64"),
+        ("a-1:AAAA", "the part after the colon of a public key holds 32 bytes, not 3"),
+    ],
+)
+def test_a_public_key_that_is_none_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(FormatError) as refused:
+        PublicKey.parse(text)
+    assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("s3.homelab.local", True), ("a", True), ("a b", False), ("-a", False), ("", False)],
+)
+def test_what_can_stand_before_a_keys_number_is_told_from_what_cannot(
+    text: str, expected: bool
+) -> None:
+    assert is_key_domain(text) is expected
 
 
 @pytest.mark.parametrize(

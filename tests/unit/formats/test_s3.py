@@ -261,7 +261,7 @@ def test_an_upload_has_an_id() -> None:
     body = f"<{name} {SPACE}><UploadId>a.b_c~d=+/-Z</UploadId></{name}>".encode()
     assert parse_begun_upload(body) == "a.b_c~d=+/-Z"
     for bad in ("", "a b", "a&amp;b", "x" * 1025, "a\n"):
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=r"^an upload has no id$"):
             parse_begun_upload(f"<{name}><UploadId>{bad}</UploadId></{name}>".encode())
 
 

@@ -36,6 +36,7 @@ def test_what_was_saved_is_remembered(file: Path) -> None:
     assert memory.narinfos == {"a.narinfo": ONE}
     assert memory.upstream == {"b"}
     assert json.loads(file.read_text()) == CONTENT
+    assert " " not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert [path.name for path in file.parent.iterdir()] == ["bucket.json"]
@@ -87,16 +88,16 @@ def test_what_is_larger_than_any_is_not_read(file: Path) -> None:
         b'{"narinfos": null, "upstream": []}',
         b'{"narinfos": {}, "upstream": 7}',
         b'{"narinfos": {"a": []}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n"]}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", "7"]}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", 7.0]}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", true]}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", -1]}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", 1, 2]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar"]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", "7"]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", 7.0]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", true]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", -1]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", 1, 2]}, "upstream": []}',
         b'{"narinfos": {"a": 7}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", ' + b"9" * 5000 + b']}, "upstream": []}',
-        b'{"narinfos": {"a": ["e", "f", "n", NaN]}, "upstream": []}',
-        b'{"narinfos": {"a": [["e"], "f", "n", 1]}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", ' + b"9" * 5000 + b']}, "upstream": []}',
+        b'{"narinfos": {"a": ["e", "f", "nar/n.nar", NaN]}, "upstream": []}',
+        b'{"narinfos": {"a": [["e"], "f", "nar/n.nar", 1]}, "upstream": []}',
         b'{"narinfos": {"a": ["e", "f", "../n", 1]}, "upstream": []}',
         b"[" * 100_000,
     ],
@@ -104,6 +105,41 @@ def test_what_is_larger_than_any_is_not_read(file: Path) -> None:
 def test_what_has_another_shape_is_not_believed(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert is_empty(Memory(file))
+
+
+def test_a_pipe_is_not_believed_whatever_it_says(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe, 0o600)
+    descriptor = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(descriptor, json.dumps(CONTENT).encode())
+        assert is_empty(Memory(pipe))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(("spare", "believed"), [(0, True), (-1, False)])
+def test_a_memory_of_just_the_largest_size_is_read(
+    file: Path, monkeypatch: pytest.MonkeyPatch, spare: int, believed: bool
+) -> None:
+    monkeypatch.setattr("push.memory._LARGEST", file.stat().st_size + spare)
+    assert is_empty(Memory(file)) is not believed
+
+
+def test_a_nar_of_no_bytes_can_be_remembered(file: Path) -> None:
+    file.write_bytes(b'{"narinfos": {"a": ["e", "f", "nar/n.nar", 0]}, "upstream": []}')
+    assert Memory(file).narinfos == {"a": RememberedNarInfo("e", "f", "nar/n.nar", 0)}
+
+
+def test_a_memory_is_written_beside_the_one_that_it_replaces(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could not take that one's place at once, where TMPDIR is another file system."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    memory = Memory(file)
+    memory.upstream.add("c")
+    memory.save()
+    assert Memory(file).upstream == {"b", "c"}
 
 
 def test_a_memory_that_cannot_be_kept_hurts_nobody(tmp_path: Path) -> None:
