@@ -129,10 +129,43 @@ def test_what_is_of_another_size_verifies_nothing(key: int, signature: int) -> N
     assert not verifies(bytes(key), b"", bytes(signature))
 
 
+NEUTRAL = (1).to_bytes(32, "little")
+"""The group's neutral point, y = 1: as a key, what it signs is the same for every message."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(P + 1).to_bytes(32, "little"), (1 | 1 << 255).to_bytes(32, "little")],
+    ids=["y beyond the prime", "x of minus zero"],
+)
+def test_a_point_has_one_form(other: bytes) -> None:
+    """Of the others, RFC 8032 says that decoding fails (5.1.3)."""
+    assert verifies(NEUTRAL, b"", NEUTRAL + bytes(32))
+    assert not verifies(other, b"", NEUTRAL + bytes(32))
+    assert not verifies(NEUTRAL, b"", other + bytes(32))
+
+
+def test_the_prime_itself_is_no_form_of_zero() -> None:
+    """A key with y = 0 is of order 4: the neutral point commits for one message of four."""
+    messages = [b"%d" % number for number in range(40)]
+    assert any(verifies(bytes(32), text, NEUTRAL + bytes(32)) for text in messages)
+    prime = P.to_bytes(32, "little")
+    assert not any(verifies(prime, text, NEUTRAL + bytes(32)) for text in messages)
+
+
+def test_points_are_the_same_only_if_both_coordinates_are() -> None:
+    scalar = (1).to_bytes(32, "little")
+    y = 4 * pow(5, -1, P) % P
+    base, mirrored = y.to_bytes(32, "little"), (y | 1 << 255).to_bytes(32, "little")
+    assert verifies(NEUTRAL, b"", base + scalar)
+    assert not verifies(NEUTRAL, b"", mirrored + scalar)
+    # Of the x that the base point has, and of the y that it has not.
+    assert not verifies(NEUTRAL, b"", (P - y).to_bytes(32, "little") + scalar)
+
+
 def test_a_signature_of_zeros_by_the_neutral_point_is_no_secret_of_ours() -> None:
     """The one key for which it verifies is nobody's: it signs every message."""
-    neutral = (1).to_bytes(32, "little")
-    assert verifies(neutral, b"anything", neutral + bytes(32))
+    assert verifies(NEUTRAL, b"anything", NEUTRAL + bytes(32))
     for _, message, _ in VECTORS:
         real = bytes(SigningKey(bytes(32)).verify_key)
-        assert not verifies(real, bytes.fromhex(message), neutral + bytes(32))
+        assert not verifies(real, bytes.fromhex(message), NEUTRAL + bytes(32))
