@@ -81,6 +81,15 @@ def test_paths_that_fit_together_to_the_byte_do() -> None:
     first, second, third = (store_path(f"p{number}", 500) for number in range(3))
     assert deal([first, second, third], 1000) == [[first, third], [second]]
     assert deal([first, second, third], 999) == [[first], [second], [third]]
+    paths = [store_path(f"p{number}", 400) for number in range(5)]
+    assert deal(paths, 1000) == [[paths[0], paths[2]], [paths[1], paths[3]], [paths[4]]]
+
+
+@pytest.mark.parametrize(("lacking", "batches"), [(1, [[0, 2], [1]]), (0, [[0], [1], [2]])])
+def test_a_batch_takes_paths_until_it_has_its_share(lacking: int, batches: list[list[int]]) -> None:
+    size = SMALLEST_SHARE - BYTES_PER_PATH - lacking
+    paths = [store_path("p0", size), store_path("p1", size), store_path("p2", 1)]
+    assert deal(paths, 1 << 40) == [[paths[number] for number in batch] for batch in batches]
 
 
 def test_a_batch_has_no_more_paths_than_a_command_line_takes() -> None:

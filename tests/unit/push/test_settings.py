@@ -17,6 +17,7 @@ from push.settings import (
     SETTINGS,
     YES_NO,
     PushSettings,
+    Setting,
     cache_directory,
     format_settings,
     read,
@@ -205,6 +206,8 @@ def test_a_password_in_an_endpoint_is_not_shown() -> None:
     [
         ("region", "a b", "region 'a b' is not valid; set it to the server's region"),
         ("region", "x" * 65, "is not valid; set it to the server's region"),
+        ("region", "x" * 300, f"region '{'x' * 200}' is not valid"),
+        ("region", "\x1b[31m", "region '?[31m' is not valid"),
         ("bucket", "", "bucket is missing; set it to the bucket's name"),
         ("bucket", "Cache", "bucket 'Cache' is not valid; set it to the bucket's name"),
         ("bucket", "ab", "bucket 'ab' is not valid"),
@@ -380,11 +383,27 @@ def test_help_lists_every_setting_once_with_its_default() -> None:
     assert "; may repeat" in text
 
 
+def test_help_is_a_table_of_98_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = f"{'a' * 35} {'b' * 36}"
+    settings = (Setting("one", words, "1"), Setting("two", words, repeats=True))
+    monkeypatch.setattr("push.settings.SETTINGS", settings)
+    assert usage().split("\n") == [
+        f"  one                     {words}",
+        "                          (1)",
+        f"  two                     {'a' * 35}",
+        f"                          {'b' * 36}; may repeat",
+    ]
+
+
 def test_the_cache_directory_is_the_one_of_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
     assert cache_directory() == Path("/var/cache/me/nix-binary-cache")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_directory() == Path("/home/me/.cache/nix-binary-cache")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == Path("/home/me/.cache/nix-binary-cache")
     monkeypatch.setenv("HOME", "relative")
+    assert cache_directory() is None
+    monkeypatch.delenv("HOME")
     assert cache_directory() is None
