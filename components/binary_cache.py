@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_minio as minio
 
-from components.retention import GRACE_DAYS, RETENTION_DAYS, expiration_rules
+from components.retention import GRACE_DAYS, RETENTION_DAYS, ExpirationRule, expiration_rules
 from components.text_object import declare_text_object, multipart_etag
 from formats.store_path import STORE_DIR
 
@@ -86,8 +89,10 @@ class BinaryCache(pulumi.ComponentResource):
 
     bucket: pulumi.Output[str]
     """The bucket's name, once it exists and lets in whom it should."""
-    lifecycle: pulumi.Output[str]
-    """There when the bucket's lifecycle is applied, or when it is known to have none."""
+    lifecycle_applied: pulumi.Output[bool]
+    """Whether the server has been told the lifecycle that is declared, in this deployment or before
+    it; known once it has been. A destroy or a refresh runs the program too, and tells it nothing.
+    """
     comparable_etags: pulumi.Output[bool]
     """Whether the server gave `nix-cache-info` the ETag that its content has."""
 
@@ -113,27 +118,17 @@ class BinaryCache(pulumi.ComponentResource):
             ).apply(lambda values: anonymous_policy(*values)),
             opts=child,
         )
-        self.lifecycle = bucket.id
+        self.lifecycle_applied = bucket.id.apply(lambda _: True)
         if args.retention_days is not None:
-            lifecycle = minio.IlmPolicy(
-                f"{name}-retention",
-                bucket=bucket.bucket,
-                rules=pulumi.Output.all(args.retention_days, args.grace_days).apply(
-                    lambda days: [
-                        minio.IlmPolicyRuleArgs(
-                            id=rule.id,
-                            filter=rule.prefix,
-                            expiration=f"{rule.days}d",
-                            noncurrent_version_expiration_days=rule.noncurrent_days,
-                        )
-                        for rule in expiration_rules(int(days[0]), int(days[1]), args.versioned)
-                    ]
-                ),
-                # One after the other: MinIO keeps a bucket's settings in one file, and of two
-                # written at the same moment it may lose one, having answered that both are set.
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[download]),
+            rules = pulumi.Output.all(args.retention_days, args.grace_days).apply(
+                lambda days: expiration_rules(int(days[0]), int(days[1]), args.versioned)
             )
-            self.lifecycle = lifecycle.id
+            # One after the other: MinIO keeps a bucket's settings in one file, and of two written
+            # at the same moment it may lose one, having answered that both are set.
+            after_download = pulumi.ResourceOptions(parent=self, depends_on=[download])
+            self.lifecycle_applied = _declare_lifecycle(
+                f"{name}-retention", bucket.bucket, rules, after_download
+            )
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
@@ -161,4 +156,51 @@ class BinaryCache(pulumi.ComponentResource):
         )
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = download.bucket
-        self.register_outputs({"bucket": self.bucket, "lifecycle": self.lifecycle})
+        self.register_outputs({"bucket": self.bucket, "lifecycleApplied": self.lifecycle_applied})
+
+
+def _declare_lifecycle(
+    name: str,
+    bucket: pulumi.Input[str],
+    declared: pulumi.Output[tuple[ExpirationRule, ...]],
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Output[bool]:
+    """Declare a bucket's lifecycle, and return whether the server has been told it."""
+    # Its outputs alone do not tell: the official provider takes a refused update for done.
+    written = threading.Event()
+    hook = pulumi.ResourceHook(f"{name} is written", lambda _: written.set())
+    opts = pulumi.ResourceOptions.merge(
+        opts,
+        pulumi.ResourceOptions(
+            hooks=pulumi.ResourceHookBinding(after_create=[hook], after_update=[hook])
+        ),
+    )
+    lifecycle = minio.IlmPolicy(
+        name,
+        bucket=bucket,
+        rules=declared.apply(
+            lambda rules: [
+                minio.IlmPolicyRuleArgs(
+                    id=rule.id,
+                    filter=rule.prefix,
+                    expiration=f"{rule.days}d",
+                    noncurrent_version_expiration_days=rule.noncurrent_days,
+                )
+                for rule in rules
+            ]
+        ),
+        opts=opts,
+    )
+
+    def told(known: Sequence[Any]) -> bool:
+        recorded, wanted = known
+        return written.is_set() or {
+            (
+                rule["filter"],
+                rule["expiration"],
+                rule.get("noncurrent_version_expiration_days") or None,
+            )
+            for rule in recorded
+        } == {(rule.prefix, f"{rule.days}d", rule.noncurrent_days) for rule in wanted}
+
+    return pulumi.Output.all(lifecycle.rules, declared).apply(told)

@@ -17,7 +17,7 @@ def nix32_encode(data: bytes) -> str:
     length = (len(data) * 8 + 4) // 5
     number = int.from_bytes(data, "little")
     return "".join(
-        NIX32_ALPHABET[(number >> (5 * position)) & 31] for position in reversed(range(length))
+        [NIX32_ALPHABET[(number >> shift) & 31] for shift in range(5 * length - 5, -1, -5)]
     )
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class StorePath:
         """The name of its narinfo, without the ending."""
         return self.base_name[:32]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The text that signatures are over."""
         return fingerprint(self.path, self.nar_hash, self.nar_size, self.references, STORE_DIR)
@@ -376,11 +377,15 @@ def _parse_path_info(text: str) -> Iterator[StorePath]:
             path=path,
             nar_hash=sha256_to_nix32(entry["narHash"]),
             nar_size=size,
-            references=tuple(sorted(Path(one).name for one in entry["references"])),
-            deriver=Path(deriver).name if deriver else None,
+            references=tuple(sorted(map(_base_name, entry["references"]))),
+            deriver=_base_name(deriver) if deriver else None,
             signatures=tuple(filter(is_signature, entry.get("signatures") or ())),
             content_address=entry.get("ca") or None,
         )
+
+
+def _base_name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def references_first(paths: Mapping[str, StorePath]) -> list[StorePath]:

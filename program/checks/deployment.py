@@ -101,7 +101,7 @@ def refusal_of_a_destroy(settings: Settings) -> str | None:
 
 
 def conclude(
-    settings: Settings, settled: Settled, applied: pulumi.Output[str]
+    settings: Settings, settled: Settled, applied: pulumi.Output[bool]
 ) -> pulumi.Output[str]:
     """Read the lifecycle back once it is applied, and say in words what is in force.
 
@@ -113,7 +113,8 @@ def conclude(
     Args:
         settings: the stack's settings.
         settled: what `begin` has settled.
-        applied: an output that is there when the lifecycle has been applied; its value is unused.
+        applied: whether the server has been told the lifecycle of these settings, once it has. A
+            destroy or a refresh tells it nothing, so after an edit its rules are rightly others.
 
     Returns:
         One sentence. It fails with a `pulumi.RunError` where the server's rules are others, and in
@@ -129,8 +130,9 @@ def conclude(
             )
         return retention_in_words(settings)
 
-    def read_back(_: str) -> str:
-        _check_in_force(settings, settled)
+    def read_back(told: bool) -> str:
+        if told:
+            _check_in_force(settings, settled)
         return retention_in_words(settings)
 
     if not pulumi.runtime.is_dry_run():

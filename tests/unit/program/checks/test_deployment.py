@@ -121,7 +121,7 @@ def retention(preview: bool = False, **changes: object) -> str:
     said: list[str] = []
 
     def deploy() -> pulumi.Output[None]:
-        applied = pulumi.Output.from_input("applied")
+        applied = pulumi.Output.from_input(True)
         settings = parse(configuration(**changes))
         _, found = deployment.begin(settings, declare_server)
         return deployment.conclude(settings, found, applied).apply(said.append)
@@ -418,11 +418,14 @@ def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[Fake
     in_force = Settled(SigningKeys((), {}), versioned=False, comparable_etags=True)
 
     def read_back(found: Settled) -> pulumi.Output[str]:
-        return deployment.conclude(settings, found, pulumi.Output.from_input("applied"))
+        return deployment.conclude(settings, found, pulumi.Output.from_input(True))
 
     server.rules = expiration_rules(30, 1)
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
         settled(lambda: read_back(in_force))
+    # A destroy or a refresh finds what was declared before the settings were edited.
+    older = pulumi.Output.from_input(False)
+    settled(lambda: deployment.conclude(settings, in_force, older))
     server.rules = expiration_rules(7, 1)
     settled(lambda: read_back(in_force))
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
