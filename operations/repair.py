@@ -1,26 +1,28 @@
-"""Puts a stack's server right where it is no longer as declared.
+"""Puts right a stack whose server is no longer as declared, or whose `up` was interrupted.
 
-First what a refresh stumbles over or cannot see is put back as the state has it: a bucket that is
-gone, policies that are gone, users that are gone or disabled or have another secret. Each is one
-line. Then `pulumi up --refresh --run-program` previews the rest, asks, and does it; ARGS go to that
-command. What was pushed to a bucket that is gone has to be pushed again. Exit code 0: all is as
-declared; 2: it is not.
+What an interrupted `up` left is cleared from the state, and the bucket that it was about to make is
+taken over if it is there. What a refresh stumbles over or cannot see is put back as the state has
+it: a bucket that is gone, policies that are gone, users that are gone or disabled or have another
+secret. Each is one line. Then `pulumi up --refresh --run-program` previews the rest, asks, and does
+it; ARGS go to that command. What was pushed to a bucket that is gone has to be pushed again. Exit
+code 0: all is as declared; 2: it is not.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from operations.administration import Administration
 from operations.bucket import Bucket, Credential
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import read_settings
-from operations.pulumi_cli import OperationError, on_terminal
-from operations.state import read_state
+from operations.pulumi_cli import OperationError, on_terminal, read_output, read_text
+from operations.state import read_interrupted_state, remove_empty_attributes
 from program.checks.deployment import server_of
-from program.checks.recorded import POLICY, USER, Recorded
+from program.checks.recorded import BUCKET, POLICY, USER, Recorded
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
@@ -33,14 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _repair(stack: str, arguments: Sequence[str]) -> int:
-    settings, state = read_settings(stack), read_state(stack)
+    if remove_empty_attributes():
+        print("files beside the state were cut off: removed, as the engine needs none", flush=True)
+    settings = read_settings(stack)
+    state, pending = read_interrupted_state(stack)
     try:
-        for sentence in put_back(replace(settings, bucket=str(state.bucket)), state):
+        for sentence in put_back(replace(settings, bucket=state.bucket or settings.bucket), state):
             print(sentence, flush=True)
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}; nothing was refreshed") from None
-    up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
+    with _adopting(stack, BUCKET in pending):
+        if pending:
+            print("an up was interrupted: what it was about to do is done anew", flush=True)
+            clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
+            read_text("refresh", "--yes", *clear)
+        up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
     return DONE if up == 0 else CANNOT_RUN
+
+
+@contextmanager
+def _adopting(stack: str, needed: bool) -> Iterator[None]:
+    """Set `adoptBucket`, and set it back: nobody but the interrupted `up` has made that bucket."""
+    name = "nixcache:adoptBucket"
+    before = read_output("config", "--stack", stack).get(name, {}).get("value") if needed else None
+    if needed:
+        read_text("config", "set", name, "true", "--stack", stack)
+    yield
+    if needed and before is None:
+        read_text("config", "rm", name, "--stack", stack)
+    elif needed:
+        read_text("config", "set", name, str(before), "--stack", stack)
 
 
 def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
@@ -50,7 +74,9 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
         ServerError: the server does not answer, or refuses the deploying user.
     """
     deployer = Credential(settings.minio_user, settings.minio_password)
-    if server_of(settings).lifecycle(settings.bucket) is None:
+    # Asked in any case: a refresh of a server that does not answer forgets what is there.
+    gone = server_of(settings).lifecycle(settings.bucket) is None
+    if gone and state.bucket is not None:
         Bucket(settings, deployer).make(settings.region)
         yield f"bucket {settings.bucket} was gone: made again, empty"
     users, policies = list(state.outputs(USER)), list(state.outputs(POLICY))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from operations.pulumi_cli import OperationError, read_text
+from operations.pulumi_cli import OperationError, read_output, read_text
 from program.checks.recorded import Recorded
 
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -18,20 +20,58 @@ def read_state(stack: str) -> Recorded:
     Raises:
         OperationError: there is no CLI or no such stack, or it has not been deployed.
     """
+    recorded, _ = read_interrupted_state(stack)
+    if recorded.bucket is None:
+        raise OperationError(f"stack {stack} has no bucket yet; run pulumi up")
+    return recorded
+
+
+def read_interrupted_state(stack: str) -> tuple[Recorded, frozenset[str]]:
+    """Return the resources of a state, and the types of those that an interrupted `up` was making.
+
+    Of the latter the engine cannot tell whether they are there.
+
+    Raises:
+        OperationError: there is no CLI or no such stack.
+    """
     exported = json.loads(read_text("stack", "export", "--show-secrets", "--stack", stack))
+    deployment = exported.get("deployment") or {}
     recorded = Recorded(
         {
             resource["urn"]: {
                 "type": resource["type"],
                 "outputs": _plain(resource.get("outputs") or {}),
             }
-            for resource in (exported.get("deployment") or {}).get("resources") or ()
+            for resource in deployment.get("resources") or ()
             if not resource.get("delete")
         }
     )
-    if recorded.bucket is None:
-        raise OperationError(f"stack {stack} has no bucket yet; run pulumi up")
-    return recorded
+    pending = (operation["resource"] for operation in deployment.get("pending_operations") or ())
+    return recorded, frozenset(str(resource["type"]) for resource in pending)
+
+
+def remove_empty_attributes() -> int:
+    """Remove the `.attrs` files that were cut off beside a state in files; return how many.
+
+    The engine needs none, and cannot read a state that has an empty one beside it
+    (`gocloud.dev/blob/fileblob`).
+
+    Raises:
+        OperationError: there is no CLI, or one of them cannot be removed.
+    """
+    address = urlsplit(str(read_output("whoami", "--verbose").get("url", "")))
+    if address.scheme != "file":
+        return 0
+    directory = Path(unquote(address.path)).expanduser()
+    empty = [path for path in directory.glob(".pulumi/**/*.attrs") if path.stat().st_size == 0]
+    try:
+        for path in empty:
+            path.unlink()
+    except OSError as error:
+        raise OperationError(
+            f"{error.filename} cannot be removed ({error.strerror}); remove it as its owner"
+        ) from None
+    return len(empty)
 
 
 def _plain(value: Any) -> Any:

@@ -165,6 +165,20 @@ def test_a_link_is_not_followed_to_somewhere_else(tmp_path: Path) -> None:
     assert elsewhere.stat().st_mode & 0o777 == 0o755
 
 
+def test_a_directory_of_another_user_is_not_taken(tmp_path: Path) -> None:
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(directory, 65534, 65534)
+    else:
+        directory = Path("/usr")
+    mode = directory.stat().st_mode
+    placed = sh(tmp_path, place_command(str(directory), OWNER))
+    assert placed.returncode == 1
+    assert f"{directory} is not root's; name another" in placed.stderr
+    assert directory.stat().st_mode == mode
+
+
 def test_a_directory_from_before_files_said_whose_they_are_is_taken(tmp_path: Path) -> None:
     directory = tmp_path / "credentials"
     directory.mkdir()
