@@ -193,7 +193,7 @@ def _declare_lifecycle(
     )
 
     def told(known: Sequence[Any]) -> bool:
-        recorded, wanted = known
+        _, recorded, wanted = known
         return written.is_set() or {
             (
                 rule["filter"],
@@ -203,4 +203,5 @@ def _declare_lifecycle(
             for rule in recorded
         } == {(rule.prefix, f"{rule.days}d", rule.noncurrent_days) for rule in wanted}
 
-    return pulumi.Output.all(lifecycle.rules, declared).apply(told)
+    # Where a refresh finds it gone, its rules are the declared ones all the same, but it has no id.
+    return pulumi.Output.all(lifecycle.id, lifecycle.rules, declared).apply(told)
