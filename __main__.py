@@ -10,7 +10,7 @@ import pulumi
 from components.safeguard import Safeguard
 from program import former_names
 from program.announcement import announce
-from program.checks import deployment, key_rotation, recorded
+from program.checks import before_pushes, deployment, key_rotation, recorded
 from program.declaration import (
     declare_builders,
     declare_cache,
@@ -38,10 +38,11 @@ announce(stack, recorded.read(), followed)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
-cache = declare_cache(stack, server, client, settled)
+asked_first = before_pushes.hook(stack)
+cache = declare_cache(stack, server, client, settled, asked_first)
 readers = declare_readers(stack, server)
-builders = declare_builders(stack, followed, server, cache, signing_keys[-1], settled)
-guarded = [cache, *signing_keys, *readers, *builders.guarded]
+builders = declare_builders(stack, followed, server, cache, signing_keys[-1], settled, asked_first)
+guarded = [cache, *signing_keys, *readers.guarded, *builders.guarded]
 Safeguard(
     "safeguard",
     protect=stack.protect,
@@ -60,9 +61,11 @@ pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_confi
 if stack.ca_certificate is not None:
     pulumi.export("caCertificate", stack.ca_certificate)
 pulumi.export("builders", builders.outputs)
-for reader in readers:
+for name, policy in machines.policies_to_give(stack).items():
+    pulumi.export(name, policy)
+for reader in readers.credentials:
     credential = pulumi.Output.all(
-        stack.reader_user, reader.credential.access_key_id, reader.credential.secret_access_key
+        stack.reader_profile, reader.access_key_id, reader.secret_access_key
     )
     pulumi.export("readerCredentials", credential.apply(lambda c: machines.credentials_file(*c)))
 users = {name: outputs["accessKeyId"] for name, outputs in builders.outputs.items()}

@@ -1,4 +1,9 @@
-"""Who may write and read: users and policies. All of MinIO's admin API is here."""
+"""Who may write and read: users and policies. All of MinIO's admin API is here.
+
+A `Credential` comes about in one of two ways: `BuilderAccess` and `ReaderAccess` have a MinIO
+server make the user, and `given_credential` takes one that somebody made elsewhere. What is behind
+it does not know which.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +30,65 @@ WRITE_ACTIONS = (
 """What a push needs, and `nix copy --to s3://…` by hand; deleting is not among it."""
 
 
-def write_policy(bucket: str, users: Collection[str]) -> str:
+def write_policy(bucket: str, users: Collection[str] | None) -> str:
     """Return the IAM policy that lets `users` push to `bucket`, but for what the stack keeps there.
 
     Whoever has the policy and is not named in it may do nothing. So a user that leaves the list has
     lost its rights with the policy's update, before anything is pushed and long before the engine,
     which deletes last, deletes the user.
+
+    Args:
+        bucket: the bucket.
+        users: who may; None is whoever has the policy.
     """
     arn = f"arn:aws:s3:::{bucket}"
     own = [f"{arn}/{key}{'*' if key.endswith('/') else ''}" for key in OWN_KEYS]
     denied = {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": own}
-    if not users:
+    if users is not None and not users:
         return _policy(denied)
     return _policy(_allowed(users, WRITE_ACTIONS, [arn, f"{arn}/*"]), denied)
 
 
-def read_policy(bucket: str, user: str) -> str:
-    """Return the IAM policy that lets `user` read what `bucket` holds, by name only."""
-    return _policy(_allowed([user], ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*"]))
+def read_policy(bucket: str, user: str | None) -> str:
+    """Return the IAM policy that lets `user` read what `bucket` holds, by name only.
+
+    Args:
+        bucket: the bucket.
+        user: who may; None is whoever has the policy.
+    """
+    users = None if user is None else [user]
+    return _policy(_allowed(users, ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*"]))
+
+
+def unwrapped(text: str) -> str:
+    """Return the policy in what a server answers when it is asked for one.
+
+    MinIO answers with the policy itself, RustFS with what else it knows of it around it, as newer
+    versions of the admin API do (`PolicyInfo` of madmin).
+    """
+    try:
+        policy = json.loads(text)["Policy"]
+    except (ValueError, LookupError, TypeError):
+        return text
+    return json.dumps(policy) if isinstance(policy, dict) else text
+
+
+def same_policy(one: str, other: str) -> bool:
+    """Return whether two policies say the same, in whatever order."""
+    try:
+        return _sorted(json.loads(one)) == _sorted(json.loads(other))
+    except ValueError:
+        return False
+
+
+def _sorted(value: object) -> object:
+    """Return JSON as it compares: a list in any order, and a list of one as what it holds."""
+    if isinstance(value, dict):
+        return {name: _sorted(inner) for name, inner in value.items() if inner not in ("", [], {})}
+    if isinstance(value, list):
+        inner = sorted((_sorted(element) for element in value), key=repr)
+        return inner[0] if len(inner) == 1 else inner
+    return value
 
 
 def users_of(policy: str, bucket: str) -> frozenset[str] | None:
@@ -85,13 +131,13 @@ def concerns_only(policy: str, bucket: str) -> bool:
 
 
 def _allowed(
-    users: Collection[str], actions: Sequence[str], resources: Sequence[str]
+    users: Collection[str] | None, actions: Sequence[str], resources: Sequence[str]
 ) -> dict[str, object]:
     return {
         "Effect": "Allow",
         "Action": list(actions),
         "Resource": list(resources),
-        "Condition": {"StringEquals": {_USERNAME: sorted(users)}},
+        **({} if users is None else {"Condition": {"StringEquals": {_USERNAME: sorted(users)}}}),
     }
 
 
@@ -104,9 +150,17 @@ class Credential:
     """What a user proves itself by."""
 
     access_key_id: pulumi.Output[str]
-    """The user's access key, usable once its policy is attached."""
+    """The user's access key, there once the server lets it do what it is for."""
     secret_access_key: pulumi.Output[str]
     """The user's secret key; a secret."""
+
+
+def given_credential(access_key_id: str, secret_access_key: str) -> Credential:
+    """Return the credential of a user that was made elsewhere, with its rights."""
+    return Credential(
+        access_key_id=pulumi.Output.from_input(access_key_id),
+        secret_access_key=pulumi.Output.secret(secret_access_key),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +176,8 @@ class BuilderAccessArgs:
     secrets: Mapping[str, str] = field(default_factory=dict)
     """The secrets that users have already, by the user's name. Of the others the server makes one,
     and overwrites what an existing user of that name has."""
+    known_policies: Mapping[str, str] = field(default_factory=dict)
+    """The policies that the state has, by name, as the server gave them."""
 
 
 class BuilderAccess(pulumi.ComponentResource):
@@ -136,7 +192,7 @@ class BuilderAccess(pulumi.ComponentResource):
         """Declare policy and users, each named as the server knows it."""
         super().__init__("nixcache:index:BuilderAccess", name, None, opts)
         text = write_policy(args.bucket, args.users.values())
-        policy = _declare_policy(self, args.policy, text)
+        policy = _declare_policy(self, args.policy, text, args.known_policies)
         self.credentials = {
             builder: _declare_user(self, user, args.policy, policy, args.secrets.get(user))
             for builder, user in args.users.items()
@@ -152,6 +208,8 @@ class ReaderAccessArgs:
     """The bucket that clients read."""
     user: str
     """The name of the user, and of its policy. An existing user's secret is overwritten."""
+    known_policies: Mapping[str, str] = field(default_factory=dict)
+    """The policies that the state has, by name, as the server gave them."""
 
 
 class ReaderAccess(pulumi.ComponentResource):
@@ -165,13 +223,24 @@ class ReaderAccess(pulumi.ComponentResource):
     ) -> None:
         """Declare policy and user, each named as the server knows it."""
         super().__init__("nixcache:index:ReaderAccess", name, None, opts)
-        policy = _declare_policy(self, args.user, read_policy(args.bucket, args.user))
+        text = read_policy(args.bucket, args.user)
+        policy = _declare_policy(self, args.user, text, args.known_policies)
         self.credential = _declare_user(self, args.user, args.user, policy)
         self.register_outputs({})
 
 
-def _declare_policy(parent: pulumi.Resource, name: str, text: str) -> minio.IamPolicy:
-    return minio.IamPolicy(name, name=name, policy=text, opts=pulumi.ResourceOptions(parent=parent))
+def _declare_policy(
+    parent: pulumi.Resource, name: str, text: str, known: Mapping[str, str]
+) -> minio.IamPolicy:
+    # A server that wraps a policy has said the same in other words: no reason to write it again.
+    stored = known.get(name, "")
+    wrapped = unwrapped(stored) != stored and same_policy(unwrapped(stored), text)
+    return minio.IamPolicy(
+        name,
+        name=name,
+        policy=text,
+        opts=pulumi.ResourceOptions(parent=parent, ignore_changes=["policy"] if wrapped else None),
+    )
 
 
 def _declare_user(

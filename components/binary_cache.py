@@ -78,6 +78,8 @@ class BinaryCacheArgs:
     """Let versions expire that others have followed: the bucket keeps them."""
     comparable_etags: bool = True
     """Find, by their ETags, what others write over objects; not where the server encrypts."""
+    before_first_object: pulumi.ResourceHook | None = None
+    """Asked before the first object is put into the bucket; it refuses by raising."""
 
 
 class BinaryCache(pulumi.ComponentResource):
@@ -139,7 +141,7 @@ class BinaryCache(pulumi.ComponentResource):
             content_type="text/x-nix-cache-info",
             content=content,
             comparable=args.comparable_etags,
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self, hooks=_before_create(args)),
         )
         if args.landing_page is not None:
             declare_text_object(
@@ -205,3 +207,8 @@ def _declare_lifecycle(
 
     # Where a refresh finds it gone, its rules are the declared ones all the same, but it has no id.
     return pulumi.Output.all(lifecycle.id, lifecycle.rules, declared).apply(told)
+
+
+def _before_create(args: BinaryCacheArgs) -> pulumi.ResourceHookBinding | None:
+    hook = args.before_first_object
+    return None if hook is None else pulumi.ResourceHookBinding(before_create=[hook])

@@ -118,6 +118,8 @@ class BuilderCredentialsArgs:
     """The secret key that signs, in Nix's format."""
     connection: command.remote.ConnectionArgs | None = None
     """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
+    before_placing: pulumi.ResourceHook | None = None
+    """Asked before the files are written; it refuses by raising."""
 
 
 class BuilderCredentials(pulumi.ComponentResource):
@@ -137,7 +139,11 @@ class BuilderCredentials(pulumi.ComponentResource):
         delete = remove_command(args.directory, owner)
         # Another host or directory is another set of files, and should have another name.
         triggers = ["" if args.connection is None else args.connection.host, args.directory]
-        child = pulumi.ResourceOptions(parent=self, delete_before_replace=True)
+        hooks = None
+        if args.before_placing is not None:
+            hook = args.before_placing
+            hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
+        child = pulumi.ResourceOptions(parent=self, delete_before_replace=True, hooks=hooks)
         stdin: pulumi.Output[str] = pulumi.Output.secret(
             pulumi.Output.format("{0}\n{1}\n", args.secret_access_key, args.signing_key)
         )

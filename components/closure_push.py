@@ -44,6 +44,8 @@ class ClosurePushArgs:
     """PEM text of the private CA that signed the server's certificate."""
     comparable_etags: bool = True
     """Find, by its ETag, what others write over the program; not where the server encrypts."""
+    before_pushing: pulumi.ResourceHook | None = None
+    """Asked before anything is pushed, the program included; it refuses by raising."""
 
 
 class ClosurePush(pulumi.ComponentResource):
@@ -64,6 +66,10 @@ class ClosurePush(pulumi.ComponentResource):
     ) -> None:
         """Declare the pushes; their resources carry the builders' names."""
         super().__init__("nixcache:index:ClosurePush", name, None, opts)
+        hooks = None
+        if args.before_pushing is not None:
+            hook = args.before_pushing
+            hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         program = declare_binary_object(
             f"{name}-push.pyz",
             bucket=args.bucket,
@@ -71,9 +77,9 @@ class ClosurePush(pulumi.ComponentResource):
             content_type="application/zip",
             content=archive(),
             comparable=args.comparable_etags,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, hooks=hooks),
         )
-        child = pulumi.ResourceOptions(parent=self, depends_on=[program])
+        child = pulumi.ResourceOptions(parent=self, depends_on=[program], hooks=hooks)
         shared = _shared_settings(args)
         self.summaries = {
             builder: _declare_push(builder, push, shared, child)

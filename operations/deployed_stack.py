@@ -22,6 +22,7 @@ _NOT_READ = {
     "sshPrivateKey": "",
     "adoptedSigningKeys": "",
     "adoptedUserSecrets": "",
+    "givenUserSecrets": "",
 }
 
 
@@ -77,7 +78,7 @@ def read_stack(name: str) -> DeployedStack:
             outputs["substituter"],
             tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
             _closures(outputs.get("builders") or {}),
-            _reader(name, settings.reader_user) if settings.private else None,
+            _reader(name, settings.reader_profile) if settings.private else None,
         )
     except (KeyError, FormatError):
         raise OperationError(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from components.access import unwrapped
 from operations.administration import Administration
 from operations.bucket import Bucket, Credential
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
@@ -86,7 +87,7 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
     for policy in policies:
         name = str(policy["name"])
         if administration.policy(name) is None:
-            administration.put_policy(name, policy["policy"])
+            administration.put_policy(name, unwrapped(policy["policy"]))
             yield f"policy {name} was gone: made again"
     for user in users:
         name, secret = str(user["name"]), str(user["secret"])

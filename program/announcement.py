@@ -88,10 +88,8 @@ def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
                 f"{substituter(settings)}"
             )
         else:
-            yield (
-                f"access: everyone may read, at {substituter(settings)}; user "
-                f"{settings.reader_user} goes"
-            )
+            user = "" if settings.given_users else f"; user {settings.reader_user} goes"
+            yield f"access: everyone may read, at {substituter(settings)}{user}"
     elif not settings.private:
         listed = any(
             "s3:ListBucket" in str(policy.get("policy"))
@@ -160,11 +158,11 @@ def _builders(
         if rest:
             yield f"builder {builder.name} pushes {rest} more"
     for name, access in before.items():
-        if access["accessKeyId"] not in settings.users:
-            yield (
-                f"builder {name} goes, and its user {access['accessKeyId']}; what it pushed stays "
-                "until it expires"
-            )
+        user = access["accessKeyId"]
+        if user not in settings.users:
+            made_here = user in recorded.users or not settings.given_users
+            goes = f"and its user {user}" if made_here else f"its user {user} is yours to remove"
+            yield f"builder {name} goes, {goes}; what it pushed stays until it expires"
 
 
 def _pushed(

@@ -13,8 +13,10 @@ import pulumi_minio as minio
 from components.access import (
     BuilderAccess,
     BuilderAccessArgs,
+    Credential,
     ReaderAccess,
     ReaderAccessArgs,
+    given_credential,
 )
 from components.binary_cache import BinaryCache, BinaryCacheArgs
 from components.builder_credentials import (
@@ -25,6 +27,7 @@ from components.builder_credentials import (
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.signing_key import SigningKey
+from program.checks import recorded
 from program.checks.deployment import Settled
 from program.connections import ssh_connection
 from program.outputs.landing_page import landing_page
@@ -61,8 +64,17 @@ def declare_cache(
     server: minio.Provider,
     client: pulumi.Output[ClientConfiguration],
     settled: Settled,
+    before_pushes: pulumi.ResourceHook | None,
 ) -> BinaryCache:
-    """Declare the cache, or import the bucket that is there; a public one has a page for people."""
+    """Declare the cache, or import the bucket that is there; a public one has a page for people.
+
+    Args:
+        settings: the stack's settings.
+        server: the provider for all of it.
+        client: how clients reach and trust the cache.
+        settled: what is known of the server.
+        before_pushes: asked before anything is put into the bucket.
+    """
     page = client.apply(lambda known: landing_page(known, settings.retention_days))
     return BinaryCache(
         "cache",
@@ -79,17 +91,39 @@ def declare_cache(
             landing_page=None if settings.private else page,
             versioned=settled.versioned,
             comparable_etags=settled.comparable_etags,
+            before_first_object=before_pushes,
         ),
         pulumi.ResourceOptions(provider=server),
     )
 
 
-def declare_readers(settings: Settings, server: minio.Provider) -> list[ReaderAccess]:
-    """Declare the user that reads a private cache; a public one needs none."""
+@dataclass(frozen=True)
+class DeclaredReaders:
+    """Who reads a private cache."""
+
+    guarded: Sequence[pulumi.Resource] = ()
+    """What must outlive an unintended destroy."""
+    credentials: Sequence[Credential] = ()
+    """What they prove themselves by."""
+
+
+def declare_readers(settings: Settings, server: minio.Provider) -> DeclaredReaders:
+    """Declare the user that reads a private cache, if it is ours to make; a public one has none."""
     if not settings.private:
-        return []
-    args = ReaderAccessArgs(bucket=settings.bucket, user=settings.reader_user)
-    return [ReaderAccess("reader", args, pulumi.ResourceOptions(provider=server))]
+        return DeclaredReaders()
+    if settings.given_users:
+        return DeclaredReaders(credentials=[_given(settings, settings.reader_user)])
+    args = ReaderAccessArgs(
+        bucket=settings.bucket,
+        user=settings.reader_user,
+        known_policies=recorded.read().policies,
+    )
+    access = ReaderAccess("reader", args, pulumi.ResourceOptions(provider=server))
+    return DeclaredReaders([access], [access.credential])
+
+
+def _given(settings: Settings, user: str) -> Credential:
+    return given_credential(user, settings.given_user_secrets[user])
 
 
 @dataclass(frozen=True)
@@ -111,6 +145,7 @@ def declare_builders(
     cache: BinaryCache,
     signing_key: SigningKey,
     settled: Settled,
+    before_pushes: pulumi.ResourceHook | None,
 ) -> DeclaredBuilders:
     """Declare the builders' access, and credentials and pushes where the settings want them.
 
@@ -122,36 +157,36 @@ def declare_builders(
         cache: what they push to.
         signing_key: the key that signs their pushes.
         settled: what is known of the server.
+        before_pushes: asked before anything is pushed, or placed on a builder.
     """
-    access = BuilderAccess(
-        "builders",
-        BuilderAccessArgs(
-            bucket=settings.bucket,
-            policy=settings.write_policy,
-            users={builder.name: builder.s3_user for builder in settings.builders},
-            secrets=settings.adopted_user_secrets,
-        ),
-        pulumi.ResourceOptions(provider=server),
-    )
-    guarded: list[pulumi.Resource] = [access]
+    guarded: list[pulumi.Resource] = []
+    if settings.given_users:
+        credentials = {
+            builder.name: _given(settings, builder.s3_user) for builder in settings.builders
+        }
+    else:
+        access = _declare_access(settings, server)
+        guarded.append(access)
+        credentials = access.credentials
     outputs = {}
     pushes = {}
     places = _places(settings.builders)
     for builder in settings.builders:
-        credential = access.credentials[builder.name]
+        credential = credentials[builder.name]
         connection = ssh_connection(builder)
         outputs[builder.name] = {
             "accessKeyId": credential.access_key_id,
             "secretAccessKey": credential.secret_access_key,
         }
         if builder.credentials_directory is not None:
-            credentials = BuilderCredentialsArgs(
+            files = BuilderCredentialsArgs(
                 directory=builder.credentials_directory,
                 connection=connection,
                 secret_access_key=credential.secret_access_key,
                 signing_key=signing_key.secret_key,
+                before_placing=before_pushes,
             )
-            guarded.append(BuilderCredentials(places[builder.name], credentials))
+            guarded.append(BuilderCredentials(places[builder.name], files))
         if builder.pushed:
             closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
             if builder.name in followed:
@@ -163,7 +198,7 @@ def declare_builders(
                 closures=closures, credential=credential, connection=connection
             )
     if pushes:
-        push = _declare_pushes(settings, pushes, server, cache, signing_key, settled)
+        push = _declare_pushes(settings, pushes, server, cache, signing_key, settled, before_pushes)
         for name, user in ((builder.name, builder.s3_user) for builder in settings.builders):
             if user in pushes:
                 outputs[name]["lastPush"] = push.summaries[user]
@@ -172,6 +207,20 @@ def declare_builders(
                     push.summaries[user], pushes[user].closures
                 ).apply(lambda known: known[1])
     return DeclaredBuilders(guarded, outputs)
+
+
+def _declare_access(settings: Settings, server: minio.Provider) -> BuilderAccess:
+    return BuilderAccess(
+        "builders",
+        BuilderAccessArgs(
+            bucket=settings.bucket,
+            policy=settings.write_policy,
+            users={builder.name: builder.s3_user for builder in settings.builders},
+            secrets=settings.adopted_user_secrets,
+            known_policies=recorded.read().policies,
+        ),
+        pulumi.ResourceOptions(provider=server),
+    )
 
 
 def _places(builders: Sequence[BuilderSettings]) -> dict[str, str]:
@@ -197,6 +246,7 @@ def _declare_pushes(
     cache: BinaryCache,
     signing_key: SigningKey,
     settled: Settled,
+    before_pushes: pulumi.ResourceHook | None,
 ) -> ClosurePush:
     return ClosurePush(
         "builders",
@@ -207,6 +257,7 @@ def _declare_pushes(
             signing_key=signing_key.secret_key,
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,
+            before_pushing=before_pushes,
         ),
         pulumi.ResourceOptions(providers=[server]),
     )

@@ -1,7 +1,7 @@
 """MinIO's admin API as the deploying user sees it: which users and policies a server has.
 
-Apart from `s3_client`, because this is MinIO's own and S3 is not. It is asked only about what a
-deployment would make anew.
+Apart from `s3_client`, because this is MinIO's own and S3 is not. It is used only once a call has
+shown that it is one, and asked only about what a deployment would make anew.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException
 from urllib3.exceptions import HTTPError
 
+from components.access import unwrapped
 from program.checks.s3_client import Server, explain
 from program.checks.server_error import ServerError
+
+_ABSENT = frozenset({"XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy", "NoSuchResource"})
+"""The servers' words for it; RustFS has the last."""
+_EVERY_SERVERS = "readwrite"
+"""A policy that every server with this API has (minio/pkg, `policy/constants.go`)."""
 
 
 class _AbsentError(Exception):
@@ -30,6 +36,23 @@ class Admin:
 
     server: Server
     """How the deploying user reaches it."""
+
+    def check(self) -> None:
+        """Make sure that what answers is MinIO's admin API, which others only seem to have.
+
+        To SeaweedFS, say, a call is an object in a bucket `minio`: it stores it, and answers
+        success.
+
+        Raises:
+            ServerError: it is none; no answer, or the server refuses the deploying user.
+        """
+        try:
+            with self.asked("see policies", "admin:GetPolicy"):
+                answer = json.loads(self.client.policy_info(_EVERY_SERVERS))
+        except _AbsentError:
+            return
+        if not isinstance(answer, dict) or not {"Statement", "Policy"} & answer.keys():
+            raise _no_admin_api("another answer")
 
     def user_status(self, name: str) -> str | None:
         """Return whether a user is `enabled` or `disabled`, or None where there is none.
@@ -53,7 +76,7 @@ class Admin:
         """
         try:
             with self.asked("see policies", "admin:GetPolicy"):
-                return self.client.policy_info(name)
+                return unwrapped(self.client.policy_info(name))
         except _AbsentError:
             return None
 
@@ -95,23 +118,29 @@ class Admin:
             yield
         except MinioAdminException as error:
             code = _code(str(error))
-            if code in ("XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy"):
+            if code in _ABSENT:
                 raise _AbsentError from None
             if code == "AccessDenied":
                 raise ServerError(
                     "user", f"the server does not let it {what}; allow it {action}"
                 ) from None
+            if not code:
+                raise _no_admin_api("a refusal of another kind") from None
             raise ServerError(
-                "endpoint",
-                f"what answers there does not let us {what} by MinIO's admin API "
-                f"({code or 'no reason given'}); deploy to a MinIO server",
+                "endpoint", f"the server answers {code}, when asked to {what}; see its log"
             ) from None
         except HTTPError as error:
             raise explain(error) or _AbsentError from None
         except ValueError:
-            raise ServerError(
-                "endpoint", f"its answer is not understood, when asked to {what}"
-            ) from None
+            raise _no_admin_api("another answer") from None
+
+
+def _no_admin_api(answer: str) -> ServerError:
+    return ServerError(
+        "users",
+        f"the server has no MinIO admin API, which would make them ({answer} came); set users to "
+        "given, and make them by the server's own means",
+    )
 
 
 def _code(text: str) -> str:

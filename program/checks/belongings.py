@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from program.checks import adoption, expiry, ownership, removal
+from program.checks import adoption, expiry, given_users, ownership, removal
 from program.checks.recorded import OBJECT, Recorded
 from program.checks.s3_client import Server
 from program.settings.reader import SettingError
@@ -39,13 +39,18 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     _check_bucket(settings, server, recorded, exists=lifecycle is not None)
     if mine:
         _check_server(settings, server, recorded)
-    ownership.check(settings, server, recorded)
+    if settings.given_users:
+        given_users.check_recorded(settings, recorded)
+    else:
+        ownership.check(settings, server, recorded)
     if lifecycle is None:
         return Found()
     if not mine:
         adoption.check(settings, keys, server)
     versioned = expiry.check_versions(settings, server)
     expiry.check(settings, server, lifecycle)
+    if settings.given_users:
+        given_users.look(settings, server)
     return Found(None if mine else settings.bucket, versioned)
 
 

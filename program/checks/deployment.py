@@ -44,6 +44,17 @@ def server_of(settings: Settings) -> Server:
     )
 
 
+def as_setting_error(settings: Settings, error: ServerError) -> SettingError:
+    """Return what is wrong with the server in the words of the settings that name it."""
+    setting, value = {
+        "user": ("minioUser", settings.minio_user),
+        "password": ("minioPassword", None),
+        "bucket": ("bucket", settings.bucket),
+        "users": ("users", "minio"),
+    }.get(error.subject, ("endpoint", str(settings.endpoint)))
+    return SettingError(setting, value, str(error))
+
+
 @dataclass(frozen=True)
 class Settled:
     """What the state and the server have settled before anything is declared."""
@@ -157,12 +168,7 @@ def _ask_server(settings: Settings, settled: Settled) -> Settled:
             settings, settled.signing_keys, server_of(settings), recorded.read()
         )
     except ServerError as error:
-        setting, value = {
-            "user": ("minioUser", settings.minio_user),
-            "password": ("minioPassword", None),
-            "bucket": ("bucket", settings.bucket),
-        }.get(error.subject, ("endpoint", str(settings.endpoint)))
-        refusal = SettingError(setting, value, str(error))
+        refusal = as_setting_error(settings, error)
         if error.reachable or not pulumi.runtime.is_dry_run():
             raise refusal from None
         pulumi.log.warn(f"{refusal}; this preview could not check the server")

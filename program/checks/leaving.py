@@ -35,7 +35,7 @@ def sentences(
             f"{_IN_SPITE}"
         )
     users = sorted(recorded.users - settings.users)
-    if users and settings.write_policy not in recorded.policies:
+    if users and (settings.given_users or settings.write_policy not in recorded.policies):
         yield f"{', '.join(users)} may push until the old policy goes, at the end; {_IN_SPITE}"
     wanted = {(builder.host, builder.credentials_directory) for builder in settings.builders}
     for urn, resource in recorded.resources.items():

@@ -34,11 +34,12 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
         SettingError: one is there which this stack did not make and the settings do not adopt.
         ServerError: no answer, or the server refuses the deploying user.
     """
-    policies = sorted(settings.policies - recorded.policies)
+    admin = Admin(server)
+    admin.check()
+    policies = sorted(settings.policies - recorded.policies.keys())
     users = sorted((settings.users - recorded.users) | set(settings.adopted_user_secrets))
     if not policies and not users:
         return
-    admin = Admin(server)
     for policy in policies:
         _check_policy(settings, admin, policy)
     with ThreadPoolExecutor(_AT_ONCE) as threads:

@@ -56,9 +56,11 @@ class Recorded:
         return frozenset(str(user["name"]) for user in self.outputs(USER))
 
     @property
-    def policies(self) -> frozenset[str]:
-        """The policies that this stack has made or adopted on the server."""
-        return frozenset(str(policy["name"]) for policy in self.outputs(POLICY))
+    def policies(self) -> Mapping[str, str]:
+        """The policies that this stack has made or adopted on the server, by name."""
+        return {
+            str(policy["name"]): str(policy.get("policy", "")) for policy in self.outputs(POLICY)
+        }
 
     @property
     def signing_keys(self) -> dict[str, str]:

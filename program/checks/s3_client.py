@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,8 @@ from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 
 from components.retention import ExpirationRule
+from formats.s3 import ErrorAnswer, parse_error
+from formats.sigv4 import Signer, encoded_path, encoded_query
 from program.checks.server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
@@ -80,8 +82,33 @@ class Lifecycle:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the server answered to one request."""
+
+    status: int
+    headers: Mapping[str, str]
+    """By name, in any case."""
+    body: bytes
+
+    @property
+    def done(self) -> bool:
+        """Whether the server did what it was asked."""
+        return 200 <= self.status < 300
+
+    @property
+    def error(self) -> ErrorAnswer:
+        """Why the server refused."""
+        return parse_error(self.body)
+
+    def __str__(self) -> str:
+        """Return the status and the server's word for a refusal."""
+        code = "" if self.done else self.error.code
+        return f"HTTP {self.status}{code and ' '}{code}"
+
+
+@dataclass(frozen=True)
 class Server:
-    """How the deploying user reaches the S3 server."""
+    """How a user, the deploying one as a rule, reaches the S3 server."""
 
     address: str
     """`host` or `host:port`."""
@@ -90,6 +117,47 @@ class Server:
     user: str
     password: str = field(repr=False)
     ca_certificate_file: str | None
+
+    def ask(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] = {},
+        body: bytes = b"",
+        *,
+        anonymous: bool = False,
+    ) -> Answer:
+        """Make one request as a push makes it, and return the answer, whatever it is.
+
+        Args:
+            method: the HTTP method.
+            bucket: the bucket.
+            key: an object's key; empty for the bucket itself.
+            query: names and values.
+            headers: besides those that sign it.
+            body: what is sent.
+            anonymous: whether nobody signs it.
+
+        Raises:
+            ServerError: no answer.
+        """
+        path = f"/{bucket}/{key}"
+        scheme, usual = ("https", ":443") if self.tls else ("http", ":80")
+        host = self.address.removesuffix(usual)
+        url = f"{scheme}://{self.address}{encoded_path(path)}"
+        if query:
+            url += f"?{encoded_query(query)}"
+        if not anonymous:
+            signer = Signer(self.user, self.password, self.region)
+            now = datetime.now(timezone.utc)
+            headers = signer.signed(method, host, path, query, headers, now)
+        try:
+            answer = self.connections.request(method, url, body=body, headers=dict(headers))
+        except HTTPError as error:
+            raise explain(error) or _NoBucketError() from None
+        return Answer(answer.status, answer.headers, answer.data)
 
     def lifecycle(self, bucket: str) -> Lifecycle | None:
         """Return the bucket's lifecycle, or None where there is no such bucket yet.

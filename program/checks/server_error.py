@@ -7,7 +7,7 @@ class ServerError(Exception):
     """The server cannot be used; the message is one sentence with the remedy.
 
     Attributes:
-        subject: what the sentence is about: `endpoint`, `user` or `password`.
+        subject: what the sentence is about: `endpoint`, `user`, `password`, `bucket` or `users`.
         reachable: whether the server answered at all.
     """
 

@@ -5,10 +5,12 @@ Pure. `nix/client.nix` and `nix/builder.nix` are the modules that read the data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from components.access import read_policy, write_policy
 from program.push_settings import push_settings
 from program.settings.stack import Settings
 
@@ -32,8 +34,22 @@ def substituter(settings: Settings) -> str:
     if not settings.private:
         return settings.public_url
     return s3_substituter(
-        str(settings.endpoint), settings.region, settings.bucket, settings.reader_user
+        str(settings.endpoint), settings.region, settings.bucket, settings.reader_profile
     )
+
+
+def policies_to_give(settings: Settings) -> dict[str, str]:
+    """Return what users that are made elsewhere have to be allowed, by the output's name, as JSON.
+
+    They are IAM policies, for whoever is given them: what a server's own tool has in their place
+    says the same in its own words.
+    """
+    if not settings.given_users:
+        return {}
+    texts = {"builderPolicy": write_policy(settings.bucket, None)}
+    if settings.private:
+        texts["readerPolicy"] = read_policy(settings.bucket, None)
+    return {name: json.dumps(json.loads(text), indent=2) for name, text in texts.items()}
 
 
 def retention_in_words(settings: Settings) -> str:

@@ -24,6 +24,8 @@ _SHARED_DIRECTORIES = frozenset(
     for name in ("bin", "cache", "etc", "lib", "local", "log", "opt", "run", "share", "tmp", "var")
 )
 """Directories of a system, besides those at its root (Filesystem Hierarchy Standard 3.0)."""
+_USER = {False: "s3User", True: "accessKeyId"}
+"""The setting that has a builder's user, by whether users are given."""
 _S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
 
 
@@ -34,7 +36,7 @@ class BuilderSettings:
     name: str
     """What the builder is called in this stack."""
     s3_user: str
-    """Its user on the S3 server."""
+    """Its user on the S3 server: the access key id that the user has."""
     closures: tuple[str, ...]
     """Store paths, or links to them, whose closures it pushes."""
     local: bool = False
@@ -62,8 +64,15 @@ class BuilderSettings:
         return tuple(dict.fromkeys((*self.closures, *self.pins)))
 
 
-def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, ...]:
-    """Return the machines that push; `bucket` is what their users are named after.
+def read_builders(
+    reader: SettingReader, bucket: str, *, given_users: bool
+) -> tuple[BuilderSettings, ...]:
+    """Return the machines that push.
+
+    Args:
+        reader: has the stack's settings.
+        bucket: what users that the deployment makes are named after.
+        given_users: whether the users are made elsewhere, and the settings tell their access keys.
 
     Raises:
         SettingError: a setting of one is missing, unknown or cannot be used.
@@ -76,10 +85,11 @@ def read_builders(reader: SettingReader, bucket: str) -> tuple[BuilderSettings, 
         path = f"builders[{index}]"
         if not isinstance(element, dict):
             raise SettingError(path, element, "write an object with at least a name")
-        builders.append(_builder(SettingReader(f"{path}.", dict(element)), bucket, shared_key))
+        own = SettingReader(f"{path}.", dict(element))
+        builders.append(_builder(own, bucket, shared_key, given_users=given_users))
     for setting, names in (
         ("name", [builder.name for builder in builders]),
-        ("s3User", [builder.s3_user for builder in builders]),
+        (_USER[given_users], [builder.s3_user for builder in builders]),
     ):
         duplicate = first_duplicate(names)
         if duplicate is not None:
@@ -107,13 +117,15 @@ def _check_directories(builders: Sequence[BuilderSettings]) -> None:
                 )
 
 
-def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSettings:
+def _builder(
+    reader: SettingReader, bucket: str, shared_key: str, *, given_users: bool
+) -> BuilderSettings:
     name = reader.text("name")
     if not _BUILDER_NAME.fullmatch(name):
         raise SettingError(
             reader.full_name("name"), name, "write 1 to 32 lower-case letters, digits and hyphens"
         )
-    s3_user = check_s3_name(reader.full_name("s3User"), reader.text("s3User", f"{bucket}-{name}"))
+    s3_user = _s3_user(reader, f"{bucket}-{name}", given_users=given_users)
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
     remedy = "README lists a builder's settings"
@@ -143,6 +155,26 @@ def _builder(reader: SettingReader, bucket: str, shared_key: str) -> BuilderSett
     )
     reader.refuse_the_rest(remedy)
     return builder
+
+
+def _s3_user(reader: SettingReader, default: str, *, given_users: bool) -> str:
+    if not given_users:
+        if reader.has("accessKeyId"):
+            raise SettingError(
+                reader.full_name("accessKeyId"),
+                None,
+                "users is minio, and the deployment makes the user; name it with s3User, or set "
+                "users to given",
+            )
+        return check_s3_name(reader.full_name("s3User"), reader.text("s3User", default))
+    if reader.has("s3User") or not reader.has("accessKeyId"):
+        raise SettingError(
+            reader.full_name("accessKeyId"),
+            None,
+            "users is given, so write here, and not in s3User, the access key id of the user that "
+            "you made for this builder",
+        )
+    return check_s3_name(reader.full_name("accessKeyId"), reader.text("accessKeyId"))
 
 
 def _credentials_directory(reader: SettingReader) -> str | None:

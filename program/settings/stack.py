@@ -31,7 +31,21 @@ CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY
 
 BUILT_IN_POLICIES = frozenset(["consoleAdmin", "diagnostics", "readonly", "readwrite", "writeonly"])
 """Policies that every MinIO server has (minio/pkg, `policy/constants.go`)."""
-_OPTIONAL_SECRETS = ("adoptedSigningKeys", "adoptedUserSecrets", "sshPrivateKey")
+_OPTIONAL_SECRETS = (
+    "adoptedSigningKeys",
+    "adoptedUserSecrets",
+    "givenUserSecrets",
+    "sshPrivateKey",
+)
+
+
+_SHORTEST_SECRET = {"adoptedUserSecrets": 8, "givenUserSecrets": 1}
+"""MinIO's own bound is 8 (`internal/auth/credentials.go`, secretKeyMinLen); others have others."""
+_NO_SUCH_USER = {
+    "adoptedUserSecrets": "has a user that no builder is; give a builder that s3User",
+    "givenUserSecrets": "has a user that no builder is, nor the reader; give a builder that "
+    "accessKeyId",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,7 @@ class Settings:
     adopt_bucket: bool
     public_url: str
     access: str
+    bucket_policy: bool
     protect: bool
     anonymous_listing: bool
     retention_days: int | None
@@ -104,6 +119,11 @@ class Settings:
     signing_keys: SigningKeySettings
     confirm_key_replacement: bool
     adopted_user_secrets: Mapping[str, str] = field(repr=False)
+    given_users: bool
+    """Whether users and policies are made elsewhere: the deployment makes none."""
+    given_user_secrets: Mapping[str, str] = field(repr=False)
+    """The secrets of users that are made elsewhere, by their access key ids."""
+    reader_access_key_id: str
     upstream_keys: tuple[str, ...]
     compression: str
     compression_level: int
@@ -119,20 +139,35 @@ class Settings:
         return self.access == "private"
 
     @property
-    def reader_user(self) -> str:
-        """The name of a private cache's reader on the S3 server, and of its policy."""
+    def reader_profile(self) -> str:
+        """What clients of a private cache call the reader's credential."""
         return f"{self.bucket}-reader"
 
     @property
+    def reader_user(self) -> str:
+        """The access key id of a private cache's reader; one made here has a policy of the name."""
+        return self.reader_access_key_id if self.given_users else self.reader_profile
+
+    @property
     def users(self) -> frozenset[str]:
-        """The users on the S3 server that a deployment makes."""
+        """The access key ids of the builders and the reader, whoever made them."""
         readers = [self.reader_user] if self.private else []
         return frozenset([*readers, *(builder.s3_user for builder in self.builders)])
 
     @property
     def policies(self) -> frozenset[str]:
         """The policies on the S3 server that a deployment makes."""
+        if self.given_users:
+            return frozenset()
         return frozenset([self.write_policy, *([self.reader_user] if self.private else [])])
+
+    def name_of_user(self, access_key_id: str) -> tuple[str, str]:
+        """Return the setting that names a builder's or the reader's user, and whose it is."""
+        for index, builder in enumerate(self.builders):
+            if builder.s3_user == access_key_id:
+                setting = "accessKeyId" if self.given_users else "s3User"
+                return f"builders[{index}].{setting}", f"builder {builder.name}"
+        return "readerAccessKeyId" if self.given_users else "bucket", "the cache's reader"
 
 
 def load() -> Settings:
@@ -152,7 +187,26 @@ def load() -> Settings:
     names = [
         key[len(prefix) :] for key in pulumi.runtime.get_config_env() if key.startswith(prefix)
     ]
-    return parse({name: config.get(name) or "" for name in names})
+    settings = parse({name: config.get(name) or "" for name in names})
+    check_given_secrets(settings)
+    return settings
+
+
+def check_given_secrets(settings: Settings) -> None:
+    """Refuse a user without its secret, which a deployment needs.
+
+    Raises:
+        SettingError: `users` is `given`, and one has none.
+    """
+    for user in sorted(settings.users) if settings.given_users else ():
+        if user not in settings.given_user_secrets:
+            _, whose = settings.name_of_user(user)
+            raise SettingError(
+                "givenUserSecrets",
+                None,
+                f"has no line for {user}, as {whose} is known by; add {user}:SECRET "
+                "(pulumi config set --secret givenUserSecrets)",
+            )
 
 
 def parse(configuration: Mapping[str, str]) -> Settings:
@@ -167,7 +221,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     reader = SettingReader("", dict(configuration))
     endpoint = Endpoint.parse(reader.text("endpoint"))
     bucket = _bucket(reader.text("bucket"))
-    public_url = _public_url(reader.text("publicUrl"), f"{endpoint}/{bucket}")
+    public_url_given = reader.text("publicUrl")
+    public_url = _public_url(public_url_given, f"{endpoint}/{bucket}")
     ca_certificate_file, ca_certificate = _ca_certificate(reader.text("caCertificateFile"))
     if ca_certificate is not None and not endpoint.tls:
         raise SettingError("endpoint", str(endpoint), "a CA certificate needs an https:// endpoint")
@@ -180,7 +235,11 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         raise SettingError("compression", compression, f"write one of {names}")
     levels = COMPRESSIONS[compression].levels
     signing_keys = read_signing_keys(reader, urlsplit(public_url).hostname or "")
-    builders = read_builders(reader, bucket)
+    given_users = _given_users(reader.text("users"))
+    builders = read_builders(reader, bucket, given_users=given_users)
+    reader_access_key_id = reader.text("readerAccessKeyId") if given_users else ""
+    if reader_access_key_id:
+        check_s3_name("readerAccessKeyId", reader_access_key_id)
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
         endpoint=endpoint,
@@ -193,6 +252,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         adopt_bucket=reader.boolean("adoptBucket"),
         public_url=public_url,
         access=access,
+        bucket_policy=reader.boolean("bucketPolicy"),
         protect=reader.boolean("protect"),
         anonymous_listing=reader.boolean("anonymousListing"),
         retention_days=retention_days if reader.boolean("expire") else None,
@@ -203,37 +263,101 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         priority=reader.integer("priority", range(1_000_001)),
         signing_keys=signing_keys,
         confirm_key_replacement=reader.boolean("confirmKeyReplacement"),
-        adopted_user_secrets=_adopted_user_secrets(
-            reader.text("adoptedUserSecrets"), {builder.s3_user for builder in builders}
+        adopted_user_secrets=_user_secrets(
+            "adoptedUserSecrets",
+            "" if given_users else reader.text("adoptedUserSecrets"),
+            {builder.s3_user for builder in builders},
         ),
+        given_users=given_users,
+        given_user_secrets=_user_secrets(
+            "givenUserSecrets",
+            reader.text("givenUserSecrets") if given_users else "",
+            {reader_access_key_id, *(builder.s3_user for builder in builders)},
+        ),
+        reader_access_key_id=reader_access_key_id,
         upstream_keys=_upstream_keys(reader.texts("upstreamKeys")),
         compression=compression,
         compression_level=reader.integer("compressionLevel", levels, f"for {compression}"),
         parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
         part_size=reader.integer("partSize", range(SMALLEST_PART, LARGEST_COPY + 1), "bytes"),
-        write_policy=check_s3_name("writePolicy", reader.text("writePolicy") or f"{bucket}-write"),
+        write_policy=check_s3_name(
+            "writePolicy",
+            ("" if given_users else reader.text("writePolicy")) or f"{bucket}-write",
+        ),
         builders=builders,
     )
+    _check_who_makes_users(reader, given_users=given_users)
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
+    if not settings.bucket_policy:
+        _check_no_bucket_policy(settings, public_url_given)
     if settings.private:
         _check_private(settings)
     _check_names_of_others(settings)
     return settings
 
 
+def _given_users(users: str) -> bool:
+    if users not in ("minio", "given"):
+        raise SettingError("users", users, "write minio or given")
+    return users == "given"
+
+
+def _check_who_makes_users(reader: SettingReader, *, given_users: bool) -> None:
+    """Refuse what would be without effect, because users are made by another than it says."""
+    without_effect = {
+        False: {
+            "givenUserSecrets": "the deployment makes them; or is it adoptedUserSecrets that you "
+            "mean",
+            "readerAccessKeyId": "the deployment makes the reader",
+        },
+        True: {
+            "adoptedUserSecrets": "no user is made here; write the secrets to givenUserSecrets",
+            "writePolicy": "no policy is made here; leave it out",
+        },
+    }[given_users]
+    for setting, remedy in without_effect.items():
+        if reader.has(setting) and reader.text(setting):
+            users = "given" if given_users else "minio"
+            raise SettingError(
+                setting, None, f"is without effect, since users is {users}: {remedy}"
+            )
+
+
+def _check_no_bucket_policy(settings: Settings, public_url: str) -> None:
+    if settings.anonymous_listing:
+        raise SettingError(
+            "anonymousListing", True, "bucketPolicy is off, so nothing here opens it; write false"
+        )
+    if not settings.private and not public_url:
+        raise SettingError(
+            "publicUrl",
+            None,
+            "is missing, since bucketPolicy is off; write the URL at which the bucket is open by "
+            "the server's own means",
+        )
+
+
 def _check_private(settings: Settings) -> None:
+    if settings.given_users and not settings.reader_access_key_id:
+        raise SettingError(
+            "readerAccessKeyId",
+            None,
+            "is missing, since access is private and users is given; write the access key id of "
+            "a user that may read the bucket's objects",
+        )
     if settings.anonymous_listing:
         raise SettingError(
             "anonymousListing", True, "nobody is anonymous to a private cache; write false"
         )
-    if settings.write_policy == settings.reader_user:
+    if settings.write_policy == settings.reader_profile:
         raise SettingError(
             "writePolicy", settings.write_policy, "this is the reader's policy; take another name"
         )
     if settings.reader_user in {builder.s3_user for builder in settings.builders}:
+        setting = "accessKeyId" if settings.given_users else "s3User"
         raise SettingError(
-            "builders[].s3User",
+            f"builders[].{setting}",
             settings.reader_user,
             "this is the private cache's reader; give the builder another",
         )
@@ -246,6 +370,14 @@ def _check_names_of_others(settings: Settings) -> None:
             "writePolicy",
             settings.write_policy,
             "MinIO itself has this policy, for everyone; write another name",
+        )
+    if settings.given_users and settings.minio_user in settings.users:
+        setting, whose = settings.name_of_user(settings.minio_user)
+        raise SettingError(
+            setting,
+            settings.minio_user,
+            f"this is minioUser, the deployment's own, and {whose} would have all its rights; make "
+            "a user of its own",
         )
     if settings.minio_user in settings.users:
         raise SettingError(
@@ -302,25 +434,24 @@ def _ca_certificate(name: str) -> tuple[str | None, str | None]:
     return str(path), text
 
 
-def _adopted_user_secrets(text: str, users: Collection[str]) -> dict[str, str]:
+def _user_secrets(setting: str, text: str, users: Collection[str]) -> dict[str, str]:
     """Return the secrets of `text` by user; no message shows any part of one."""
-    adopted: dict[str, str] = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         user, _, secret = line.strip().partition(":")
-        # The server's own bound (MinIO, internal/auth/credentials.go: secretKeyMinLen).
-        if not re.fullmatch(r"[\x21-\x7e]{8,}", secret):
+        if not re.fullmatch(r"[\x21-\x7e]+", secret) or len(secret) < _SHORTEST_SECRET[setting]:
             remedy = "is no user:secret; write the user's name, a colon and its secret"
         elif user not in users:
-            remedy = "has a user that no builder is; give a builder that s3User"
-        elif user in adopted:
+            remedy = _NO_SUCH_USER[setting]
+        elif user in found:
             remedy = "has the user of a line before it; give each user one secret"
         else:
-            adopted[user] = secret
+            found[user] = secret
             continue
-        raise SettingError("adoptedUserSecrets", None, f"line {number} {remedy}")
-    return adopted
+        raise SettingError(setting, None, f"line {number} {remedy}")
+    return found
 
 
 def _upstream_keys(keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,10 +14,22 @@ from toolbox.minio_server import MinioServer
 
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
+Lie = Callable[[str, str], tuple[int, bytes] | None]
+"""Given method and target of a request: the status and the body that are answered in the server's
+place; None lets the server answer."""
+
+
+def truth(_method: str, _target: str) -> None:
+    """Let the server answer."""
+
 
 @contextmanager
 def reverse_proxy(
-    server: MinioServer, *, host: str | None = None, address: str = "127.0.0.1"
+    server: MinioServer,
+    *,
+    host: str | None = None,
+    address: str = "127.0.0.1",
+    lie: Lie = truth,
 ) -> Iterator[str]:
     """Run the proxy; the value is its URL.
 
@@ -25,6 +37,7 @@ def reverse_proxy(
         server: what is behind it.
         host: what it puts in the place of a request's `Host`; None passes it on.
         address: where it listens.
+        lie: what it answers by itself.
     """
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file), retries=False, maxsize=8)
 
@@ -35,10 +48,18 @@ def reverse_proxy(
             headers = dict(self.headers.items())
             if host is not None:
                 headers["Host"] = host
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            told = lie(self.command, self.path)
+            if told is not None:
+                self.send_response(told[0])
+                self.send_header("Content-Length", str(len(told[1])))
+                self.end_headers()
+                self.wfile.write(told[1])
+                return
             answer = pool.request(
                 self.command,
                 server.endpoint + self.path,
-                body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+                body=body,
                 headers=headers,
                 decode_content=False,
                 redirect=False,
@@ -47,7 +68,10 @@ def reverse_proxy(
             for name, value in answer.headers.items():
                 if name.lower() not in HOP_BY_HOP:
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.data)))
+            size = str(len(answer.data))
+            if self.command == "HEAD":
+                size = answer.headers.get("Content-Length", size)
+            self.send_header("Content-Length", size)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.data)

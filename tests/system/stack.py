@@ -17,7 +17,13 @@ import yaml
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
 SECRET_SETTINGS = frozenset(
-    {"minioPassword", "sshPrivateKey", "adoptedSigningKeys", "adoptedUserSecrets"}
+    {
+        "minioPassword",
+        "sshPrivateKey",
+        "adoptedSigningKeys",
+        "adoptedUserSecrets",
+        "givenUserSecrets",
+    }
 )
 
 

@@ -76,6 +76,32 @@ def test_a_proxy_that_changes_the_host_is_told_from_a_wrong_password(
         stack.up().succeeded()
 
 
+def test_a_server_that_only_seems_to_have_minios_admin_api_is_refused_before_it_stores_a_call(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stored: list[str] = []
+
+    def takes_calls_for_objects(method: str, target: str) -> tuple[int, bytes] | None:
+        if not target.startswith("/minio/"):
+            return None
+        if method == "GET":
+            return 404, b"<Error><Code>NoSuchKey</Code></Error>"
+        stored.append(target)
+        return 200, b""
+
+    with reverse_proxy(minio, lie=takes_calls_for_objects) as url:
+        stack = new_stack(**through(minio, url, bucket="no-admin-api"))
+        assert_refused(
+            stack,
+            'users is "minio": the server has no MinIO admin API, which would make them '
+            "(a refusal of another kind came); set users to given, and make them by the server's",
+        )
+        assert not stored
+        stack.set(users="given")
+        stack.up().succeeded()
+        stack.destroy().succeeded()
+
+
 def test_an_ipv6_endpoint_has_keys_whose_names_it_takes_itself(
     new_stack: StackFactory, minio: MinioServer
 ) -> None:

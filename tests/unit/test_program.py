@@ -83,6 +83,14 @@ def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
     monkeypatch.setattr(pulumi, "export", export)
     builders = [{"name": "here", "local": True}]
     run(access="private", builders=builders, caCertificateFile=str(authority))
+    monkeypatch.setattr(pulumi.runtime, "is_config_secret", lambda _: True)
+    run(
+        access="private",
+        users="given",
+        readerAccessKeyId="GK1",
+        givenUserSecrets="GK1:S3CRET\nGK2:S3CRET",
+        builders=[{"name": "here", "local": True, "accessKeyId": "GK2"}],
+    )
     table = (PROJECT_ROOT / "docs" / "architecture.md").read_text().partition("| output |")[2]
     rows = [row.strip("| ").split(" | ") for row in table.partition("\n\n")[0].splitlines()[2:]]
     assert {name.strip("`"): (kind, secret) for name, kind, secret, _ in rows} == outputs

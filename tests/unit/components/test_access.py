@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pulumi
+import pulumi_minio as minio
 import pytest
 
 from components.access import (
@@ -12,6 +14,10 @@ from components.access import (
     BuilderAccess,
     BuilderAccessArgs,
     concerns_only,
+    given_credential,
+    read_policy,
+    same_policy,
+    unwrapped,
     users_of,
     write_policy,
 )
@@ -116,3 +122,71 @@ def test_a_policy_of_somebody_else_tells_no_users_and_whether_it_is_about_the_bu
 ) -> None:
     assert concerns_only(text, "nix-cache") is only
     assert not users_of(text, "nix-cache")
+
+
+def test_a_given_credential_declares_nothing_and_its_secret_is_one(engine: RecordingMocks) -> None:
+    credential = given_credential("GK1", "S3CRET")
+
+    async def described(secret: str) -> None:
+        assert secret == "S3CRET"
+        assert await credential.secret_access_key.is_secret()
+
+    settled(lambda: credential.secret_access_key.apply(described))
+    assert not engine.resources
+
+
+@pytest.mark.parametrize("text", [write_policy("nix-cache", None), read_policy("nix-cache", None)])
+def test_a_policy_to_give_is_for_whoever_has_it(text: str) -> None:
+    assert concerns_only(text, "nix-cache")
+    assert "Condition" not in text
+    assert users_of(text, "nix-cache") is None
+    assert next(s["Effect"] for s in json.loads(text)["Statement"]) == "Allow"
+
+
+def wrapped(text: str) -> str:
+    return json.dumps({"PolicyName": "p", "Policy": json.loads(text), "UpdateDate": "2026"})
+
+
+@pytest.mark.parametrize(
+    ("known", "ignored"),
+    [
+        (None, False),
+        (write_policy("nix-cache", ["nixbuilder"]), False),
+        (wrapped(write_policy("nix-cache", ["nixbuilder"])), True),
+        (wrapped(write_policy("nix-cache", ["nixbuilder", "another"])), False),
+        ('{"PolicyName": "p"}', False),
+        ("no policy", False),
+    ],
+)
+def test_a_policy_that_the_server_wraps_is_written_again_only_where_it_says_something_else(
+    monkeypatch: pytest.MonkeyPatch, known: str | None, ignored: bool
+) -> None:
+    use_recording_mocks()
+    options: list[pulumi.ResourceOptions] = []
+    declare: Any = minio.IamPolicy
+
+    def recorded(resource: str, /, *, opts: pulumi.ResourceOptions, **named: Any) -> Any:
+        options.append(opts)
+        return declare(resource, opts=opts, **named)
+
+    monkeypatch.setattr(minio, "IamPolicy", recorded)
+    args = BuilderAccessArgs(
+        bucket="nix-cache",
+        policy="nix-cache-write",
+        users={"laptop": "nixbuilder"},
+        known_policies={} if known is None else {"nix-cache-write": known},
+    )
+    settled(lambda: BuilderAccess("b", args).credentials["laptop"].access_key_id)
+    assert [bool(opts.ignore_changes) for opts in options] == [ignored]
+
+
+def test_policies_are_the_same_in_any_order_and_other_text_is_none() -> None:
+    one = policy(allowing("arn:aws:s3:::a", "arn:aws:s3:::b"), allowing("arn:aws:s3:::c"))
+    other = policy(
+        {**allowing("arn:aws:s3:::c"), "Action": "s3:PutObject", "Sid": ""},
+        allowing("arn:aws:s3:::b", "arn:aws:s3:::a"),
+    )
+    assert same_policy(one, other)
+    assert not same_policy(one, policy(allowing("arn:aws:s3:::a"), allowing("arn:aws:s3:::c")))
+    assert not same_policy("x", "x")
+    assert unwrapped('{"Policy": "text"}') == '{"Policy": "text"}'

@@ -45,6 +45,9 @@ class FakeServer:
     policies: Mapping[str, str] = field(default_factory=dict)
     holders_: frozenset[str] = frozenset()
 
+    def check(self) -> None:
+        """It is MinIO's admin API."""
+
     def user_status(self, name: str) -> str | None:
         return "enabled" if name in self.users else None
 
