@@ -51,7 +51,9 @@ def test_a_time_goes_round(when: datetime) -> None:
     ],
 )
 def test_a_date_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(
+        FormatError, match=r"^(a date is not written as HTTP writes it|there is no such time)$"
+    ):
         parse_http_date(text)
 
 
@@ -78,7 +80,9 @@ def test_a_date_that_is_none_is_refused(text: str) -> None:
     ],
 )
 def test_a_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(
+        FormatError, match=r"^(a time is not written as S3 writes it|there is no such time)$"
+    ):
         parse_iso_time(text)
 
 

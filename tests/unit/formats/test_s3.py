@@ -172,7 +172,7 @@ def test_what_is_no_answer_is_refused(body: bytes) -> None:
         parse_uploads,
     ]
     for parse in parsers:
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=r"^an answer (is|declares) "):
             parse(body)
 
 
@@ -188,10 +188,10 @@ def test_an_answer_just_as_large_as_any_is_read() -> None:
 
 def test_an_answer_with_more_elements_than_any_is_refused() -> None:
     """It would take a hundred times its size in memory."""
-    with pytest.raises(FormatError, match="too many"):
+    with pytest.raises(FormatError, match=r"^an answer has too many elements$"):
         parse_listing(listing("<a/>" * 1_000_000))
     nested = b"<ListBucketResult>" + b"<a>" * 500_000 + b"</a>" * 500_000 + b"</ListBucketResult>"
-    with pytest.raises(FormatError, match="too many"):
+    with pytest.raises(FormatError, match=r"^an answer has too many elements$"):
         parse_listing(nested)
 
 
@@ -244,7 +244,7 @@ def test_an_etag_is_what_servers_of_s3s_kind_send(text: str, etag: str) -> None:
 
 @pytest.mark.parametrize("text", ["", '""', '"', "a b", "a\n", 'W/"a"', "x" * 129, "\u0663", "a,b"])
 def test_an_etag_of_another_kind_is_refused(text: str) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=r"^an ETag has characters that no ETag has$"):
         parse_etag(text)
 
 

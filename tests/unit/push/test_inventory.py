@@ -105,6 +105,7 @@ def test_what_a_push_wrote_is_whole(bench: Bench) -> None:
     for one in inventory.held:
         assert (one.ours, one.content, one.nar_day, one.narinfo_day) == (True, None, TODAY, TODAY)
         assert one.nar_size == 100
+        assert one.narinfo_etag == bench.server.objects[narinfo_key(one.path)].etag
         assert set(one.needs) == set(one.path.references)
     assert inventory.nars.keys() == {one.nar for one in inventory.held}
 
@@ -202,8 +203,8 @@ def test_what_another_builder_with_the_same_key_made_is_whole(bench: Bench) -> N
     bench.has(narinfo_of(TOOL, nar_hash=f"sha256:{'1' * 52}", references=(LIBRARY.base_name,)))
     inventory = bench.look()
     assert inventory.missing == []
+    assert {one.path: one.ours for one in inventory.held} == {LIBRARY: True, TOOL: False}
     (other,) = [one for one in inventory.held if not one.ours]
-    assert other.path == TOOL
     assert other.needs == (LIBRARY.base_name,)
     assert other.content is None
 
@@ -227,6 +228,16 @@ def test_a_nar_that_is_gone_or_of_another_size_is_broken(bench: Bench, size: int
     else:
         bench.server.put(url, b"", size=size)
     assert reasons(bench.look()) == {TOOL.path: "broken"}
+
+
+def test_how_old_a_nar_is_nobody_knows_before_it_is_located(bench: Bench) -> None:
+    bench.has(*map(narinfo_of, CLOSURE))
+    bench.memory = remembering(TOOL)
+    look = Look(bench.client.bucket, bench.memory, KEY.public_key, CLOSURE)
+    present, contents = look.present_narinfos(CLOSURE, FirstLook(bench.client.bucket).listings()[0])
+    held, missing = look.judge(CLOSURE, present, contents, {})
+    assert missing == []
+    assert {one.path: one.nar_day for one in held} == {LIBRARY: "", TOOL: ""}
 
 
 def test_days_are_those_of_the_bucket(bench: Bench) -> None:

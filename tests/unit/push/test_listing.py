@@ -96,6 +96,7 @@ def test_pages_are_planned_to_be_four_fifths_full(count: int, last: str, pages: 
 def test_a_last_key_beyond_all_keys_means_one_more_page() -> None:
     assert NAR_KEYS.pages(1000, "nar/zzzzz") == 1
     assert NAR_KEYS.parts("nar/zzzzz", 1) == [("nar/zzzzz", None)]
+    assert NARINFO_KEYS.parts("zzzzz", 3) == [("zzzzz", None)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,6 +117,7 @@ def test_parts_go_on_from_whatever_a_server_says(last: str, pages: int) -> None:
     for keys in KINDS.values():
         parts = keys.parts(last, pages)
         assert parts[0][0] == last
+        assert len(parts) <= pages
         starts = [start for start, _ in parts]
         assert starts == sorted(set(starts))
 
