@@ -146,6 +146,32 @@ def test_what_is_not_what_a_push_writes_is_broken(bench: Bench, content: bytes) 
     assert [one.path for one in inventory.held] == [TOOL]
 
 
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"url": "nar/x.nar", "compression": "none"}, True),
+        ({"url": "nar/x.nar.xz", "compression": "xz"}, True),
+        ({"url": "nar/x.y", "compression": "br"}, True),
+        ({"store_path": TOOL.path}, False),
+        ({"file_size": None}, False),
+        ({"url": "nar/../x.nar.zst"}, False),
+        ({"url": "nar/../x", "compression": "br"}, False),
+        ({"url": "x.nar.zst"}, False),
+        ({"url": "https://evil.example/nar/x.nar.zst"}, False),
+        ({"url": "nar/x.nar.xz"}, False),
+        ({"url": "nar/x.nar"}, False),
+        ({"url": "nar/x.zst"}, False),
+        ({"url": "nar/x.nar.zst", "compression": "none"}, False),
+    ],
+)
+def test_a_narinfo_is_of_its_path_and_leads_to_a_nar_of_its_compression(
+    changes: dict[str, object], fits: bool
+) -> None:
+    """Whether there is such a NAR in the bucket is another question."""
+    assert (parsed(LIBRARY, content_of(narinfo_of(LIBRARY, **changes))) is not None) is fits
+
+
 def test_a_field_that_is_not_known_decides_nothing(bench: Bench) -> None:
     """A newer Nix may write one, and more than once."""
     bench.has(*map(narinfo_of, CLOSURE))
@@ -262,6 +288,8 @@ def test_a_narinfo_that_would_only_fill_memory_is_not_read(bench: Bench) -> None
 
 
 def test_there_is_room_for_every_narinfo_that_a_push_writes() -> None:
+    """Of the same path, another builder's may refer to twice as much."""
+    assert largest_narinfo(TOOL) == 8192 + 2 * len(f"{TOOL.base_name} {LIBRARY.base_name} ")
     many = [store_path(f"p{number}") for number in range(300)]
     path = store_path("top", 10**12, *many)
     others = tuple(f"{'k' * 40}-1:{'A' * 86}==" for _ in range(17))
@@ -408,13 +436,15 @@ def test_a_large_bucket_is_listed_by_pages_side_by_side(bench: Bench) -> None:
 
 
 def test_of_a_larger_one_single_objects_are_asked_for(bench: Bench) -> None:
-    bench.has(*map(narinfo_of, CLOSURE))
+    """But for what the first page has."""
+    bench.has(narinfo_of(LIBRARY, url="nar/0.nar.zst"), narinfo_of(TOOL))
     for key in keys_of(3_500):
         bench.server.put(key, b"", size=1)
     inventory = bench.look()
     assert inventory.missing == []
     assert {one.nar_day for one in inventory.held} == {TODAY}
     assert len([seen for seen in bench.server.seen if "list-type" in seen.query]) == 2
+    assert [seen.key for seen in bench.server.asked("HEAD")] == [narinfo_of(TOOL).url]
 
 
 def test_of_many_narinfos_those_remembered_are_only_looked_at(
@@ -449,8 +479,13 @@ def test_of_many_narinfos_those_remembered_are_only_looked_at(
     )
 
 
-@pytest.mark.parametrize("closure", [200, 2_000])
-def test_a_listing_that_does_not_end_ends_the_push(bench: Bench, closure: int) -> None:
+@pytest.mark.parametrize(
+    ("closure", "last", "pages"), [(200, "nar/17", 1), (200, "nar/1", 2), (2_000, "nar/0h", 4)]
+)
+def test_a_listing_that_does_not_end_ends_the_push(
+    bench: Bench, closure: int, last: str, pages: int
+) -> None:
+    """Four times what was planned, and some more, are pages enough."""
     paths = [store_path(f"p{number}") for number in range(closure)]
     bench.has(*map(narinfo_of, paths))
 
@@ -462,13 +497,15 @@ def test_a_listing_that_does_not_end_ends_the_push(bench: Bench, closure: int) -
     def full(seen: Seen) -> Reply:
         if "start-after" in seen.query:
             return endless(seen)
-        last = "nar/1" if closure == 200 else "nar/0h"
         return listing([(last, stored())] * 1000, truncated=True)
 
     bench.server.script = lying(full)
-    with pytest.raises(PushError, match="the server's listing does not end; see the server's log"):
+    with pytest.raises(
+        PushError, match=r"^list: the server's listing does not end; see the server's log$"
+    ):
         bench.look(paths)
-    assert len([one for one in bench.server.seen if one.query.get("prefix") == "nar/"]) < 200
+    asked = [one for one in bench.server.seen if one.query.get("prefix") == "nar/"]
+    assert len(asked) == 1 + 4 * pages + 64
 
 
 @pytest.mark.parametrize("back", ["nar/1", "nar/0", "a", ""])
@@ -481,7 +518,9 @@ def test_a_listing_that_does_not_go_on_ends_the_push(bench: Bench, back: str) ->
         return listing([(last, stored())] * 1000, truncated=True)
 
     bench.server.script = lying(script)
-    with pytest.raises(PushError, match="listing does not go on; see the server's log"):
+    with pytest.raises(
+        PushError, match=r"^list: the server's listing does not go on; see the server's log$"
+    ):
         bench.look(paths)
 
 
@@ -516,7 +555,11 @@ def test_later_pages_that_lack_what_they_should_have_cost_an_upload(bench: Bench
 )
 def test_what_is_no_listing_ends_the_push(bench: Bench, reply: Reply) -> None:
     bench.server.script = lying(lambda _: reply)
-    with pytest.raises(PushError, match="the server's listing cannot be read: an answer"):
+    with pytest.raises(
+        PushError,
+        match=r"^list: the server's listing cannot be read: an answer .*; see that an S3 server "
+        r"answers at endpoint$",
+    ):
         bench.look()
 
 

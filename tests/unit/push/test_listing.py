@@ -97,6 +97,7 @@ def test_a_last_key_beyond_all_keys_means_one_more_page() -> None:
     assert NAR_KEYS.pages(1000, "nar/zzzzz") == 1
     assert NAR_KEYS.parts("nar/zzzzz", 1) == [("nar/zzzzz", None)]
     assert NARINFO_KEYS.parts("zzzzz", 3) == [("zzzzz", None)]
+    assert NAR_KEYS.parts("nar/2", 3) == [("nar/2", None)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

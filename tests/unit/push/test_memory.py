@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -204,3 +205,7 @@ def test_a_digest_is_of_all_its_texts_and_of_their_order() -> None:
     digests = [digest("a", "b"), digest("b", "a"), digest("ab"), digest("a"), digest("a", "")]
     assert len(set(digests)) == len(digests)
     assert all(len(one) == 32 for one in digests)
+
+
+def test_a_digest_stays_what_it_is_so_that_what_was_remembered_stays_good() -> None:
+    assert digest("a", "b") == hashlib.sha256(b"a\nb").hexdigest()[:32]
