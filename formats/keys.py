@@ -70,6 +70,15 @@ def split_key(text: str, size: int, kind: str) -> tuple[str, bytes]:
     return name, raw
 
 
+def shown_key(text: str) -> str:
+    """Return what a message may show of a text that should be a public key and is none: its name.
+
+    The rest may be a secret key, given by mistake.
+    """
+    name, colon, _ = text.partition(":")
+    return f"{name}{colon}{'...' if colon else ''}" if _KEY_NAME.fullmatch(name) else "..."
+
+
 @dataclass(frozen=True)
 class PublicKey:
     """A key as clients trust it: `name:base64(32 bytes)` (`trusted-public-keys`)."""

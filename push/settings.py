@@ -17,7 +17,7 @@ from pathlib import Path
 
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
-from formats.keys import PublicKey, split_key
+from formats.keys import PublicKey, shown_key, split_key
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from formats.sigv4 import Signer
 from push.failure import PushError
@@ -314,7 +314,7 @@ def _upstream_key(text: str) -> PublicKey:
         return PublicKey.parse(text)
     except FormatError:
         raise _refused(
-            f"upstream-key '{_shown(text)}' is no public key; write the whole key, name:base64, "
+            f"upstream-key '{shown_key(text)}' is no public key; write the whole key, name:base64, "
             "so that its signatures can be verified"
         ) from None
 

@@ -18,7 +18,7 @@ import pulumi
 
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
-from formats.keys import PublicKey
+from formats.keys import PublicKey, shown_key
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from program.settings.builders import BuilderSettings, check_s3_name, read_builders
 from program.settings.reader import SettingError, SettingReader
@@ -461,7 +461,7 @@ def _upstream_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
         except FormatError:
             raise SettingError(
                 "upstreamKeys",
-                key,
+                shown_key(key),
                 "write the whole public key, name:base64, so that its signatures can be verified; "
                 f"that of cache.nixos.org is {CACHE_NIXOS_ORG}",
             ) from None

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.error import FormatError
-from formats.keys import KeyName, PublicKey, is_key_domain
+from formats.keys import KeyName, PublicKey, is_key_domain, shown_key
 from formats.narinfo import NarInfo
 from formats.nix32 import NIX32_ALPHABET, nix32_decode, nix32_encode
 from formats.signing import SecretKey, verified_by, verifies
@@ -241,6 +241,22 @@ def test_a_public_key_that_is_none_is_refused_with_the_reason(text: str, reason:
     with pytest.raises(FormatError) as refused:
         PublicKey.parse(text)
     assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cache.nixos.org-1", "cache.nixos.org-1"),
+        (SECRET_KEY, "s3.homelab.local-1:..."),
+        (SECRET_KEY.partition(":")[2].strip(), "..."),
+        (f"x {SECRET_KEY}", "..."),
+        ("", "..."),
+    ],
+)
+def test_of_what_is_no_public_key_the_name_is_shown_as_the_rest_may_be_secret(
+    text: str, shown: str
+) -> None:
+    assert shown_key(text) == shown
 
 
 @pytest.mark.parametrize(

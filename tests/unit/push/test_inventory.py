@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,7 +167,7 @@ def test_what_is_not_what_a_push_writes_is_broken(bench: Bench, content: bytes) 
     ],
 )
 def test_a_narinfo_is_of_its_path_and_leads_to_a_nar_of_its_compression(
-    changes: dict[str, object], fits: bool
+    changes: dict[str, Any], fits: bool
 ) -> None:
     """Whether there is such a NAR in the bucket is another question."""
     assert (parsed(LIBRARY, content_of(narinfo_of(LIBRARY, **changes))) is not None) is fits

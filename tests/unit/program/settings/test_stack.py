@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from components.retention import GRACE_DAYS, RETENTION_DAYS
+from formats.signing import SecretKey
 from program.settings.stack import BUILT_IN_POLICIES, CACHE_NIXOS_ORG, Endpoint, Settings, parse
 from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
 
@@ -265,6 +266,12 @@ def test_a_password_is_never_part_of_a_message() -> None:
 )
 def test_a_value_outside_a_settings_range_is_refused(setting: str, value: object) -> None:
     assert refusal(**{setting: value}).startswith(setting)
+
+
+def test_a_secret_key_given_as_an_upstream_key_is_not_shown() -> None:
+    secret = SecretKey.generate("cache.example-1")
+    message = refusal(upstreamKeys=[secret.to_nix()])
+    assert message.startswith('upstreamKeys is "cache.example-1:...": write the whole public key')
 
 
 def test_settings_are_values() -> None:
