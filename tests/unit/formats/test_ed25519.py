@@ -40,6 +40,8 @@ VECTORS = [
 ]
 ORDER = 2**252 + 27742317777372353535851937790883648493
 P = 2**255 - 19
+NEUTRAL = (1).to_bytes(32, "little")
+"""The group's neutral point, y = 1: as a key, what it signs is the same for every message."""
 
 
 @pytest.mark.parametrize(("key", "message", "signature"), VECTORS)
@@ -103,8 +105,9 @@ def test_a_scalar_has_one_form() -> None:
     malleable = signature[:32] + scalar.to_bytes(32, "little")
     assert verifies(bytes(key.verify_key), b"message", signature)
     assert not verifies(bytes(key.verify_key), b"message", malleable)
-    just = signature[:32] + ORDER.to_bytes(32, "little")
-    assert not verifies(bytes(key.verify_key), b"message", just)
+    just = ORDER.to_bytes(32, "little")
+    assert not verifies(bytes(key.verify_key), b"message", signature[:32] + just)
+    assert not verifies(NEUTRAL, b"message", NEUTRAL + just)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +129,10 @@ def test_what_is_no_point_of_the_curve_verifies_nothing(point: bytes) -> None:
 
 @pytest.mark.parametrize(("key", "signature"), [(31, 64), (33, 64), (32, 63), (32, 65), (0, 0)])
 def test_what_is_of_another_size_verifies_nothing(key: int, signature: int) -> None:
-    assert not verifies(bytes(key), b"", bytes(signature))
-
-
-NEUTRAL = (1).to_bytes(32, "little")
-"""The group's neutral point, y = 1: as a key, what it signs is the same for every message."""
+    """Not even with the numbers of a key and a signature that fit."""
+    assert verifies(NEUTRAL, b"", NEUTRAL + bytes(32))
+    other_key = NEUTRAL[:key] + bytes(key - min(key, 32))
+    assert not verifies(other_key, b"", (NEUTRAL + bytes(33))[:signature])
 
 
 @pytest.mark.parametrize(
