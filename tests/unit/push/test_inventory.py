@@ -531,13 +531,16 @@ def test_a_page_that_says_it_is_not_the_last_and_has_nothing_is_the_last(bench: 
     assert reasons(bench.look()) == {path.path: "broken" for path in CLOSURE}
 
 
-def test_later_pages_that_lack_what_they_should_have_cost_an_upload(bench: Bench) -> None:
+@pytest.mark.parametrize("truncated", [False, True])
+def test_later_pages_that_lack_what_they_should_have_cost_an_upload(
+    bench: Bench, truncated: bool
+) -> None:
     paths = [store_path(f"p{number}") for number in range(200)]
     bench.has(*map(narinfo_of, paths))
 
     def script(seen: Seen) -> Reply:
         if "start-after" in seen.query:
-            return listing([], truncated=False)
+            return listing([], truncated=truncated)
         return listing([("nar/1", stored())] * 1000, truncated=True)
 
     bench.server.script = lying(script)
