@@ -63,6 +63,10 @@ drift: .venv/ready ## tell whether the server is as a stack declared it
 repair: .venv/ready ## put right what drift found
 	$(run)
 
+.PHONY: check-server
+check-server: .venv/ready ## tell whether an S3 server can keep the promises: make check-server STACK=homelab
+	$(run)
+
 .PHONY: empty
 empty: .venv/ready ## remove what a stack's bucket holds, once you typed its name
 	$(run)

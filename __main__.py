@@ -10,7 +10,7 @@ import pulumi
 from components.safeguard import Safeguard
 from program import former_names
 from program.announcement import announce
-from program.checks import before_pushes, deployment, key_rotation, recorded
+from program.checks import before_pushes, deployment, key_rotation, readable, recorded
 from program.declaration import (
     declare_builders,
     declare_cache,
@@ -38,7 +38,7 @@ announce(stack, recorded.read(), followed)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))
-asked_first = before_pushes.hook(stack)
+asked_first = before_pushes.hook(stack, settled)
 cache = declare_cache(stack, server, client, settled, asked_first)
 readers = declare_readers(stack, server)
 builders = declare_builders(stack, followed, server, cache, signing_keys[-1], settled, asked_first)
@@ -63,6 +63,8 @@ if stack.ca_certificate is not None:
 pulumi.export("builders", builders.outputs)
 for name, policy in machines.policies_to_give(stack).items():
     pulumi.export(name, policy)
+if not stack.bucket_policy:
+    pulumi.export(readable.OUTPUT, readable.proved(stack, [cache.first_object, *builders.done]))
 for reader in readers.credentials:
     credential = pulumi.Output.all(
         stack.reader_profile, reader.access_key_id, reader.secret_access_key

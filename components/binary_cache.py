@@ -62,6 +62,8 @@ class BinaryCacheArgs:
     """Refuse to delete or replace the bucket."""
     anonymous_download: bool = True
     """Let everyone read the bucket; without it the cache is private."""
+    bucket_policy: bool = True
+    """Declare who may read as the bucket's policy; without it that is settled elsewhere."""
     anonymous_listing: pulumi.Input[bool] = False
     """Let everyone who may read the bucket list it, too."""
     retention_days: pulumi.Input[int] | None = RETENTION_DAYS
@@ -95,6 +97,8 @@ class BinaryCache(pulumi.ComponentResource):
     """Whether the server has been told the lifecycle that is declared, in this deployment or before
     it; known once it has been. A destroy or a refresh runs the program too, and tells it nothing.
     """
+    first_object: pulumi.Output[str]
+    """There once `nix-cache-info` is."""
     comparable_etags: pulumi.Output[bool]
     """Whether the server gave `nix-cache-info` the ETag that its content has."""
 
@@ -112,14 +116,19 @@ class BinaryCache(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect, import_=args.adopt),
         )
         child = pulumi.ResourceOptions(parent=self)
-        download = minio.S3BucketPolicy(
-            f"{name}-download",
-            bucket=bucket.bucket,
-            policy=pulumi.Output.all(
-                args.bucket, args.anonymous_download, args.anonymous_listing
-            ).apply(lambda values: anonymous_policy(*values)),
-            opts=child,
-        )
+        # By way of the policy: what is pushed comes after the bucket is open or closed as set.
+        self.bucket = bucket.bucket
+        download = None
+        if args.bucket_policy:
+            download = minio.S3BucketPolicy(
+                f"{name}-download",
+                bucket=bucket.bucket,
+                policy=pulumi.Output.all(
+                    args.bucket, args.anonymous_download, args.anonymous_listing
+                ).apply(lambda values: anonymous_policy(*values)),
+                opts=child,
+            )
+            self.bucket = download.bucket
         self.lifecycle_applied = bucket.id.apply(lambda _: True)
         if args.retention_days is not None:
             rules = pulumi.Output.all(args.retention_days, args.grace_days).apply(
@@ -127,13 +136,14 @@ class BinaryCache(pulumi.ComponentResource):
             )
             # One after the other: MinIO keeps a bucket's settings in one file, and of two written
             # at the same moment it may lose one, having answered that both are set.
-            after_download = pulumi.ResourceOptions(parent=self, depends_on=[download])
+            after_download = pulumi.ResourceOptions(parent=self, depends_on=download and [download])
             self.lifecycle_applied = _declare_lifecycle(
                 f"{name}-retention", bucket.bucket, rules, after_download
             )
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
+        first = pulumi.ResourceOptions(parent=self, hooks=_before_create(args))
         info = declare_text_object(
             f"{name}-nix-cache-info",
             bucket=bucket.bucket,
@@ -141,7 +151,7 @@ class BinaryCache(pulumi.ComponentResource):
             content_type="text/x-nix-cache-info",
             content=content,
             comparable=args.comparable_etags,
-            opts=pulumi.ResourceOptions(parent=self, hooks=_before_create(args)),
+            opts=first,
         )
         if args.landing_page is not None:
             declare_text_object(
@@ -151,13 +161,12 @@ class BinaryCache(pulumi.ComponentResource):
                 content_type="text/html; charset=utf-8",
                 content=args.landing_page,
                 comparable=args.comparable_etags,
-                opts=child,
+                opts=first,
             )
         self.comparable_etags = pulumi.Output.all(info.etag, content).apply(
             lambda known: known[0] == multipart_etag(known[1].encode())
         )
-        # By way of the policy: what is pushed comes after the bucket is open or closed as set.
-        self.bucket = download.bucket
+        self.first_object = info.id
         self.register_outputs({"bucket": self.bucket, "lifecycleApplied": self.lifecycle_applied})
 
 

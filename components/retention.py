@@ -93,6 +93,9 @@ def expiration_rules(
 ) -> tuple[ExpirationRule, ...]:
     """Return the bucket's lifecycle rules, none where nothing is to expire.
 
+    They are in the order of their ids: some servers (Ceph's RGW) give them back in it, whatever
+    they were given, and MinIO in the order that they were given.
+
     Args:
         retention_days: days that a narinfo lives after its last push or renewal; None for ever.
         grace_days: days that what a narinfo points to lives longer than the narinfo.
@@ -110,7 +113,7 @@ def expiration_rules(
         ExpirationRule(folder.rstrip("/"), folder, retention_days + grace_days, noncurrent)
         for folder in FOLDERS_OF_NARINFOS
     )
-    return (*narinfos, *folders)
+    return tuple(sorted((*narinfos, *folders), key=lambda rule: rule.id))
 
 
 def is_folder(prefix: str) -> bool:

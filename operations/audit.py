@@ -48,7 +48,7 @@ def cache_of(stack: DeployedStack) -> Cache:
         stack.public_keys,
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),
-        expiration_rules(settings.retention_days, settings.grace_days),
+        expiration_rules(settings.rule_days, settings.grace_days),
     )
 
 

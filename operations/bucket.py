@@ -11,7 +11,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
-from program.checks.s3_client import explain
+from program.checks.s3_client import explain, listed_versions
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
@@ -89,15 +89,14 @@ class Bucket:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
         try:
-            for entry in self._server.list_objects(
-                self._name, recursive=True, include_version=True
-            ):
+            for entry in listed_versions(self._server, self._name):
                 yield Version(
                     str(entry.object_name),
                     entry.version_id,
                     entry.size or 0,
-                    # The SDK leaves the first as the answer's text.
-                    current=entry.is_latest == "true" and not entry.is_delete_marker,
+                    # The SDK leaves the first as the answer's text; where there are no versions
+                    # it is none.
+                    current=entry.is_latest in ("true", None) and not entry.is_delete_marker,
                 )
         except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise explain(error) or self._missing() from None

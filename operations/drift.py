@@ -19,6 +19,7 @@ from operations.deployed_stack import DeployedStack, read_stack
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
 from operations.upstream import ask, upstream_caches
+from program.checks import readable
 from program.checks.deployment import server_of
 from program.checks.expiry import in_words
 from program.checks.server_error import ServerError
@@ -58,7 +59,10 @@ def refused_builders(stack: DeployedStack, builders: Mapping[str, Any]) -> Itera
         except ServerError as error:
             if not error.reachable:
                 raise
-            yield f"builder {name}: the server refuses its user {user} the bucket"
+            remedy = ""
+            if stack.settings.given_users:
+                remedy = "; give it its rights again, or give the secret that it has"
+            yield f"builder {name}: the server refuses its user {user} the bucket{remedy}"
 
 
 def lost_closures(stack: DeployedStack) -> Iterator[str]:
@@ -94,7 +98,7 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
         ServerError: the server does not answer, or refuses the user.
     """
     settings = stack.settings
-    rules = expiration_rules(settings.retention_days, settings.grace_days)
+    rules = expiration_rules(settings.rule_days, settings.grace_days)
     if not rules:
         return
     bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
@@ -141,6 +145,7 @@ def _drift(name: str) -> int:
         refused = list(refused_builders(stack, builders))
         lost = list(lost_closures(stack))
         astray = list(endangered(stack))
+        shut = None if stack.settings.bucket_policy else readable.finding(stack.settings)
     except ServerError as error:
         if error.subject == "bucket":
             print(f"- bucket: {error}\n{repair}, with an empty one")
@@ -148,13 +153,13 @@ def _drift(name: str) -> int:
         setting = _SETTINGS.get(error.subject, error.subject)
         raise OperationError(f"{setting}: {error}; nothing was refreshed") from None
     print(report, end="")
-    for sentence in (*refused, *lost, *astray):
+    for sentence in filter(None, (*refused, *lost, *astray, shut)):
         print(f"- {sentence}")
-    if differs or refused:
+    if differs or (refused and not stack.settings.given_users):
         print(repair)
     if lost:
         print(f"make push STACK={name} pushes again what its builders have")
-    return FOUND if differs or refused or lost or astray else DONE
+    return FOUND if differs or refused or lost or astray or shut else DONE
 
 
 if __name__ == "__main__":

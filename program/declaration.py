@@ -83,8 +83,9 @@ def declare_cache(
             adopt=settled.adopt,
             protect=settings.protect,
             anonymous_download=not settings.private,
+            bucket_policy=settings.bucket_policy,
             anonymous_listing=settings.anonymous_listing,
-            retention_days=settings.retention_days,
+            retention_days=settings.rule_days,
             grace_days=settings.grace_days,
             want_mass_query=settings.want_mass_query,
             priority=settings.priority,
@@ -136,6 +137,11 @@ class DeclaredBuilders:
     outputs: dict[str, dict[str, pulumi.Output[Any]]]
     """By the builder's name: `accessKeyId`, `secretAccessKey` and, where it has closures or pins,
     `lastPush` and `closures`, the store paths that it pushed."""
+
+    @property
+    def done(self) -> list[pulumi.Output[Any]]:
+        """What is there once every builder has pushed."""
+        return [outputs["lastPush"] for outputs in self.outputs.values() if "lastPush" in outputs]
 
 
 def declare_builders(

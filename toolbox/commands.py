@@ -244,6 +244,7 @@ COMMANDS = {
     "drift": Command(_operation, ["STACK", "ARGS"]),
     "repair": Command(_operation, ["STACK", "ARGS"]),
     "empty": Command(_operation, ["STACK", "ARGS"]),
+    "check-server": Command(_operation, ["STACK", "ARGS"]),
     "preview-markdown": Command(_operation, ["STACK", "ARGS"]),
     "tools": Command(_tools),
     "prepare": Command(_prepare),

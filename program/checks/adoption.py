@@ -45,7 +45,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
         ServerError: no answer, or the server refuses the user.
     """
     _check_signatures(settings, keys, server)
-    more = _rights_beyond_reading(server.access(settings.bucket))
+    policy = server.access(settings.bucket) if settings.bucket_policy else None
+    more = _rights_beyond_reading(policy)
     if more and not settings.private and not settings.confirm_shared_bucket:
         raise SettingError(
             "bucket",

@@ -178,7 +178,7 @@ def _ask_server(settings: Settings, settled: Settled) -> Settled:
 
 def _check_in_force(settings: Settings, settled: Settled) -> None:
     declared = expiration_rules(
-        settings.retention_days, settings.grace_days, versioned=settled.versioned
+        settings.rule_days, settings.grace_days, versioned=settled.versioned
     )
     lifecycle = server_of(settings).lifecycle(settings.bucket)
     applied = lifecycle.rules if lifecycle is not None else ()

@@ -35,7 +35,7 @@ def check(settings: Settings, server: Server, lifecycle: Lifecycle) -> None:
             of a cache, or somebody else's rules.
         ServerError: no answer, or the server refuses the user.
     """
-    days = settings.retention_days
+    days = settings.rule_days
     if days is None:
         return
     before = narinfo_days(lifecycle.rules)
@@ -89,9 +89,11 @@ def _check_share(
     sentence = f"{share:.0%} of the cache's entries would expire at once (it was {was})"
     if share > _CONFIRMED_ABOVE and not settings.confirm_shorter_retention:
         raise SettingError(
-            "retentionDays", days, f"{sentence}; set confirmShorterRetention to true to go on"
+            "retentionDays",
+            settings.retention_days,
+            f"{sentence}; set confirmShorterRetention to true to go on",
         )
-    pulumi.log.warn(f"retentionDays is {days}: {sentence}")
+    pulumi.log.warn(f"retentionDays is {settings.retention_days}: {sentence}")
 
 
 def in_words(keys: Iterable[str]) -> str | None:
@@ -116,7 +118,7 @@ def in_words(keys: Iterable[str]) -> str | None:
 
 def _check_foreign(settings: Settings, lifecycle: Lifecycle, keys: Iterable[str]) -> None:
     rules = [*lifecycle.others, *(rule.id for rule in foreign_rules(lifecycle.rules))]
-    lost = foreign_keys(keys, expiration_rules(settings.retention_days, settings.grace_days))
+    lost = foreign_keys(keys, expiration_rules(settings.rule_days, settings.grace_days))
     found = [
         f"{what}: {which}"
         for what, which in (

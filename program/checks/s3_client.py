@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -22,8 +22,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from minio import Minio
+from minio.commonconfig import Filter
+from minio.datatypes import Object
 from minio.error import MinioException, S3Error
-from minio.lifecycleconfig import Rule
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 
@@ -195,6 +197,35 @@ class Server:
                     raise
                 return None
 
+    def set_lifecycle(self, bucket: str, rules: Iterable[ExpirationRule]) -> None:
+        """Give the bucket these rules, instead of any others.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user, or the rules.
+        """
+        configuration = LifecycleConfig(
+            [
+                Rule(
+                    "Enabled",
+                    rule_id=rule.id,
+                    rule_filter=Filter(prefix=rule.prefix),
+                    expiration=Expiration(days=rule.days),
+                )
+                for rule in rules
+            ]
+        )
+        with self._asked(bucket):
+            self._client.set_bucket_lifecycle(bucket, configuration)
+
+    def set_access(self, bucket: str, policy: str) -> None:
+        """Give the bucket this policy, instead of any other.
+
+        Raises:
+            ServerError: no answer, or the server refuses the user, or the policy.
+        """
+        with self._asked(bucket):
+            self._client.set_bucket_policy(bucket, policy)
+
     def etag(self, bucket: str, key: str) -> str | None:
         """Return an object's ETag, or None where there is no such object.
 
@@ -260,16 +291,15 @@ class Server:
     def contents(self, bucket: str) -> Iterator[str]:
         """Yield the name of each object, of one that is there in several versions for each of them.
 
-        One request for a thousand: S3 `ListObjectVersions`. A bucket that is not there is empty.
+        One request for a thousand: S3 `ListObjectVersions`, or `ListObjectsV2` on a server that
+        knows no versions (Garage). A bucket that is not there is empty.
 
         Raises:
             ServerError: no answer, or the server refuses the user.
         """
         try:
             with self._asked(bucket):
-                for entry in self._client.list_objects(
-                    bucket, recursive=True, include_version=True
-                ):
+                for entry in listed_versions(self._client, bucket):
                     yield str(entry.object_name)
         except _NoBucketError:
             return
@@ -356,6 +386,21 @@ class Server:
         )
         absent = (b"<Code>NoSuchLifecycleConfiguration</Code>", b"<Code>NoSuchBucket</Code>")
         return answer.status == 200 or any(code in answer.data for code in absent)
+
+
+def listed_versions(client: Minio, bucket: str) -> Iterator[Object]:
+    """Yield every version of every object, or every object on a server that knows no versions.
+
+    Raises:
+        S3Error: the server refuses it.
+    """
+    try:
+        yield from client.list_objects(bucket, recursive=True, include_version=True)
+    except S3Error as error:
+        # The first page is refused, or none.
+        if error.code not in ("NotImplemented", "MethodNotAllowed"):
+            raise
+        yield from client.list_objects(bucket, recursive=True)
 
 
 def explain(error: MinioException | HTTPError) -> ServerError | None:

@@ -112,6 +112,7 @@ class Settings:
     anonymous_listing: bool
     retention_days: int | None
     grace_days: int
+    expires_at_midnight: bool
     confirm_shorter_retention: bool
     confirm_shared_bucket: bool
     want_mass_query: bool
@@ -137,6 +138,18 @@ class Settings:
     def private(self) -> bool:
         """Whether only the builders and the reader may read the cache."""
         return self.access == "private"
+
+    @property
+    def rule_days(self) -> int | None:
+        """Days after which the bucket's rules take a narinfo; None where none does.
+
+        What was pushed on one day goes together where expiry is rounded up to midnight. Where it is
+        not, a path goes as much before what refers to it as it was written before it that day: a
+        day more, and it still outlives the lease.
+        """
+        if self.retention_days is None:
+            return None
+        return self.retention_days + (0 if self.expires_at_midnight else 1)
 
     @property
     def reader_profile(self) -> str:
@@ -257,6 +270,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         anonymous_listing=reader.boolean("anonymousListing"),
         retention_days=retention_days if reader.boolean("expire") else None,
         grace_days=reader.integer("graceDays", range(1, 3_651), "days"),
+        expires_at_midnight=reader.boolean("expiresAtMidnight"),
         confirm_shorter_retention=reader.boolean("confirmShorterRetention"),
         confirm_shared_bucket=reader.boolean("confirmSharedBucket"),
         want_mass_query=reader.boolean("wantMassQuery"),

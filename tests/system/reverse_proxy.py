@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,14 +12,14 @@ import urllib3
 
 from toolbox.minio_server import MinioServer
 
-HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
+HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "server"}
 
-Lie = Callable[[str, str], tuple[int, bytes] | None]
-"""Given method and target of a request: the status and the body that are answered in the server's
-place; None lets the server answer."""
+Lie = Callable[[str, str, Mapping[str, str]], tuple[int, bytes] | None]
+"""Given method, target and headers of a request: the status and the body that are answered in the
+server's place; None lets the server answer."""
 
 
-def truth(_method: str, _target: str) -> None:
+def truth(_method: str, _target: str, _headers: Mapping[str, str]) -> None:
     """Let the server answer."""
 
 
@@ -49,9 +49,10 @@ def reverse_proxy(
             if host is not None:
                 headers["Host"] = host
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told = lie(self.command, self.path)
+            told = lie(self.command, self.path, dict(self.headers.items()))
             if told is not None:
                 self.send_response(told[0])
+                self.send_header("Content-Type", "application/xml")
                 self.send_header("Content-Length", str(len(told[1])))
                 self.end_headers()
                 self.wfile.write(told[1])

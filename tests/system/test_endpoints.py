@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -81,7 +81,9 @@ def test_a_server_that_only_seems_to_have_minios_admin_api_is_refused_before_it_
 ) -> None:
     stored: list[str] = []
 
-    def takes_calls_for_objects(method: str, target: str) -> tuple[int, bytes] | None:
+    def takes_calls_for_objects(
+        method: str, target: str, _headers: Mapping[str, str]
+    ) -> tuple[int, bytes] | None:
         if not target.startswith("/minio/"):
             return None
         if method == "GET":

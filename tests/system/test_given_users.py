@@ -1,4 +1,7 @@
-"""Users that were made elsewhere: on a real MinIO, whose admin API the program never calls."""
+"""What is made elsewhere: users, and who may read. On a real MinIO of another region.
+
+The program never calls its admin API.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import urllib3
 from minio import Minio
 
 from components.access import WRITE_ACTIONS, read_policy, write_policy
-from tests.system.conftest import builder_settings, server_settings
+from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.minio_client import MinioClient
 from tests.system.reverse_proxy import reverse_proxy
 from tests.system.stack import Stack
-from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -24,6 +27,30 @@ pytestmark = pytest.mark.system
 BUCKET = "given"
 SECRETS = {"GK-builder": "the-secret-of-the-builder", "GK-reader": "the-secret-of-the-reader"}
 DIRECTORY = "/var/lib/nix-binary-cache"
+
+
+REGION = "garage"
+
+
+@pytest.fixture(scope="module")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
+    """A running MinIO server that wants its own region in every signature."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIO_SITE_REGION", REGION)
+        with MinioServer(tmp_path_factory.mktemp("minio")) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def root(minio: MinioServer) -> Minio:
+    """An S3 client with the server's root credential."""
+    return Minio(
+        minio.endpoint.removeprefix("https://"),
+        access_key=minio.root_user,
+        secret_key=minio.root_password,
+        region=REGION,
+        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file), retries=False),
+    )
 
 
 def lines(**changes: str) -> str:
@@ -61,6 +88,7 @@ def given(
     engine: Mapping[str, str],
     tmp_path_factory: pytest.TempPathFactory,
     minio: MinioServer,
+    root: Minio,
     builder: ThrowawayBuilder,
 ) -> Iterator[Given]:
     """A private cache with a builder and a reader, none of them with any rights yet."""
@@ -71,11 +99,11 @@ def given(
     stack = Stack(engine, directory / "given")
     asked: list[str] = []
 
-    def noted(method: str, target: str) -> None:
+    def noted(method: str, target: str, _headers: Mapping[str, str]) -> None:
         asked.append(f"{method} {target}")
 
     with reverse_proxy(minio, lie=noted) as url:
-        made = Given(stack, mc, directory, s3(minio, minio.root_user, minio.root_password), asked)
+        made = Given(stack, mc, directory, root, asked)
         for user, secret in SECRETS.items():
             mc.run("admin user add s3", text=f"{user}\n{secret}\n")
             made.allow(user, json.dumps({"Version": "2012-10-17", "Statement": [nothing]}))
@@ -86,6 +114,7 @@ def given(
             endpoint=url,
             caCertificateFile=None,
             bucket=BUCKET,
+            region=REGION,
             access="private",
             users="given",
             readerAccessKeyId="GK-reader",
@@ -182,3 +211,49 @@ def test_more_rights_than_a_builder_needs_are_told(given: Given) -> None:
     assert "builders[0].accessKeyId is GK-builder: the server lets it delete" in output
     assert "lets it write what the deployment keeps in the bucket (_nixcache/)" in output
     assert not [key for key in given.objects() if "check" in key]
+
+
+def deploy_in_the_former_order(stack: Stack) -> None:
+    """Make a state of it in which the rules are not in the order of their ids."""
+    state = json.loads(stack.export())
+    for resource in state["deployment"]["resources"]:
+        if "IlmPolicy" in resource["type"]:
+            resource["inputs"]["rules"].reverse()
+            resource["outputs"]["rules"].reverse()
+    stack.run("stack", "import", "-s", stack.name, text=json.dumps(state)).succeeded()
+
+
+def test_a_bucket_that_is_opened_elsewhere_is_proved_to_be_open(
+    given: Given, new_stack: StackFactory, minio: MinioServer
+) -> None:
+    url = f"{minio.endpoint}/opened"
+    stack = new_stack(
+        **server_settings(minio),
+        bucket="opened",
+        region=REGION,
+        users="given",
+        bucketPolicy=False,
+        publicUrl=url,
+        expiresAtMidnight=False,
+    )
+    first = stack.up().succeeded()
+    sentence = f"publicUrl is {url}: clients cannot read there (HTTP 403 for nix-cache-info)"
+    assert sentence in first.output
+    assert "garage bucket website --allow opened" in first.output
+    assert sentence in stack.outputs()["readable"]
+    assert not [found for found in stack.resources() if "S3BucketPolicy" in found["type"]]
+    rules = given.root.get_bucket_lifecycle("opened")
+    assert rules is not None
+    assert {rule.expiration.days for rule in rules.rules if rule.expiration} == {8, 9}
+    ids = [str(rule.rule_id) for rule in rules.rules]
+    assert ids == sorted(ids)
+    drift = stack.operate("drift", "--stack", "test")
+    assert drift.code == 1
+    assert sentence in drift.output
+    given.mc.run("anonymous set download s3/opened")
+    deploy_in_the_former_order(stack)
+    assert stack.changes() == {"update": 1}
+    assert "warning" not in stack.up().succeeded().output
+    assert stack.outputs()["readable"] == f"everyone reads at {url}"
+    assert "everyone reads" not in stack.preview().succeeded().output
+    stack.destroy().succeeded()

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from program.checks import deployment, ownership
+from program.checks import deployment, ownership, readable
 from program.checks.s3_client import Server
 from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
 from tests.unit.recording_mocks import RecordingMocks, use_recording_mocks
@@ -84,11 +84,13 @@ def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
     builders = [{"name": "here", "local": True}]
     run(access="private", builders=builders, caCertificateFile=str(authority))
     monkeypatch.setattr(pulumi.runtime, "is_config_secret", lambda _: True)
+    monkeypatch.setattr(readable, "finding", lambda _: None)
     run(
         access="private",
         users="given",
         readerAccessKeyId="GK1",
         givenUserSecrets="GK1:S3CRET\nGK2:S3CRET",
+        bucketPolicy=False,
         builders=[{"name": "here", "local": True, "accessKeyId": "GK2"}],
     )
     table = (PROJECT_ROOT / "docs" / "architecture.md").read_text().partition("| output |")[2]

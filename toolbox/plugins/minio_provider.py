@@ -123,10 +123,18 @@ class Server:
                 settings.get("minioSessionToken") or None,
             )
             self.objects = Minio(
-                self.endpoint, credentials=credentials, secure=tls, http_client=http
+                self.endpoint,
+                credentials=credentials,
+                secure=tls,
+                region=self.region,
+                http_client=http,
             )
             self.admin = MinioAdmin(
-                endpoint=self.endpoint, credentials=credentials, secure=tls, http_client=http
+                endpoint=self.endpoint,
+                credentials=credentials,
+                region=self.region,
+                secure=tls,
+                http_client=http,
             )
         except (OSError, ValueError) as error:
             raise ResourceError(f"client creation failed (client): {error}") from None

@@ -102,7 +102,7 @@ def test_the_share_that_a_shorter_retention_takes_at_once() -> None:
 
 
 def test_the_days_of_narinfos_are_told_from_those_of_folders() -> None:
-    assert [rule.id for rule in expiration_rules(7, 1) if is_folder(rule.prefix)] == ["nar", "log"]
+    assert [rule.id for rule in expiration_rules(7, 1) if is_folder(rule.prefix)] == ["log", "nar"]
     assert narinfo_days(expiration_rules(7, 30)) == 7
     assert narinfo_days([ExpirationRule("temporary", "tmp/old", 1)]) is None
 
@@ -111,7 +111,7 @@ def test_a_difference_is_told_in_words() -> None:
     declared = expiration_rules(7, 1)
     assert difference(declared, tuple(reversed(declared))) is None
     lacking = difference(declared, declared[1:])
-    assert lacking == "1 missing (narinfo-0: 0 after 7 days)"
+    assert lacking == "1 missing (log: log/ after 8 days)"
     more = difference((), (ExpirationRule("expire", "", 7),))
     assert more == "1 not declared (expire: everything after 7 days)"
 
@@ -122,3 +122,9 @@ def test_rules_of_another_retention_are_known_from_rules_of_somebody_else() -> N
     assert not made_here(ours[1:])
     assert not made_here((*ours, ExpirationRule("expire", "", 7)))
     assert not made_here(())
+
+
+def test_rules_are_in_the_order_of_their_ids_as_some_servers_give_them_back() -> None:
+    ids = [rule.id for rule in expiration_rules(7, 1)]
+    assert ids == sorted(ids)
+    assert len(ids) == len(set(ids)) == 313
