@@ -58,6 +58,8 @@ class Bucket:
                 ca_certs=settings.ca_certificate_file,
             ),
         )
+        if settings.virtual_hosts:
+            self._server.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
 
     def objects(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size in bytes of every object whose name begins with `prefix`.

@@ -13,7 +13,10 @@ def push_settings(settings: Settings) -> dict[str, str | int | Sequence[str]]:
 
     It holds no secret.
     """
+    # Only where it is another than ever: what pushes are given is no reason to push again.
+    addressing = {"addressing": "virtual"} if settings.virtual_hosts else {}
     return {
+        **addressing,
         "endpoint": str(settings.endpoint),
         "region": settings.region,
         "bucket": settings.bucket,

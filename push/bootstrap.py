@@ -69,6 +69,9 @@ def _setting(settings: str, name: str, default: str = "") -> str:
 def _request(settings: str) -> Request:
     endpoint = _setting(settings, "endpoint").rstrip("/")
     path = f"/{_setting(settings, 'bucket')}/{KEY}"
+    if _setting(settings, "addressing") == "virtual":
+        endpoint = endpoint.replace("://", f"://{_setting(settings, 'bucket')}.")
+        path = f"/{KEY}"
     signer = Signer(
         _setting(settings, "access-key-id"),
         _setting(settings, "secret-access-key"),

@@ -301,7 +301,7 @@ class Connection:
 
     def _exchange(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
         settings = self._route.settings
-        path = f"/{settings.bucket}/{request.key}"
+        path = settings.path(request.key)
         headers = self._route.signer.signed(
             request.method,
             settings.authority,

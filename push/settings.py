@@ -42,6 +42,11 @@ SETTINGS = (
     Setting("endpoint", "https://host[:port] of the S3 server"),
     Setting("region", "its region", "us-east-1"),
     Setting("bucket", "the cache's bucket"),
+    Setting(
+        "addressing",
+        "path, or virtual where the server wants the bucket in its host name: bucket.host",
+        "path",
+    ),
     Setting("access-key-id", "who pushes"),
     Setting("secret-access-key", "and the secret"),
     Setting("secret-access-key-file", f"or a file that holds it; {_CREDENTIALS}"),
@@ -102,7 +107,7 @@ class PushSettings:
     scheme: str
     """`http` or `https`."""
     host: str
-    """The server's host name or address, without brackets."""
+    """The host name or address that is asked, without brackets; it may begin with the bucket."""
     port: int
     region: str
     bucket: str
@@ -120,6 +125,8 @@ class PushSettings:
     part_size: int
     renew: bool
     paths: tuple[str, ...]
+    virtual: bool = False
+    """Whether the host name has the bucket, and the path has not."""
 
     @property
     def endpoint(self) -> str:
@@ -132,6 +139,10 @@ class PushSettings:
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = {"http": 80, "https": 443}[self.scheme]
         return host if self.port == usual else f"{host}:{self.port}"
+
+    def path(self, key: str) -> str:
+        """Return the path of an object, or of the bucket where the key is empty."""
+        return f"/{key}" if self.virtual else f"/{self.bucket}/{key}"
 
     @property
     def signer(self) -> Signer:
@@ -233,12 +244,16 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
     what = ", ".join(COMPRESSIONS)
     compression = given.matching("compression", "|".join(COMPRESSIONS), f"one of {what}")[0]
     all_paths = (*paths, *given.all("path"))
+    bucket = given.matching("bucket", _BUCKET, "the bucket's name")[0]
+    virtual = given.matching("addressing", "path|virtual", "path or virtual")[0] == "virtual"
+    host = endpoint["host"].strip("[]")
     return PushSettings(
         scheme=endpoint["scheme"],
-        host=endpoint["host"].strip("[]"),
+        host=f"{bucket}.{host}" if virtual else host,
         port=port,
         region=given.matching("region", r"[A-Za-z0-9-]{1,64}", "the server's region")[0],
-        bucket=given.matching("bucket", _BUCKET, "the bucket's name")[0],
+        bucket=bucket,
+        virtual=virtual,
         access_key_id=given.matching("access-key-id", r"[\x21-\x7e]+", "the builder's user")[0],
         secret_access_key=_secret_access_key(given),
         signing_key=_signing_key(given),

@@ -41,6 +41,7 @@ def server_of(settings: Settings) -> Server:
         user=settings.minio_user,
         password=settings.minio_password,
         ca_certificate_file=settings.ca_certificate_file,
+        virtual_hosts=settings.virtual_hosts,
     )
 
 

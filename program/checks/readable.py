@@ -58,7 +58,7 @@ def proved(settings: Settings, done: Iterable[pulumi.Output[object]]) -> pulumi.
 def verdict(settings: Settings) -> str:
     """Return what is so where nothing is wrong."""
     if settings.private:
-        return f"nobody reads without a credential at {settings.endpoint}/{settings.bucket}"
+        return f"nobody reads without a credential at {settings.bucket_url}"
     return f"everyone reads at {settings.public_url}"
 
 
@@ -68,7 +68,7 @@ def finding(settings: Settings) -> str | None:
     Args:
         settings: the stack's settings; `bucketPolicy` is off.
     """
-    url = f"{settings.endpoint}/{settings.bucket}" if settings.private else settings.public_url
+    url = settings.bucket_url if settings.private else settings.public_url
     status, content = _get(f"{url}/{_INFO}", settings.ca_certificate_file)
     if settings.private:
         if status == 200 and content.startswith("StoreDir:"):

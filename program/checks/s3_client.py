@@ -119,6 +119,8 @@ class Server:
     user: str
     password: str = field(repr=False)
     ca_certificate_file: str | None
+    virtual_hosts: bool = False
+    """Whether the bucket stands in the host name, and not in the path."""
 
     def ask(
         self,
@@ -145,10 +147,11 @@ class Server:
         Raises:
             ServerError: no answer.
         """
-        path = f"/{bucket}/{key}"
         scheme, usual = ("https", ":443") if self.tls else ("http", ":80")
-        host = self.address.removesuffix(usual)
-        url = f"{scheme}://{self.address}{encoded_path(path)}"
+        host, path = self.address.removesuffix(usual), f"/{bucket}/{key}"
+        if self.virtual_hosts:
+            host, path = f"{bucket}.{host}", f"/{key}"
+        url = f"{scheme}://{host}{encoded_path(path)}"
         if query:
             url += f"?{encoded_query(query)}"
         if not anonymous:
@@ -337,7 +340,7 @@ class Server:
 
     @cached_property
     def _client(self) -> Minio:
-        return Minio(
+        client = Minio(
             self.address,
             access_key=self.user,
             secret_key=self.password,
@@ -345,6 +348,9 @@ class Server:
             region=self.region,
             http_client=self.connections,
         )
+        if self.virtual_hosts:
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        return client
 
     @contextmanager
     def _asked(self, bucket: str) -> Iterator[None]:
@@ -352,7 +358,11 @@ class Server:
         try:
             yield
         except S3Error as error:
-            if error.code == "SignatureDoesNotMatch" and self._refuses_only_the_host(bucket):
+            if (
+                error.code == "SignatureDoesNotMatch"
+                and not self.virtual_hosts
+                and self._refuses_only_the_host(bucket)
+            ):
                 raise ServerError(
                     "endpoint",
                     "a proxy there changes the Host header, which requests are signed with; let "

@@ -99,6 +99,8 @@ class Settings:
 
     endpoint: Endpoint
     region: str
+    virtual_hosts: bool
+    """Whether the bucket stands in the server's host name, and not in the path."""
     minio_user: str
     minio_password: str = field(repr=False)
     ca_certificate_file: str | None
@@ -138,6 +140,11 @@ class Settings:
     def private(self) -> bool:
         """Whether only the builders and the reader may read the cache."""
         return self.access == "private"
+
+    @property
+    def bucket_url(self) -> str:
+        """The bucket's URL on the server itself."""
+        return bucket_url(self.endpoint, self.bucket, virtual=self.virtual_hosts)
 
     @property
     def rule_days(self) -> int | None:
@@ -235,7 +242,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     endpoint = Endpoint.parse(reader.text("endpoint"))
     bucket = _bucket(reader.text("bucket"))
     public_url_given = reader.text("publicUrl")
-    public_url = _public_url(public_url_given, f"{endpoint}/{bucket}")
+    virtual_hosts = _virtual_hosts(reader.text("addressing"), endpoint, bucket)
+    public_url = _public_url(public_url_given, bucket_url(endpoint, bucket, virtual=virtual_hosts))
     ca_certificate_file, ca_certificate = _ca_certificate(reader.text("caCertificateFile"))
     if ca_certificate is not None and not endpoint.tls:
         raise SettingError("endpoint", str(endpoint), "a CA certificate needs an https:// endpoint")
@@ -257,6 +265,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     settings = Settings(
         endpoint=endpoint,
         region=reader.line("region"),
+        virtual_hosts=virtual_hosts,
         minio_user=reader.line("minioUser"),
         minio_password=reader.secret("minioPassword"),
         ca_certificate_file=ca_certificate_file,
@@ -309,6 +318,32 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         _check_private(settings)
     _check_names_of_others(settings)
     return settings
+
+
+def bucket_url(endpoint: Endpoint, bucket: str, *, virtual: bool) -> str:
+    """Return a bucket's URL (Amazon S3 User Guide, "Virtual hosting of buckets")."""
+    if virtual:
+        return f"{endpoint.scheme}://{bucket}.{endpoint.server}"
+    return f"{endpoint}/{bucket}"
+
+
+def _virtual_hosts(addressing: str, endpoint: Endpoint, bucket: str) -> bool:
+    if addressing not in ("path", "virtual"):
+        raise SettingError("addressing", addressing, "write path or virtual")
+    if addressing == "path":
+        return False
+    if ":" in endpoint.host or re.fullmatch(r"[0-9.]+", endpoint.host):
+        raise SettingError(
+            "addressing", addressing, "an address has no names below it; write a host's name"
+        )
+    if endpoint.tls and "." in bucket:
+        raise SettingError(
+            "addressing",
+            addressing,
+            f"no certificate for one name below the host covers {bucket}.{endpoint.host}; take a "
+            "bucket without a dot",
+        )
+    return True
 
 
 def _given_users(users: str) -> bool:

@@ -202,6 +202,13 @@ def test_where_nothing_can_be_kept_it_runs_all_the_same(
     assert loaded["_program"](settings_of(server), sha256) == PROGRAM
 
 
+def test_a_bucket_may_stand_in_the_host_name(loaded: Loaded, server: StandIn) -> None:
+    settings = settings_of(server, addressing="virtual", endpoint="https://s3.example:9000")
+    request = loaded["_request"](settings)
+    assert request.full_url == f"https://cache.s3.example:9000/{PROGRAM_KEY}"
+    assert request.get_header("Host") == "cache.s3.example:9000"
+
+
 def test_the_last_of_several_settings_counts(loaded: Loaded) -> None:
     setting = loaded["_setting"]
     assert setting("a=1\nb=2\na=3=4\n", "a") == "3=4"

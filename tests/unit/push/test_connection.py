@@ -369,6 +369,18 @@ def test_a_proxy_of_the_environment_is_asked_for_what_is_http(
     assert "p@ss" not in repr(client.route.proxy)
 
 
+def test_a_bucket_may_stand_in_the_host_name(
+    server: StandIn, client_of: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.port}")
+    client = client_of("http://s3.example:9000", addressing="virtual")
+    server.script = lambda _: Reply(404)
+    assert client.exchange(HEAD).status == 404
+    (seen,) = server.seen
+    assert seen.target == "http://cache.s3.example:9000/nar/a.nar"
+    assert seen.headers["host"] == "cache.s3.example:9000"
+
+
 def test_a_host_that_no_proxy_names_is_asked_itself(
     server: StandIn, client_of: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:

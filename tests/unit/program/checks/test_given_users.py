@@ -92,7 +92,7 @@ class FakeServer(Server):
 def check(script: Script = lambda *_: None, **changes: Any) -> FakeServer:
     """Let an update try the users of a configuration; return the server that it asked."""
     use_recording_mocks()
-    server = FakeServer("s3", True, "us-east-1", "pulumi", "password", None, script)
+    server = FakeServer("s3", True, "us-east-1", "pulumi", "password", None, script=script)
     given_users.check(parse(configuration(**{**GIVEN, **changes})), server)
     return server
 
@@ -214,7 +214,9 @@ def test_a_reader_reads_and_does_nothing_else(caplog: pytest.LogCaptureFixture) 
 def test_a_look_writes_nothing_and_warns(preview: bool, caplog: pytest.LogCaptureFixture) -> None:
     use_recording_mocks(preview)
     denied = error(403, "AccessDenied")
-    server = FakeServer("s3", True, "us-east-1", "pulumi", "password", None, lambda *_: denied)
+    server = FakeServer(
+        "s3", True, "us-east-1", "pulumi", "password", None, script=lambda *_: denied
+    )
     directory = {"credentialsDirectory": "/var/lib/nix-binary-cache"}
     builders = [{**GIVEN["builders"][0], **directory}]
     given_users.look(parse(configuration(**{**GIVEN, "builders": builders})), server)

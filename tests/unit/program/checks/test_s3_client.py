@@ -1,0 +1,87 @@
+"""Requests to the server as a push makes them: where they go, and what answers are taken for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import urllib3
+from urllib3.exceptions import MaxRetryError
+
+from program.checks.s3_client import Answer, Server
+from program.checks.server_error import ServerError
+from program.settings.stack import parse
+from tests.unit.configuration import configuration, refusal
+
+
+def asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, str]]:
+    """Return where one request goes, and with which headers."""
+    seen: list[tuple[str, dict[str, str]]] = []
+
+    def request(_pool: Any, _method: str, url: str, *, headers: Any, **_: Any) -> Any:
+        seen.append((url, headers))
+        return urllib3.HTTPResponse(b"", {"Date": "now"}, 204)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    assert server.ask("PUT", "nix-cache", "log/a b.drv", [("x", "1/2")]).status == 204
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "virtual", "url", "host"),
+    [
+        ("s3.test:9000", False, "https://s3.test:9000/nix-cache/log/a%20b.drv?x=1%2F2", None),
+        ("s3.test", False, "https://s3.test/nix-cache/log/a%20b.drv?x=1%2F2", None),
+        ("s3.test:443", False, "https://s3.test/nix-cache/log/a%20b.drv?x=1%2F2", "s3.test"),
+        (
+            "s3.test:9000",
+            True,
+            "https://nix-cache.s3.test:9000/log/a%20b.drv?x=1%2F2",
+            "nix-cache.s3.test:9000",
+        ),
+    ],
+)
+def test_a_request_goes_where_the_server_looks_for_the_bucket_and_is_signed_for_its_region(
+    monkeypatch: pytest.MonkeyPatch, address: str, virtual: bool, url: str, host: str | None
+) -> None:
+    server = Server(address, True, "garage", "pulumi", "password", None, virtual)
+    where, headers = asked(server, monkeypatch)
+    assert where == url
+    assert headers["host"] == (host or address)
+    assert "/garage/s3/aws4_request" in headers["authorization"]
+
+
+def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(*_: Any, **__: Any) -> None:
+        raise MaxRetryError(None, "/", Exception("refused"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    with pytest.raises(ServerError, match=r"no S3 server answers there"):
+        Server("s3.test", True, "us-east-1", "pulumi", "password", None).ask("GET", "nix-cache")
+
+
+def test_a_refusal_is_told_by_its_status_and_code_and_no_message() -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>words</Message></Error>"
+    assert str(Answer(403, {}, body)) == "HTTP 403 AccessDenied"
+    assert str(Answer(502, {}, b"<html>")) == "HTTP 502"
+    assert str(Answer(200, {}, b"content")) == "HTTP 200"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"addressing": "dns"}, 'addressing is "dns": write path or virtual'),
+        ({"endpoint": "https://10.0.0.1"}, "an address has no names below it"),
+        ({"endpoint": "https://[::1]:9000"}, "an address has no names below it"),
+        ({"bucket": "nix.cache"}, "no certificate for one name below the host covers nix.cache.s3"),
+    ],
+)
+def test_a_bucket_that_cannot_stand_in_the_host_name_is_refused(
+    changes: dict[str, Any], expected: str
+) -> None:
+    assert expected in refusal(**{"addressing": "virtual", **changes})
+
+
+def test_clients_and_pushes_are_told_where_the_bucket_stands() -> None:
+    settings = parse(configuration(addressing="virtual", endpoint="https://s3.test:9000"))
+    assert settings.public_url == settings.bucket_url == "https://nix-cache.s3.test:9000"
