@@ -34,7 +34,7 @@ server, settled = deployment.begin(stack, declare_server)
 former_names.use(former_names.find(recorded.read()))
 signing_keys = declare_signing_keys(settled.signing_keys)
 followed = follow_links(stack.builders, preview=pulumi.runtime.is_dry_run())
-announce(stack, recorded.read(), followed)
+announce(stack, settled.signing_keys, recorded.read(), followed)
 
 public_keys = pulumi.Output.all(*(key.public_key for key in signing_keys))
 client = public_keys.apply(lambda keys: machines.client_configuration(stack, keys))

@@ -14,9 +14,10 @@ Source: S3 `PutBucketLifecycleConfiguration`; names of a cache's files: Nix,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from formats.nix32 import NIX32_ALPHABET
 
@@ -114,6 +115,33 @@ def expiration_rules(
         for folder in FOLDERS_OF_NARINFOS
     )
     return tuple(sorted((*narinfos, *folders), key=lambda rule: rule.id))
+
+
+def expirations(rules: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the days to expiry by prefix, of a lifecycle's rules as pulumi-minio has them."""
+    days = {}
+    for rule in rules:
+        match = re.fullmatch(r"([0-9]+)d", str(rule.get("expiration")))
+        if match:
+            days[str(rule.get("filter"))] = int(match[1])
+    return days
+
+
+def shortenings(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[str]:
+    """Yield in words what a lifecycle takes sooner than another did.
+
+    Args:
+        before: days to expiry by prefix; nothing where nothing expired.
+        after: the same of the one that takes its place.
+    """
+    found: dict[str, None] = {}
+    for prefix, days in after.items():
+        what = "NARs" if is_folder(prefix) else "entries"
+        if not before:
+            found[f"{what} that lived for ever now expire after {days} days"] = None
+        elif days < before.get(prefix, days):
+            found[f"{what} now expire after {days} days instead of {before[prefix]}"] = None
+    yield from (f"retention is shortened: {words}" for words in found)
 
 
 def is_folder(prefix: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from components.retention import is_folder
+from components.retention import expirations, shortenings
 from operations.command_line import DONE, FOUND, Parser, run
 from operations.pulumi_cli import OperationError, read_report
 
@@ -202,29 +202,10 @@ def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:
     if step.type == _LIFECYCLE and not any(
         other.type == _BUCKET and other.operation == "create" for other in steps
     ):
-        yield from _shortenings(step)
-
-
-def _shortenings(step: Step) -> Iterator[str]:
-    before, after = _expirations(step.before), _expirations(step.after)
-    found: dict[str, None] = {}
-    for prefix, days in after.items():
-        what = "NARs" if is_folder(prefix) else "entries"
-        if not before:
-            found[f"{what} that lived for ever now expire after {days} days"] = None
-        elif days < before.get(prefix, days):
-            found[f"{what} now expire after {days} days instead of {before[prefix]}"] = None
-    yield from (f"retention is shortened: {words}" for words in found)
-
-
-def _expirations(inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Return days to expiry by prefix (pulumi-minio `IlmPolicy`: `rules[].expiration`, `7d`)."""
-    days = {}
-    for rule in inputs.get("rules") or ():
-        match = re.fullmatch(r"([0-9]+)d", str(rule.get("expiration")))
-        if match:
-            days[str(rule.get("filter"))] = int(match[1])
-    return days
+        before, after = (
+            expirations(inputs.get("rules") or ()) for inputs in (step.before, step.after)
+        )
+        yield from shortenings(before, after)
 
 
 def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:
@@ -276,8 +257,8 @@ def _pushed(links: Sequence[str], targets: Sequence[str], last: Sequence[str]) -
 def _messages(preview: Mapping[str, Any]) -> Iterator[str]:
     for note in preview.get("diagnostics") or ():
         text = " ".join(str(note.get("message", "")).split())
-        if note.get("severity") == "info" and re.match(r"builder \S+ pushes ", text):
-            # The section on closures has it.
+        if re.match(r"(builder \S+ pushes |(warning: )?data would be lost: )", text):
+            # The sections on closures and on losses have it.
             continue
         yield code(re.sub(r"^(warning|error): ", r"\1: ", text))
 

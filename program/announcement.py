@@ -2,7 +2,7 @@
 
 The engine's own lines name the properties that differ (`[diff: ~content,etag]`), and not what that
 means. Everything here is computed from the settings and from what the state knows; signing keys
-are told by `program.checks.key_rotation`, and what would be lost by the other checks.
+are told by `program.checks.key_rotation`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import pulumi
 
 from components.binary_cache import nix_cache_info
 from components.push_program import push_command
+from components.retention import expiration_rules, expirations, shortenings
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
-from program.checks.recorded import BUCKET_POLICY, COMMANDS, OBJECT, Recorded
+from program.checks.recorded import BUCKET_POLICY, COMMANDS, LIFECYCLE, OBJECT, Recorded
 from program.outputs.machines import retention_in_words, substituter
 from program.push_settings import push_settings
 from program.settings.builders import BuilderSettings
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 MOST_LINES = 12
@@ -34,22 +36,54 @@ _PUSHES = " --config - "
 
 
 def announce(
-    settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
+    settings: Settings,
+    keys: SigningKeys,
+    recorded: Recorded,
+    followed: Mapping[str, Sequence[str] | None],
 ) -> None:
     """Say what a preview's deployment would change; without effect in an update.
 
     Args:
         settings: the stack's settings.
+        keys: the signing keys that it is to have.
         recorded: its state.
         followed: what builders' links point to, as `program.links.follow_links` found it.
     """
     if not pulumi.runtime.is_dry_run():
         return
+    for loss in losses(settings, keys, recorded):
+        pulumi.log.warn(f"data would be lost: {loss}")
     lines = list(changes(settings, recorded, followed))
     for line in lines[:MOST_LINES]:
         pulumi.log.info(line)
     if len(lines) > MOST_LINES:
         pulumi.log.info(f"and {len(lines) - MOST_LINES} more changes; --diff shows them")
+
+
+def losses(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterator[str]:
+    """Yield what a deployment would take for good, in words.
+
+    Args:
+        settings: the stack's settings.
+        keys: the signing keys that it is to have.
+        recorded: its state.
+    """
+    if recorded.bucket is None:
+        return
+    if recorded.bucket != settings.bucket:
+        yield (
+            f"bucket {recorded.bucket} is replaced by {settings.bucket}: every entry of the cache "
+            "is in it"
+        )
+    for name in recorded.signing_keys:
+        if name not in keys.names:
+            yield (
+                f"signing key {name} is deleted: only this state has it, and clients that trust "
+                "no other key refuse what it did not sign"
+            )
+    before = next(recorded.outputs(LIFECYCLE), {}).get("rules") or ()
+    after = expiration_rules(settings.retention_days, settings.grace_days)
+    yield from shortenings(expirations(before), {rule.prefix: rule.days for rule in after})
 
 
 def changes(

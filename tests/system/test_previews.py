@@ -201,7 +201,12 @@ def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
 
     stack.set(bucket="renamed", signingKeys=["cache.test-2"], retentionDays=3, priority=30)
     stack.set(confirmKeyReplacement=True)
+    shown = stack.preview().succeeded().output
+    assert "warning: data would be lost: bucket reported is replaced by renamed" in shown
+    assert "warning: data would be lost: signing key cache.test-1 is deleted" in shown
+    assert "lost: retention is shortened: entries now expire after 3 days instead of 7" in shown
     text = report(stack, "--show-secrets")
+    assert "data would be lost: " not in text
     assert "⚠️ bucket `reported` is replaced by another" in text
     assert "⚠️ signing key `cache.test-1` is deleted" in text
     assert "⚠️ retention is shortened: entries now expire after 3 days instead of 7" in text

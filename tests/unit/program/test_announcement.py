@@ -11,11 +11,22 @@ import pytest
 
 from components.binary_cache import nix_cache_info
 from components.push_program import push_command
+from components.retention import expiration_rules
 from formats.signing import SecretKey
-from program.announcement import MOST_LINES, announce, changes
-from program.checks.recorded import BUCKET, BUCKET_POLICY, COMMANDS, OBJECT, STACK, Recorded
+from program.announcement import MOST_LINES, announce, changes, losses
+from program.checks.recorded import (
+    BUCKET,
+    BUCKET_POLICY,
+    COMMANDS,
+    LIFECYCLE,
+    OBJECT,
+    SIGNING_KEY,
+    STACK,
+    Recorded,
+)
 from program.outputs.machines import retention_in_words
 from program.push_settings import push_settings
+from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
 from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import use_recording_mocks
@@ -23,6 +34,7 @@ from tests.unit.recording_mocks import use_recording_mocks
 HASH = "77pafcdwgl5m3za7k4lsv8msj9nmjc3c"
 OLD, NEW = f"/nix/store/{HASH}-old", f"/nix/store/{HASH}-new"
 LINK = "/run/current-system"
+KEYS = SigningKeys(names=("s3.homelab.local-1",), adopted={})
 
 
 def settings(**changed: object) -> Settings:
@@ -53,7 +65,15 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
         (BUCKET, {"bucket": before.bucket}),
         (OBJECT, {"objectName": "nix-cache-info", "content": info}),
         *((COMMANDS[0], {"create": push_command(paths)}) for paths in closures.values()),
+        *(
+            (SIGNING_KEY, {"key_name": name, "public_key": f"{name}:{'A' * 43}="})
+            for name in KEYS.names
+        ),
     ]
+    rules = expiration_rules(before.retention_days, before.grace_days)
+    if rules:
+        declared = [{"filter": rule.prefix, "expiration": f"{rule.days}d"} for rule in rules]
+        resources.append((LIFECYCLE, {"rules": declared}))
     actions = ["s3:GetObject", *(["s3:ListBucket"] if before.anonymous_listing else [])]
     resources.append((BUCKET_POLICY, {"policy": json.dumps({"Action": actions})}))
     return Recorded(
@@ -133,6 +153,72 @@ def test_a_change_is_one_line(
     assert said(settings(**before), settings(**now)) == words
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "keys", "words"),
+    [
+        ({}, {"retentionDays": 14}, KEYS.names, []),
+        ({}, {"expire": False}, KEYS.names, []),
+        (
+            {},
+            {"bucket": "another"},
+            KEYS.names,
+            ["bucket nix-cache is replaced by another: every entry of the cache is in it"],
+        ),
+        (
+            {},
+            {},
+            ["s3.homelab.local-2"],
+            [
+                "signing key s3.homelab.local-1 is deleted: only this state has it, and clients "
+                "that trust no other key refuse what it did not sign"
+            ],
+        ),
+        (
+            {},
+            {"retentionDays": 3},
+            KEYS.names,
+            [
+                "retention is shortened: entries now expire after 3 days instead of 7",
+                "retention is shortened: NARs now expire after 4 days instead of 8",
+            ],
+        ),
+        (
+            {"expire": False},
+            {},
+            KEYS.names,
+            [
+                "retention is shortened: entries that lived for ever now expire after 7 days",
+                "retention is shortened: NARs that lived for ever now expire after 8 days",
+            ],
+        ),
+    ],
+)
+def test_what_goes_for_good_is_told(
+    before: dict[str, object], now: dict[str, object], keys: Sequence[str], words: list[str]
+) -> None:
+    wanted = SigningKeys(names=tuple(keys), adopted={})
+    assert list(losses(settings(**now), wanted, deployed(settings(**before)))) == words
+    assert list(losses(settings(**now), wanted, Recorded({}))) == []
+
+
+def test_a_preview_warns_of_what_goes_for_good_and_an_update_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", told.append)
+    known = deployed(settings())
+    use_recording_mocks(preview=True)
+    announce(settings(bucket="another"), KEYS, known, {})
+    assert told == [
+        "data would be lost: bucket nix-cache is replaced by another: every entry of the cache is "
+        "in it"
+    ]
+    use_recording_mocks()
+    told.clear()
+    announce(settings(bucket="another"), KEYS, known, {})
+    assert told == []
+
+
 def test_a_push_is_told_with_what_was_pushed_before() -> None:
     before = settings(builders=[builder()])
     assert said(before, settings(builders=[builder(closures=[NEW])]), {"here": [OLD]}) == [
@@ -187,10 +273,10 @@ def test_many_closures_and_many_builders_are_counted(
     told: list[str] = []
     monkeypatch.setattr(pulumi.log, "info", told.append)
     use_recording_mocks(preview=True)
-    announce(many, Recorded({}), {})
+    announce(many, KEYS, Recorded({}), {})
     assert len(told) == MOST_LINES + 1
     assert told[-1] == f"and {len(lines) - MOST_LINES} more changes; --diff shows them"
     use_recording_mocks()
     told.clear()
-    announce(many, Recorded({}), {})
+    announce(many, KEYS, Recorded({}), {})
     assert told == []
