@@ -105,7 +105,7 @@ check: .venv/ready ## lint, types and unit tests: under a minute
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/shellcheck $(SHELL_FILES)
-	"$$($(VENV)/python -c 'from toolbox import tools; print(tools.workflow_linter().path)')" -shellcheck $(VENV)/shellcheck
+	@linter=$$($(TOOLBOX) workflow-linter) && "$$linter" -shellcheck $(VENV)/shellcheck
 	$(VENV)/zizmor --offline --quiet .github/workflows
 	$(PYTEST) --quiet tests/unit
 
@@ -119,11 +119,4 @@ conformance: prepare ## compare the drop-in plugins with the official ones: buil
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or newer on PATH; install one" >&2; exit 1; }
-	@test -x $(VENV)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
-		echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@echo "installing the Python packages into .venv" >&2
-	@trap 'echo "interrupted; run the command again to go on" >&2; exit 130' INT; mkdir -p build; \
-		$(VENV)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt \
-		>build/pip.log 2>&1 || { echo "error: pip cannot install the packages of requirements-dev.txt" \
-		"($$(sed -n 's/^ERROR: //p' build/pip.log | tail -n 1)); build/pip.log has the rest" >&2; exit 1; }
-	@touch $@
+	@trap '' INT; exec $(PYTHON) -m toolbox.python_packages

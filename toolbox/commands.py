@@ -7,18 +7,22 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolbox import debian_packages, dev_stack, stacks, throwaway_builder, tools
+from toolbox import cache, debian_packages, dev_stack, stacks, throwaway_builder, tools
 from toolbox.base_tree import DEFAULT_SUITE, EQUIPMENT, SUITES, base_tree
 from toolbox.errors import ToolboxError
-from toolbox.progress import say
+from toolbox.progress import NO_SPACE, say
 from toolbox.stacks import DEV, Stack
 
 FAILED = 2
+
+_ENOUGH = 1 << 20
+"""Bytes; with fewer, nothing here gets far."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,9 @@ def run(words: Sequence[str]) -> int:
         call = _call(words)
         return COMMANDS[call.verb].run(call)
     except ToolboxError as error:
-        say(f"error: {error}")
+        say(f"error: {_full() or error}")
     except OSError as error:
-        say(f"error: {_reason(error)}")
+        say(f"error: {_full() or _reason(error)}")
     return FAILED
 
 
@@ -92,10 +96,18 @@ def _variables_of_make() -> list[str]:
     return [f"{name}={os.environ.get(name, '')}" for name in names]
 
 
+def _full() -> str | None:
+    """Return where there is no space, in one sentence: what fails there says anything else."""
+    for directory in (stacks.HOME, cache.directory(), Path(os.environ.get("TMPDIR") or "/tmp")):
+        if directory.exists() and shutil.disk_usage(directory).free < _ENOUGH:
+            return f"{directory}: {NO_SPACE}"
+    return None
+
+
 def _reason(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}there is no space left; make some, and run the command again"
+        return f"{where}{NO_SPACE}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}this user may not write there; take a checkout of your own"
     return f"{where}{error.strerror or error}"
@@ -213,6 +225,12 @@ def _tools(_: Call) -> int:
     return 0
 
 
+def _workflow_linter(_: Call) -> int:
+    """Print where the linter of workflows is."""
+    print(tools.workflow_linter().path)
+    return 0
+
+
 def _prepare(call: Call) -> int:
     """Get everything that the tests need, so that they wait for nothing."""
     _tools(call)
@@ -247,5 +265,6 @@ COMMANDS = {
     "check-server": Command(_operation, ["STACK", "ARGS"]),
     "preview-markdown": Command(_operation, ["STACK", "ARGS"]),
     "tools": Command(_tools),
+    "workflow-linter": Command(_workflow_linter),
     "prepare": Command(_prepare),
 }

@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from toolbox import progress
 from toolbox.errors import ToolboxError
 
 NEEDED = ("ca-certificates", "mmdebstrap", "openssh-client")
@@ -42,7 +44,7 @@ def install(packages: Sequence[str] = NEEDED) -> None:
     """Install those of `packages` that are missing; without effect when there are none.
 
     Raises:
-        ToolboxError: apt fails; its output is on the terminal.
+        ToolboxError: apt fails.
     """
     wanted = missing(packages)
     if not wanted:
@@ -53,12 +55,13 @@ def install(packages: Sequence[str] = NEEDED) -> None:
         ["update"],
         ["install", "--yes", "--no-install-recommends", *wanted],
     ):
-        command = [*apt, *arguments]
-        done = subprocess.run(command, check=False, env=environment, stdout=sys.stderr)
-        if done.returncode != 0:
-            raise ToolboxError(
-                f"apt-get {arguments[0]} failed for {' '.join(packages)}; see above, and that "
-                "apt-get works on this machine"
+        with tempfile.NamedTemporaryFile() as log:
+            progress.run(
+                f"apt-get {arguments[0]} for {' '.join(wanted)}",
+                [*apt, *arguments],
+                log=Path(log.name),
+                remedy="see that apt-get works on this machine",
+                env=environment,
             )
 
 

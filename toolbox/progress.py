@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,20 @@ PLAIN_INTERVAL = 15.0
 
 SOMETHING = 4096
 """Bytes that show a download has begun: more than a log, less than any program."""
+
+
+NO_SPACE = "there is no space left; make some, and run the command again"
+
+# In the words of C's library, Go, apt and pip.
+_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_NO_RIGHT = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
+_NO_NETWORK = re.compile(
+    r"connection refused|connection broken|network is unreachable|no such host|i/o timeout"
+    r"|name resolution|could not resolve|cannot resolve|failed to establish|unable to connect"
+    # What pip says of an index that it has asked once.
+    r"|from versions: none",
+    re.IGNORECASE,
+)
 
 
 def say(text: str) -> None:
@@ -113,9 +128,29 @@ def run(
                 process.kill()
                 process.wait()
     if code != 0:
-        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
+        text = log.read_text(errors="replace")
+        plain = obstacle(text, remedy)
+        if plain:
+            raise ToolboxError(f"{label}: {plain}")
+        tail = "\n  ".join(text.splitlines()[-8:])
         why = "received nothing" if code is None else f"failed with exit code {code}"
         raise ToolboxError(f"{label}: {command[0]} {why}; {remedy}\n  {tail}")
+
+
+def obstacle(log: str, remedy: str) -> str | None:
+    """Return in one sentence what a command met that is no fault of its own, or None.
+
+    Args:
+        log: what it has written.
+        remedy: what to do where the network does not answer.
+    """
+    if _NO_SPACE.search(log):
+        return NO_SPACE
+    if _NO_RIGHT.search(log):
+        return "this user may not write there; take a checkout of your own"
+    if remedy and _NO_NETWORK.search(log):
+        return f"the network does not answer; {remedy}"
+    return None
 
 
 def _wait(
