@@ -6,9 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
+
+_INTERRUPTED = b"confirmation cancelled"
+"""What the engine says of a question that is answered with Ctrl-C (pulumi, `pkg/backend`)."""
+
+_REMEMBERED = 1000
 
 
 class OperationError(Exception):
@@ -42,6 +48,33 @@ def read_text(*arguments: str) -> str:
     return done.stdout
 
 
+class _Errors(threading.Thread):
+    """Passes on what the CLI writes to standard error.
+
+    While it asks a question it reads the terminal itself, and Ctrl-C is a key as any other: no
+    process hears an interruption, and the exit code is that of the answer no. It says it in words.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        """Begin with it."""
+        super().__init__(daemon=True)
+        self._pipe = pipe
+        self._last = b""
+        self.start()
+
+    def run(self) -> None:
+        """Pass on until there is no more."""
+        while data := os.read(self._pipe.fileno(), 1 << 16):
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+            self._last = (self._last + data)[-_REMEMBERED:]
+
+    def interrupted(self) -> bool:
+        """Tell whether the CLI, which has ended, did so because a question was interrupted."""
+        self.join(1)
+        return _INTERRUPTED in self._last
+
+
 def on_terminal(*arguments: str) -> int:
     """Run a command of the CLI on this terminal, with its questions; return its exit code.
 
@@ -52,6 +85,8 @@ def on_terminal(*arguments: str) -> int:
         KeyboardInterrupt: it was interrupted, and ended in order.
     """
     process = _started(*arguments)
+    assert process.stderr is not None
+    errors = _Errors(process.stderr)
     interrupted = False
     while True:
         try:
@@ -60,6 +95,8 @@ def on_terminal(*arguments: str) -> int:
         except KeyboardInterrupt:
             # The terminal has sent it to the CLI too, which ends in order; so do we.
             interrupted = True
+    # Even where it succeeds: all of it is passed on by then.
+    interrupted |= errors.interrupted()
     if interrupted and code != 0:
         raise KeyboardInterrupt
     return code
@@ -92,7 +129,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _started(*arguments: str) -> subprocess.Popen[bytes]:
     with _named() as command:
-        return subprocess.Popen([command, *arguments], stdout=sys.stderr)
+        return subprocess.Popen([command, *arguments], stdout=sys.stderr, stderr=subprocess.PIPE)
 
 
 @contextmanager
