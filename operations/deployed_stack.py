@@ -82,7 +82,8 @@ def read_stack(name: str) -> DeployedStack:
         )
     except (KeyError, FormatError):
         raise OperationError(
-            f"stack {name} has no substituter or public keys among its outputs; run pulumi up"
+            f"stack {name} has no substituter or public keys among its outputs; run make up "
+            f"STACK={name}"
         ) from None
 
 

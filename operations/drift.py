@@ -114,7 +114,7 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
     if not expiring and server.keeps_versions(settings.bucket):
         yield (
             f"bucket {settings.bucket} keeps versions, and no rule lets go those that others have "
-            "followed; pulumi up sets such rules"
+            f"followed; make up STACK={stack.name} sets such rules"
         )
 
 

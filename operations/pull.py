@@ -57,7 +57,8 @@ def _pull(name: str, over: Sequence[str]) -> int:
     paths = sorted({path for pushed in stack.closures.values() for path in pushed})
     if not paths:
         raise OperationError(
-            f"stack {name} has pushed nothing yet; give a builder closures, and run pulumi up"
+            f"stack {name} has pushed nothing yet; give a builder closures, and run make up "
+            f"STACK={name}"
         )
     with _substituter(stack) as url:
         lines = _client(over, stack, url, paths)

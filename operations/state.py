@@ -22,7 +22,7 @@ def read_state(stack: str) -> Recorded:
     """
     recorded, _ = read_interrupted_state(stack)
     if recorded.bucket is None:
-        raise OperationError(f"stack {stack} has no bucket yet; run pulumi up")
+        raise OperationError(f"stack {stack} has no bucket yet; run make up STACK={stack}")
     return recorded
 
 

@@ -111,8 +111,8 @@ def _fetched(settings: str) -> bytes:
         else:
             if status == 200:
                 return body
-            told = f"GET {where}: HTTP {status}{_code(body)}; run pulumi up --refresh, which "
-            told += "mends users, policies and objects"
+            told = f"GET {where}: HTTP {status}{_code(body)}; run make repair STACK=NAME "
+            told += "with the stack's name, which mends users, policies and objects"
             again = status in _TRANSIENT
         if pause is None or not again:
             raise _FetchError(told)

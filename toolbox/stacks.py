@@ -13,10 +13,12 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -44,6 +46,39 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "array": (list,),
 }
+
+
+_INTERRUPTED = b"confirmation cancelled"
+"""What the engine says of a question that is answered with Ctrl-C (pulumi, `pkg/backend`)."""
+
+_REMEMBERED = 1000
+
+
+class _Errors(threading.Thread):
+    """Passes on what the CLI writes to standard error.
+
+    While it asks a question it reads the terminal itself, and Ctrl-C is a key as any other: no
+    process hears an interruption, and the exit code is that of the answer no. It says it in words.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        """Begin with it."""
+        super().__init__(daemon=True)
+        self._pipe = pipe
+        self._last = b""
+        self.start()
+
+    def run(self) -> None:
+        """Pass on until there is no more."""
+        while data := os.read(self._pipe.fileno(), 1 << 16):
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+            self._last = (self._last + data)[-_REMEMBERED:]
+
+    def interrupted(self) -> bool:
+        """Tell whether the CLI, which has ended, did so because a question was interrupted."""
+        self.join(1)
+        return _INTERRUPTED in self._last
 
 
 @dataclass(frozen=True)
@@ -75,8 +110,13 @@ class Stack:
             KeyboardInterrupt: it was interrupted, and ended in order.
         """
         process = subprocess.Popen(
-            ["pulumi", *arguments], cwd=self.directory, env={**self.environment}
+            ["pulumi", *arguments],
+            cwd=self.directory,
+            env={**self.environment},
+            stderr=subprocess.PIPE,
         )
+        assert process.stderr is not None
+        errors = _Errors(process.stderr)
         interrupted = False
         while True:
             try:
@@ -87,6 +127,8 @@ class Stack:
                 interrupted = True
         if code < 0 and self.own_server:
             _remove_locks_of(process.pid)
+        # Even where it succeeds: all of it is passed on by then.
+        interrupted |= errors.interrupted()
         if interrupted and code != 0:
             raise KeyboardInterrupt
         return code
@@ -200,7 +242,8 @@ def create(name: str, *, on_own_server: bool) -> Stack:
         raise ToolboxError(f"there is a stack {name} already")
     stack = machine_stack(name) if on_own_server else owners_stack(name)
     try:
-        stack.quietly("stack", "init", name)
+        # What is selected stays so.
+        stack.quietly("stack", "init", "--no-select", name)
         bucket = f"nix-cache-{name}"
         stack.quietly("config", "set", "bucket", bucket)
         stack.quietly("config", "set", "--path", "signingKeyDomains[0]", bucket)
@@ -283,7 +326,7 @@ def _committed() -> dict[str, Any]:
         if isinstance(value, dict) and "secure" in value:
             raise ToolboxError(
                 f"{COMMITTED.name}: {setting} is a secret, which only the stack itself can read; "
-                f'make pulumi ARGS="config set --secret {setting}"'
+                f'take it out, then make pulumi ARGS="config set --secret {setting}"'
             )
         settings[setting] = value
     return settings

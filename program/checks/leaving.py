@@ -44,5 +44,6 @@ def sentences(
             if host and (host, directory) not in wanted:
                 yield (
                     f"the files in {directory} on {host} are removed at the end; if it never "
-                    f"answers again, forget them: pulumi state delete '{urn}'"
+                    f"answers again, forget them: pulumi state delete '{urn}' "
+                    "--target-dependents"
                 )

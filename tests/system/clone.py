@@ -38,8 +38,8 @@ class Clone:
             # Older than the virtual environment, which is made already.
             os.utime(self.directory / name, (0, 0))
         (self.directory / ".venv").symlink_to(CHECKOUT / ".venv")
-        home = directory / "home"
-        home.mkdir()
+        self.home = directory / "home"
+        self.home.mkdir()
         self.environment = {
             **{
                 name: value
@@ -47,7 +47,7 @@ class Clone:
                 # The engine asks nobody where it takes itself to be in CI.
                 if not name.startswith(("PULUMI_", "MAKE", "CI", "GITHUB_", "BUILD"))
             },
-            "HOME": str(home),
+            "HOME": str(self.home),
             "TERM": "xterm",
             "NIXCACHE_CACHE": str(cache.directory()),
         }

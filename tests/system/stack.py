@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from tests.system.terminal import Session, at_terminal
+
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
 SECRET_SETTINGS = frozenset(
@@ -101,6 +103,16 @@ class Stack:
             check=False,
         )
         return Outcome(done.returncode, done.stdout)
+
+    def type(self, command: str, *answers: tuple[str, str]) -> Session:
+        """Type a command at a terminal in the project; the stack is the one that is selected."""
+        # The engine asks nobody where it takes itself to be in CI.
+        environment = {
+            name: value
+            for name, value in self.environment.items()
+            if not name.startswith(("CI", "GITHUB_", "BUILD"))
+        }
+        return at_terminal(command, self.project, {**environment, "TERM": "xterm"}, answers)
 
     def operate(self, module: str, *arguments: str, text: str = "", **environment: str) -> Outcome:
         """Run a module of `operations` in the project, with the changes to the environment."""

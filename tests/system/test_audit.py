@@ -325,7 +325,7 @@ def test_what_cannot_be_audited_is_told_from_findings(
         command = ("audit", "--stack", stack.name)
         never = stack.operate(*command)
         assert (never.code, never.output.count("\n")) == (2, 1)
-        assert "run pulumi up" in never.output
+        assert "run make up STACK=test" in never.output
         stack.up().succeeded()
         wrong = stack.operate("audit", "--stack", "nobody")
         assert (wrong.code, "no stack named 'nobody'" in wrong.output) == (2, True)

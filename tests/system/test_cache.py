@@ -18,6 +18,7 @@ from formats.narinfo import NarInfo
 from formats.signing import verified_by
 from tests.system.conftest import builder_settings, server_settings
 from tests.system.stack import Outcome, Stack
+from tests.system.terminal import YES
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -210,5 +211,5 @@ def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Depl
     root = s3(deployed.server, deployed.server.root_user, deployed.server.root_password)
     root.put_object("nix-cache", "nix-cache-info", io.BytesIO(b"StoreDir: /x\n"), 13)
     assert sum(deployed.stack.changes("--refresh").values()) == 1
-    deployed.stack.up("--refresh").succeeded()
+    deployed.stack.type("pulumi up --refresh", YES).succeeded()
     assert b"Priority: 40" in root.get_object("nix-cache", "nix-cache-info").read()

@@ -111,7 +111,7 @@ def test_where_it_is_gone_one_sentence_says_how_it_comes_back(
     bucket.remove(PROGRAM_KEY)
     assert push(builder, bucket, closure).refused() == (
         "push: fetch: GET fetched/_nixcache/push.pyz: HTTP 404 NoSuchKey; "
-        "run pulumi up --refresh, which mends users, policies and objects"
+        "run make repair STACK=NAME with the stack's name, which mends users, policies and objects"
     )
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_secret_is_refused_at_once_and_not_shown(
 ) -> None:
     with fault_proxy(bucket.server) as proxy:
         pushed = push(builder, bucket, closure, endpoint=proxy.url, secret_access_key="wr0ng-one")
-    assert "HTTP 403 SignatureDoesNotMatch; run pulumi up --refresh" in pushed.refused()
+    assert "HTTP 403 SignatureDoesNotMatch; run make repair STACK=NAME" in pushed.refused()
     assert len(proxy.requests) == 1, "a 403 was retried"
     assert "wr0ng-one" not in pushed.log
 

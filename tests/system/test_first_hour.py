@@ -25,11 +25,16 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """A clone in which `make up` has been typed, and that leaves nothing running."""
     made = Clone(tmp_path_factory.mktemp("first-hour"))
     try:
+        for before in ("make audit", "make stack NAME=staging SERVER=dev"):
+            assert made.refused(before).endswith(" yet; run make up first")
         first = made.done("make up")
         assert re.search(PULLED + r"127\.0\.0\.1-1\n\Z", first)
         assert "stack dev, on this machine's server" in first
         yield made
         assert made.git("status --porcelain") == ""
+        made.done("make down")
+        (made.directory / ".dev" / "project").mkdir()
+        assert "; make clean removes it" in made.refused("make audit")
     finally:
         made.type("make clean")
     assert not (made.directory / ".dev").exists()
@@ -55,8 +60,23 @@ def test_what_one_sets_is_previewed_and_stays_a_rotation_and_a_retirement_too(
     clone.done("make pulumi ARGS=\"config rm --path 'signingKeys[0]'\"")
     for _ in range(2):
         assert re.search(PULLED + r"127\.0\.0\.1-2\n", clone.done("make up"))
+    committed.write_text(f"{before}  nixcache:retentionDays: 21\n")
     retention = clone.done('make pulumi ARGS="stack output retention"')
     assert retention.endswith("An entry expires 14 days after its last push.\n")
+    assert (
+        "retentionDays is 14 as you set it, not 21 as Pulumi.dev.yaml says; "
+        'make pulumi ARGS="config rm retentionDays" goes back to that'
+    ) in retention
+    clone.done('make pulumi ARGS="config rm retentionDays"')
+    assert "as you set it" not in clone.done("make pulumi ARGS=config")
+    committed.write_text(f"{before}  nixcache:sshPrivateKey:\n    secure: v1:x\n")
+    assert (
+        "sshPrivateKey is a secret, which only the stack itself can read; take it out, then "
+        'make pulumi ARGS="config set --secret sshPrivateKey"'
+    ) in clone.refused('make pulumi ARGS="stack output retention"')
+    committed.write_text(before)
+    clone.done('make pulumi ARGS="config set --secret sshPrivateKey"', ("value", "x\r"))
+    clone.done('make pulumi ARGS="config rm sshPrivateKey"')
 
 
 def test_a_second_stack_on_the_same_server_is_never_meant_by_chance(clone: Clone) -> None:
@@ -82,10 +102,12 @@ def test_a_second_stack_on_the_same_server_is_never_meant_by_chance(clone: Clone
 
 def test_a_cache_goes_private_and_public_again(clone: Clone) -> None:
     clone.done('make pulumi ARGS="config set access private"')
+    assert "access: nobody reads without a credential" in clone.done("make pulumi ARGS=preview")
     clone.done('make pulumi ARGS="up --yes --skip-preview"')
     assert re.search(PULLED, clone.done("make pull"))
     assert "make pull reads it as its reader does" in clone.refused("make shell")
     clone.done('make pulumi ARGS="config rm access"')
+    assert "access: everyone may read" in clone.done('make pulumi ARGS="preview"')
     clone.done('make pulumi ARGS="up --yes --skip-preview"')
 
 
@@ -151,6 +173,8 @@ def test_help_is_the_commands_own(clone: Clone, command: str) -> None:
         ("make up", "Updating"),
         ("make audit", "stack dev"),
         ("make empty", "Type the bucket's name"),
+        ("make pulumi ARGS=up", "Do you want to perform this"),
+        ("make repair", "Do you want to perform this"),
     ],
 )
 def test_an_interruption_says_the_same_at_every_moment(

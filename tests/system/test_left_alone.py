@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.system.conftest import StackFactory, server_settings
 from tests.system.inventory import Inventory, difference, keys_of
 from tests.system.minio_client import MinioClient
 from tests.system.stack import Stack
+from tests.system.terminal import YES
 from tests.system.test_retention import days_ago
 from toolbox.minio_server import MinioServer
 
@@ -476,7 +478,7 @@ def test_a_failing_push_leaves_nobody_in_who_should_be_out(
     (line,) = [line for line in failed.output.splitlines() if "--continue-on-error" in line][:1]
     assert "cache.test-1" in line
     assert stack.outputs()["publicKeys"][0].startswith("cache.test-1:")
-    assert stack.up("--continue-on-error").code != 0
+    assert stack.type("pulumi up --continue-on-error", YES).code != 0
     assert [key.partition(":")[0] for key in stack.outputs()["publicKeys"]] == ["cache.test-2"]
     assert "user going-private-leaves" not in inventory.take()
     stack.set(builders=[])
@@ -512,9 +514,9 @@ def test_a_builder_that_does_not_answer_is_revoked(
     with pytest.raises(S3Error):
         put_as(client, stack.name, f"{'1' * 32}.narinfo")
     (remedy,) = [line for line in failed.output.splitlines() if "pulumi state delete" in line][:1]
-    command = remedy.partition("pulumi ")[2].partition("'")
-    urn = command[2].partition("'")[0]
-    stack.run("state", "delete", urn, "--target-dependents", "--yes", "-s", stack.name).succeeded()
+    forget = re.search(r"pulumi state delete '[^']+' --target-dependents", remedy)
+    assert forget
+    stack.type(forget[0], (r"y/N\) ", "y\r")).succeeded()
     stack.up().succeeded()
     assert f"user {user}" not in inventory.take()
     assert not stack.changes()

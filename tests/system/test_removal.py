@@ -12,6 +12,7 @@ from minio.versioningconfig import VersioningConfig
 
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.stack import Outcome, Stack
+from tests.system.terminal import YES
 from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 
@@ -119,8 +120,14 @@ def test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting(lasting
     # What only leaves the settings is not in the safeguard's way.
     lasting.set(builders=[])
     lasting.up().succeeded()
-    lasting.set(protect=False)
-    lasting.up().succeeded()
+    lasting.set(bucket="another")
+    kept = lasting.preview().refused()
+    assert "set protect to false and run pulumi up before the change" in kept
+    lasting.set(bucket="lasting", protect=False)
+    lasting.type("pulumi up", YES).succeeded()
+    lasting.set(bucket="another")
+    assert lasting.changes()["replace"] == 1
+    lasting.set(bucket="lasting")
 
 
 def test_another_bucket_is_not_made_in_the_place_of_one_that_is_not_empty(

@@ -22,6 +22,7 @@ from tests.system.conftest import StackFactory, builder_settings, server_setting
 from tests.system.fault_proxy import fault_proxy
 from tests.system.retention_simulation import GRACE_DAYS, RETENTION_DAYS, set_lifecycle
 from tests.system.stack import CHECKOUT, Stack
+from tests.system.terminal import YES
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -119,7 +120,7 @@ def test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown(deployed:
     assert f"{len(expiration_rules(7, 1))} missing (log: log/ after 8 days)" in refused
     assert "1 not declared (expire: everything after 7 days)" in refused
     assert "pulumi up --refresh" in refused
-    stack.up("--refresh").succeeded()
+    stack.type("pulumi up --refresh", YES).succeeded()
     assert difference(expiration_rules(7, 1), deployed.rules()) is None
 
 

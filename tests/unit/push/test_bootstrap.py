@@ -76,7 +76,7 @@ def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: i
     assert fetched(loaded, server) == PROGRAM
     server.script = lambda _: Reply(status)
     server.seen.clear()
-    assert f"HTTP {status}; run pulumi up --refresh" in refused(loaded, server)
+    assert f"HTTP {status}; run make repair STACK=NAME" in refused(loaded, server)
     assert len(server.seen) == 4
 
 
@@ -84,10 +84,10 @@ def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: i
     ("reply", "said"),
     [
         (error(403, "AccessDenied"), "GET cache/_nixcache/push.pyz: HTTP 403 AccessDenied; run"),
-        (error(404, "NoSuchKey"), "HTTP 404 NoSuchKey; run pulumi up --refresh"),
-        (error(404, "<b>$(id)</b>"), "HTTP 404; run pulumi up --refresh"),
-        (Reply(302, {"Location": "/elsewhere"}), "HTTP 302; run pulumi up --refresh"),
-        (Reply(204), "HTTP 204; run pulumi up --refresh"),
+        (error(404, "NoSuchKey"), "HTTP 404 NoSuchKey; run make repair STACK=NAME"),
+        (error(404, "<b>$(id)</b>"), "HTTP 404; run make repair STACK=NAME"),
+        (Reply(302, {"Location": "/elsewhere"}), "HTTP 302; run make repair STACK=NAME"),
+        (Reply(204), "HTTP 204; run make repair STACK=NAME"),
     ],
 )
 def test_a_refusal_is_said_and_no_redirect_followed(

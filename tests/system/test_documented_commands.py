@@ -1,0 +1,527 @@
+"""Every command that the documents name and every advice that a command prints is executed.
+
+Word for word, on the state that leads to it: here, typed at a terminal by a person with a Pulumi
+CLI, a backend and a server of their own, or by the test that the table names.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from formats.signing import SecretKey
+from tests.system.clone import Clone
+from tests.system.conftest import builder_settings
+from tests.system.minio_client import MinioClient
+from tests.system.stack import CHECKOUT
+from tests.system.terminal import YES, at_terminal
+from toolbox.commands import COMMANDS
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+pytestmark = pytest.mark.system
+
+PAGES = ("docs/recovery.md", "docs/operations.md", "docs/environments.md")
+ROOMS = ("components", "operations", "program", "push", "toolbox")
+PATHS = 20
+BUCKET = "nix-cache"
+_OPERATIONS = ".venv/bin/python -m operations"
+
+# A command as it stands in a sentence. `…` is what only the running program knows.
+COMMAND = re.compile(
+    rf"make (?:{'|'.join(COMMANDS)})\b(?: [A-Z]+=(?:\"[^\"]*\"|[\w…-]+))*"
+    r"|pulumi (?:config set --secret [\w…]+|config (?:set|rm) \w+ \w+|state delete '[^']+'"
+    r"|preview --json|(?:up|preview|refresh|destroy)\b)(?: --[a-z-]+)*"
+    r"|mc (?:admin|anonymous|cp|ilm|mb|rb|rm|version (?:enable|suspend))\b"
+)
+
+FIRST_HOUR = "test_first_hour.py::"
+EXECUTED = {
+    "person": (
+        "pulumi stack init homelab",
+        "pulumi stack select homelab",
+        "pulumi stack select",
+        "pulumi config set",
+        "pulumi config set --secret minioPassword",
+        "stands in plain text; pulumi config set --secret …",
+        "stack … has no bucket yet; run make up STACK=…",
+        "stack … has no substituter or public keys among its outputs; run make up STACK=…",
+        "has pushed nothing yet; give a builder closures, and run make up STACK=…",
+    ),
+    "test_what_an_audit_finds_is_put_right_by_what_it_advises": (
+        'make audit STACK=homelab ARGS="--hash all"',
+        ".venv/bin/python -m operations.audit --stack homelab --hash 100 --json audit.json",
+        'make empty STACK=homelab ARGS="…"',
+        'make empty STACK=… ARGS="…" removes what is wrong',
+        "make repair STACK=… puts back what the program declares",
+        "make push STACK=… pushes again what its builders have",
+        "make repair STACK=…",
+        "make push STACK=homelab",
+        "make audit",
+        "; run make repair STACK=… ",
+    ),
+    "test_a_bucket_that_is_gone_is_made_again_and_filled_again": (
+        "make drift STACK=homelab",
+        "make drift",
+        "make audit STACK=homelab",
+        "make repair STACK=homelab",
+        "make repair STACK=… puts it right",
+        "make repair STACK=… makes it again, empty",
+        "make push STACK=… pushes again what its builders have",
+        "make audit STACK=… says what clients do not get",
+    ),
+    "test_a_key_is_rotated_and_retired": (
+        "pulumi config set --path 'signingKeys[0]' s3.homelab.local-1",
+        "pulumi config set --path 'signingKeys[1]' s3.homelab.local-2",
+        "pulumi preview",
+        "pulumi up --target '**SigningKey**'",
+        "pulumi stack output nixos --json > cache.json",
+        "pulumi up",
+        ".venv/bin/python -m operations.audit --stack homelab",
+        "pulumi config rm --path 'signingKeys[0]'",
+        "give what pulumi preview --json prints",
+    ),
+    "test_an_interrupted_up_and_an_old_state_end_whole": (
+        "pulumi stack export --file state.json",
+        "pulumi stack import --file state.json",
+        "pulumi stack import --file …",
+        "find ~/.pulumi -name '*.attrs' -empty -delete",
+        "pulumi cancel --yes homelab",
+        "pulumi cancel",
+        "pulumi config set adoptBucket true --stack homelab",
+        "pulumi refresh --yes --clear-pending-creates --stack homelab",
+        "pulumi up --refresh --run-program --stack homelab",
+        "pulumi up --refresh --run-program",
+    ),
+    "test_a_lost_state_is_made_again": (
+        "umask 077",
+        "pulumi stack output --show-secrets signingKeyBackup > signing-keys",
+        "pulumi config set --secret adoptedSigningKeys < signing-keys",
+        "pulumi config set adoptBucket true",
+        "pulumi stack output signingKeyBackup --show-secrets",
+        'make pulumi STACK=homelab ARGS="…"',
+    ),
+    "test_a_stack_is_removed": (
+        "pulumi config set protect false && pulumi up",
+        "protect is on; pulumi config set protect false, pulumi up, and destroy it then",
+        "make empty STACK=homelab",
+        "make empty STACK=homelab ARGS=--all",
+        "bucket that is not empty; make empty STACK=…… removes them",
+        "make up STACK=… sets such rules",
+        "pulumi destroy --run-program",
+    ),
+    "test_another_stack_is_made_beside_it": (
+        "make stack",
+        "make stack NAME=staging",
+        "a stack is made by make stack NAME=staging",
+        "NAME is missing; write make stack NAME=staging",
+        'make pulumi STACK=staging ARGS="config set endpoint https://s3.homelab.local"',
+        "pulumi stack init staging",
+        "pulumi config set --stack staging endpoint https://s3.homelab.local",
+        "pulumi config set --stack staging minioUser pulumi",
+        "pulumi config set --stack staging --secret minioPassword",
+        "is empty or no single line; pulumi config set --secret …",
+        "pulumi up --stack staging",
+        "pulumi config set --path 'signingKeyDomains[0]' cache.example.org",
+        "pulumi config set --secret adoptedSigningKeys < key",
+        "pulumi config rm adoptedSigningKeys",
+    ),
+    f"{FIRST_HOUR}clone": (
+        "make up",
+        ", then make up. What you set stays",
+        "there is no dev stack yet; run make up first",
+        "there is no dev server yet; run make up first",
+        "an earlier version made …; make clean removes it",
+        "make down stops server, builder and client, make clean removes all of it",
+    ),
+    f"{FIRST_HOUR}test_what_one_sets_is_previewed_and_stays_a_rotation_and_a_retirement_too": (
+        'Change it: make pulumi ARGS="config set retentionDays 14"',
+        'make pulumi ARGS="config rm …" goes back to that',
+        'take it out, then make pulumi ARGS="config set --secret …"',
+    ),
+    f"{FIRST_HOUR}test_a_second_stack_on_the_same_server_is_never_meant_by_chance": (
+        "make stack NAME=staging SERVER=dev",
+        "make up STACK=staging",
+        "make up STACK=… brings it up",
+    ),
+    f"{FIRST_HOUR}test_a_cache_goes_private_and_public_again": (
+        'ARGS is missing; write make pulumi ARGS="preview"',
+        "then make pulumi ARGS=preview",
+        "make pull reads it as its reader does",
+        "on a machine with Nix: make pull",
+    ),
+    f"{FIRST_HOUR}test_a_clients_terminal_fetches_what_was_pushed": (
+        "make shell is a client's terminal",
+    ),
+    "test_left_alone.py::test_a_failing_push_leaves_nobody_in_who_should_be_out": (
+        "pulumi up --continue-on-error does the rest",
+    ),
+    "test_left_alone.py::test_a_builder_that_does_not_answer_is_revoked": (
+        "forget them: pulumi state delete '…' --target-dependents",
+    ),
+    "test_retention.py::test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown": (
+        "the deploying user may set the lifecycle, then run pulumi up --refresh",
+    ),
+    "test_cache.py::test_an_object_changed_behind_its_back_is_found_and_put_right": (
+        "is not what this deployment uploaded; run pulumi up --refresh to put it back",
+    ),
+    "test_removal.py::test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting": (
+        "or set protect to false and run pulumi up before the change",
+    ),
+}
+"""By the function that does it: the commands of pages, and the sentences that name one."""
+
+MENTIONED = {
+    "pulumi …": "any command",
+    "pulumi up --replace": "what nobody should do",
+    "make bench-audit": "who measured, and how",
+    "NAME is …, which is the stack of make up; take another": "names, and advises another name",
+    "another make up, down or clean runs in this checkout": "advises to wait",
+    "pulumi up failed; see above": "what failed",
+    "OPTIONS OF pulumi up": "a usage line",
+}
+"""What names a command and asks nobody to run it; and why."""
+
+
+def read(page: str) -> str:
+    return (CHECKOUT / page).read_text(encoding="utf-8")
+
+
+def documented() -> Iterator[str]:
+    """Yield the commands of the pages: whole lines of consoles, and what stands in a sentence."""
+    removal = read("README.md").partition("\n## Remove it\n")[2].partition("\n## ")[0]
+    for text in (removal, *map(read, PAGES)):
+        for console in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+            for line in re.findall(r"^\$ (.+)$", console, re.MULTILINE):
+                yield re.sub(r"\s+# .*", "", line)
+        sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        yield from re.findall(r"`((?:make|mc|pulumi|\.venv/bin/python) [^`]+)`", sentences)
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts of a program but for docstrings, `…` where a value is put in."""
+    passed_over = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            passed_over |= {id(part) for part in node.values}
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+            )
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in passed_over
+        ):
+            yield node.value
+
+
+def advice() -> Iterator[str]:
+    """Yield the texts of the program that name a command."""
+    for room in ROOMS:
+        for file in (CHECKOUT / room).rglob("*.py"):
+            # What a drop-in says, the official plugin says.
+            if "plugins" not in file.parts:
+                yield from filter(COMMAND.search, texts_of(ast.parse(file.read_text())))
+
+
+def as_pattern(text: str) -> str:
+    """Return a pattern for a text in which `…` is anything."""
+    return ".+".join(map(re.escape, re.split("…+", text)))
+
+
+def texts_of_function(where: str) -> list[str]:
+    """Return the texts of a function of these tests, `file.py::name` or a name here."""
+    file, _, name = where.rpartition("::")
+    tree = ast.parse((Path(__file__).parent / (file or Path(__file__).name)).read_text())
+    (function,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    return list(texts_of(function))
+
+
+ROWS = {row: where for where, rows in EXECUTED.items() for row in rows}
+
+
+def pages_commands() -> set[str]:
+    return {re.sub(r"\b(NAMES|BACKUP)\b", "…", command) for command in documented()}
+
+
+def sentences() -> set[str]:
+    return {re.sub(r"=NAME\b", "=…", text) for text in advice()}
+
+
+def test_every_command_of_the_pages_is_in_the_table() -> None:
+    assert sorted(pages_commands() - {*ROWS, *MENTIONED}) == []
+
+
+def test_every_sentence_of_advice_is_in_the_table() -> None:
+    for sentence in sentences():
+        rest = sentence
+        for row in sorted({*ROWS, *MENTIONED} - pages_commands(), key=len, reverse=True):
+            rest = rest.replace(row, "")
+        assert not COMMAND.search(rest), sentence
+
+
+def test_nothing_is_in_the_table_that_nobody_is_told() -> None:
+    told = "\n".join(sentences())
+    assert [row for row in {*ROWS, *MENTIONED} - pages_commands() if row not in told] == []
+
+
+@pytest.mark.parametrize("where", EXECUTED)
+def test_a_row_of_the_table_is_executed_word_for_word(where: str) -> None:
+    texts = texts_of_function(where)
+    for row in EXECUTED[where]:
+        commands = [row] if row in pages_commands() else COMMAND.findall(row)
+        for command in commands:
+            assert any(
+                re.search(as_pattern(command), text) or re.search(as_pattern(text), command)
+                for text in texts
+                if text.strip("…")
+            ), command
+
+
+class Person(Clone):
+    """A person with a Pulumi CLI, a backend, a server and a builder, in a clone of their own."""
+
+    def __init__(
+        self,
+        directory: Path,
+        engine: Mapping[str, str],
+        server: MinioServer,
+        builder: ThrowawayBuilder,
+    ) -> None:
+        super().__init__(directory)
+        self.server = server
+        self.builder = builder
+        self.mc = MinioClient(server, directory)
+        self.environment |= {
+            **engine,
+            # Not file://~, which is not HOME's.
+            "PULUMI_BACKEND_URL": f"file://{self.home}",
+            "PULUMI_CONFIG_PASSPHRASE": "a passphrase for tests",
+        }
+        self.environment.pop("SSH_AUTH_SOCK", None)
+        self.pull = f"{_OPERATIONS}.pull --stack homelab --over '{builder.command}'"
+        self.closure = builder.make_closure(PATHS, 2_000_000, seed=18, name="documented")
+
+    def settings(self, stack: str, **settings: object) -> None:
+        """Write settings into a stack's file, as a person with an editor."""
+        file = self.directory / f"Pulumi.{stack}.yaml"
+        config = yaml.safe_load(file.read_text())
+        config.setdefault("config", {}).update(
+            {f"nixcache:{name}": value for name, value in settings.items()}
+        )
+        file.write_text(yaml.safe_dump(config))
+
+    def follow(self, advice: str, shown: str, *answers: tuple[str, str]) -> str:
+        """Do what a sentence that a command has shown advises; return what that shows."""
+        assert advice in shown, shown
+        found = COMMAND.search(advice)
+        assert found, advice
+        return self.done(found[0], *answers)
+
+    def newcomer(self, command: str) -> None:
+        """Type a command as somebody who has no Pulumi CLI and no backend."""
+        environment = {
+            **{k: v for k, v in self.environment.items() if not k.startswith("PULUMI_")},
+            "PATH": os.environ["PATH"],
+        }
+        at_terminal(command, self.directory, environment).succeeded()
+
+    def nars(self) -> dict[str, int]:
+        """Return the NARs of the bucket, and their sizes."""
+        listed = self.mc.run(f"--json ls --recursive s3/{BUCKET}/nar").splitlines()
+        return {f"nar/{nar['key']}": nar["size"] for nar in map(json.loads, listed)}
+
+
+@pytest.fixture(scope="module")
+def person(
+    engine: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    minio: MinioServer,
+    builder: ThrowawayBuilder,
+) -> Person:
+    """A person whose stack homelab is deployed and has pushed once."""
+    made = Person(tmp_path_factory.mktemp("documented"), engine, minio, builder)
+    server = {
+        "endpoint": minio.endpoint,
+        "minioUser": minio.root_user,
+        "caCertificateFile": str(minio.ca_file),
+    }
+    pushing = builder_settings(builder, made.closure)
+    made.settings(
+        "homelab",
+        **server,
+        builders=[{**pushing, "closures": []}],
+        upstreamKeys=[],
+        signingKeyDomains=["s3.homelab.local"],
+    )
+    made.done("pulumi stack init homelab")
+    made.done("pulumi stack select homelab")
+    made.done("pulumi config set --secret minioPassword", ("value", f"{minio.root_password}\r"))
+    made.settings("homelab", sshPrivateKey=builder.private_key)
+    plain = made.refused("pulumi preview")
+    assert "stands in plain text; pulumi config set --secret sshPrivateKey" in plain
+    made.done(f"pulumi config set --secret sshPrivateKey < {builder.private_key_file}")
+    never = made.refused("make push STACK=homelab")
+    assert "stack homelab has no bucket yet; run make up STACK=homelab" in never
+    never = made.refused("make audit STACK=homelab")
+    made.follow("run make up STACK=homelab", never, YES)
+    nothing = made.refused(made.pull)
+    made.settings("homelab", builders=[pushing])
+    made.follow("give a builder closures, and run make up STACK=homelab", nothing, YES)
+    assert f"pulled {PATHS} paths" in made.done(made.pull)
+    return made
+
+
+def test_what_an_audit_finds_is_put_right_by_what_it_advises(person: Person) -> None:
+    (gone, _), (changed, size), *_ = person.nars().items()
+    other = person.directory / "other"
+    other.write_bytes(b"x" * size)
+    person.mc.run(f"cp {other} s3/{BUCKET}/{changed}")
+    person.mc.run(f"rm s3/{BUCKET}/{gone} s3/{BUCKET}/nix-cache-info")
+    person.mc.run("admin user add s3", text=f"{BUCKET}-nixbuilder\nanother-secret\n")
+    person.builder.run("rm -rf /root/.cache/nix-binary-cache")
+    found = person.refused('make audit STACK=homelab ARGS="--hash all"')
+    (advice,) = re.findall(r'make empty STACK=homelab ARGS="[^"]+" removes what is wrong', found)
+    assert changed in advice
+    person.follow(advice, found, ("name to remove", f"{BUCKET}\r"))
+    assert changed not in person.nars()
+    refused = person.refused("make push STACK=homelab")
+    assert "run make repair STACK=NAME with the stack's name, which mends users" in refused
+    person.follow("make repair STACK=homelab puts back what the program declares", found, YES)
+    person.follow("make push STACK=homelab pushes again what its builders have", found)
+    audited = person.done(
+        ".venv/bin/python -m operations.audit --stack homelab --hash 100 --json audit.json"
+    )
+    assert "\n0 findings" in audited
+
+
+def test_a_bucket_that_is_gone_is_made_again_and_filled_again(person: Person) -> None:
+    person.mc.run(f"rb --force s3/{BUCKET}")
+    assert "make repair STACK=homelab makes it again, empty" in person.refused("pulumi preview")
+    found = person.refused("make drift STACK=homelab")
+    person.follow("make repair STACK=homelab puts it right", found, YES)
+    nothing = person.refused(person.pull)
+    assert "make audit STACK=homelab says what clients do not get" in nothing
+    assert "closure-missing" in person.refused("make audit STACK=homelab")
+    lost = person.refused("make drift STACK=homelab")
+    pushed = person.follow("make push STACK=homelab pushes again what its builders have", lost)
+    assert f"nixbuilder: pushed {PATHS} paths" in pushed
+
+
+def test_a_key_is_rotated_and_retired(person: Person) -> None:
+    person.done("pulumi config set --path 'signingKeys[0]' s3.homelab.local-1")
+    person.done("pulumi config set --path 'signingKeys[1]' s3.homelab.local-2")
+    previewed = person.done("pulumi preview")
+    assert "s3.homelab.local-1 stays trusted, s3.homelab.local-2 starts" in previewed
+    person.done("pulumi up --target '**SigningKey**'", YES)
+    person.done("pulumi stack output nixos --json > cache.json")
+    assert "s3.homelab.local-2:" in (person.directory / "cache.json").read_text()
+    person.done("pulumi up", YES)
+    audited = person.done(".venv/bin/python -m operations.audit --stack homelab")
+    assert "verified, 0 bad; the only trusted key of 0" in audited
+    person.done("pulumi config rm --path 'signingKeys[0]'")
+    previewed = person.done("pulumi preview")
+    assert "s3.homelab.local-1 stops being trusted" in previewed
+    report = person.done(f"pulumi preview --json | {_OPERATIONS}.preview_markdown")
+    assert "signing key `s3.homelab.local-1` is deleted" in report
+    person.done("pulumi up", YES)
+
+
+def test_an_interrupted_up_and_an_old_state_end_whole(person: Person) -> None:
+    person.done("pulumi stack export --file state.json")
+    person.settings("homelab", priority=30)
+    interrupted = person.type("pulumi up --yes --skip-preview", ("Updating", "\x03\x03"))
+    assert interrupted.code != 0
+    (attributes,) = (person.home / ".pulumi" / "stacks").rglob("homelab.json.attrs")
+    attributes.write_bytes(b"")
+    assert "EOF" in person.refused("pulumi preview")
+    person.done("find ~/.pulumi -name '*.attrs' -empty -delete")
+    person.done("pulumi cancel --yes homelab")
+    person.done("pulumi stack import --file state.json")
+    person.done("pulumi config set adoptBucket true --stack homelab")
+    person.done("pulumi refresh --yes --clear-pending-creates --stack homelab")
+    person.done("pulumi up --refresh --run-program --stack homelab", YES)
+    assert "30" in person.mc.run(f"cat s3/{BUCKET}/nix-cache-info")
+
+
+def test_a_lost_state_is_made_again(person: Person) -> None:
+    person.done("umask 077 && pulumi stack output --show-secrets signingKeyBackup > signing-keys")
+    backup = (person.directory / "signing-keys").read_text()
+    assert backup == person.done("pulumi stack output signingKeyBackup --show-secrets")
+    shutil.rmtree(person.home / ".pulumi")
+    password = f"{person.server.root_password}\r"
+    person.done("pulumi stack init homelab")
+    person.done("pulumi config set --secret minioPassword", ("value", password))
+    person.done("pulumi config set --secret adoptedSigningKeys < signing-keys")
+    person.done("pulumi config set adoptBucket true")
+    person.done("pulumi up", YES)
+    assert "\n0 findings" in person.done(".venv/bin/python -m operations.audit --stack homelab")
+    told = person.done(
+        'make pulumi STACK=homelab ARGS="stack output signingKeyBackup --show-secrets"'
+    )
+    assert told == f"stack homelab\n{backup}"
+
+
+def test_a_stack_is_removed(person: Person) -> None:
+    typed = ("name to remove", f"{BUCKET}\r")
+    protected = person.refused("pulumi destroy --run-program")
+    assert "protect is on; pulumi config set protect false, pulumi up, and destroy it" in protected
+    person.done("pulumi config set protect false && pulumi up", YES)
+    person.mc.run(f"version enable s3/{BUCKET}")
+    keeps = person.refused("make drift STACK=homelab")
+    person.follow("make up STACK=homelab sets such rules", keeps, YES)
+    person.done("make empty STACK=homelab", typed)
+    kept = person.refused("pulumi destroy --run-program")
+    person.follow("make empty STACK=homelab ARGS=--all removes them", kept, typed)
+    person.done("pulumi destroy --run-program", YES)
+    assert person.mc.run("ls s3") == ""
+
+
+def test_another_stack_is_made_beside_it(person: Person) -> None:
+    address = "https://s3.homelab.local"
+    file = person.directory / "Pulumi.staging.yaml"
+    # Who has neither CLI nor backend has the toolbox's.
+    person.newcomer("make stack NAME=staging")
+    person.newcomer(f'make pulumi STACK=staging ARGS="config set endpoint {address}"')
+    file.unlink()
+
+    person.done("pulumi stack init staging")
+    (by_hand,) = re.findall(r"```yaml\n(.*?)```", read("docs/environments.md"), re.DOTALL)
+    person.done("pulumi stack rm --yes staging")
+    person.done("make stack NAME=staging")
+    made = yaml.safe_load(file.read_text())
+    assert yaml.safe_load(by_hand)["config"] == made["config"]
+    person.done(f"pulumi config set --stack staging endpoint {address}")
+    person.done("pulumi config set --stack staging minioUser pulumi")
+    secret = "pulumi config set --stack staging --secret minioPassword"
+    person.done(secret, ("value", "\r"))
+    person.done("pulumi stack select staging")
+    empty = person.refused("pulumi preview")
+    assert "minioPassword: is empty or no single line" in empty
+    password = ("value", f"{person.server.root_password}\r")
+    person.done("pulumi config set --secret minioPassword", password)
+    server = person.server
+    person.settings(
+        "staging",
+        endpoint=server.endpoint,
+        minioUser=server.root_user,
+        caCertificateFile=str(server.ca_file),
+        signingKeys=["cache.example.org-1"],
+    )
+    person.done("pulumi config set --path 'signingKeyDomains[0]' cache.example.org")
+    key = SecretKey.generate("cache.example.org-1")
+    (person.directory / "key").write_text(key.to_nix())
+    person.done("pulumi config set --secret adoptedSigningKeys < key")
+    person.done("pulumi up --stack staging", YES)
+    person.done("pulumi config rm adoptedSigningKeys")
+    assert str(key.public_key) in person.done("pulumi stack output publicKeys")
