@@ -117,9 +117,9 @@ def test_who_is_not_root_has_a_server_and_a_stack_and_is_told_how_to_add_a_build
     ready: Clone,
 ) -> None:
     # A user of no name, whose files those of root are.
-    made = ready.type("unshare --user make prepare").succeeded()
+    made = ready.type("unshare --user --map-user=1000 --map-group=1000 make prepare").succeeded()
     assert made.output.splitlines()[-1].startswith("no throwaway builder: ")
-    up = ready.type("unshare --user make up")
+    up = ready.type("unshare --user --map-user=1000 --map-group=1000 make up")
     try:
         told = up.succeeded().output
         assert "No builder: there is no nix here, and " in told
