@@ -7,12 +7,17 @@ import pty
 import re
 import select
 import signal
+import termios
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
 """How long a command may be silent before the test gives it up."""
+
+ATTENTION_SECONDS = 1.0
+"""How long a question may take from its words to reading the answer."""
 
 _CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78=>]|\r")
 
@@ -36,6 +41,16 @@ class Session:
         """Return itself, or fail the test with what the terminal showed."""
         assert self.code == 0, self.output
         return self
+
+
+def _await_attention(terminal: int) -> None:
+    """Wait a moment for a question to take over the keyboard: what comes before is lost.
+
+    Here the terminal's other side tells (Linux, pty(7)); a command that reads lines never does.
+    """
+    patience = time.monotonic() + ATTENTION_SECONDS
+    while termios.tcgetattr(terminal)[3] & termios.ICANON and time.monotonic() < patience:
+        select.select([], [], [], 0.02)
 
 
 def at_terminal(
@@ -75,6 +90,7 @@ def at_terminal(
             shown += _CONTROL.sub("", data.decode(errors="replace"))
             if waiting and re.search(waiting[0][0], shown[answered:]):
                 answered = len(shown)
+                _await_attention(terminal)
                 os.write(terminal, waiting.pop(0)[1].encode())
         _, status = os.waitpid(pid, 0)
     except BaseException:

@@ -195,7 +195,9 @@ def test_a_wrong_secret_is_told_by_the_preview_and_refused_before_any_push(given
 
 def test_a_secret_is_rotated_by_giving_the_new_one(given: Given, builder: ThrowawayBuilder) -> None:
     given.mc.run("admin user add s3", text="GK-builder\na-new-secret\n")
-    given.stack.set(givenUserSecrets=lines(GK_builder="a-new-secret"))
+    file = given.directory / "secrets"
+    file.write_text(lines(GK_builder="a-new-secret"))
+    given.stack.type(f"pulumi config set --secret givenUserSecrets < {file}").succeeded()
     given.stack.up().succeeded()
     assert builder.run(f"cat {DIRECTORY}/secret-access-key").stdout == "a-new-secret\n"
     assert "a-new-secret" not in given.stack.export()
