@@ -49,8 +49,18 @@ def _await_attention(terminal: int) -> None:
     Here the terminal's other side tells (Linux, pty(7)); a command that reads lines never does.
     """
     patience = time.monotonic() + ATTENTION_SECONDS
-    while termios.tcgetattr(terminal)[3] & termios.ICANON and time.monotonic() < patience:
+    while not _reads_keys(terminal) and time.monotonic() < patience:
         select.select([], [], [], 0.02)
+
+
+def _reads_keys(terminal: int) -> bool:
+    """Tell whether the terminal's other side reads each key, and no lines."""
+    return not termios.tcgetattr(terminal)[3] & termios.ICANON
+
+
+def _has_something(terminal: int, seconds: float) -> bool:
+    """Tell whether the terminal shows something within that time."""
+    return bool(select.select([terminal], [], [], seconds)[0])
 
 
 def at_terminal(
@@ -72,10 +82,13 @@ def at_terminal(
     if pid == 0:  # pragma: no cover
         os.chdir(directory)
         os.execvpe("bash", ["bash", "-c", command], {**environment})
-    shown, answered, waiting = "", 0, list(answers)
+    shown, answered, waiting, typed = "", 0, list(answers), ""
     try:
         while True:
-            ready, _, _ = select.select([terminal], [], [], PATIENCE_SECONDS)
+            if not _has_something(terminal, ATTENTION_SECONDS * 3) and typed.endswith("\r"):
+                # A person types again what a question has not taken.
+                os.write(terminal, typed.encode() if _reads_keys(terminal) else b"")
+            ready = _has_something(terminal, PATIENCE_SECONDS)
             assert ready, f"{command} has gone silent:\n{shown}"
             try:
                 data = os.read(terminal, 1 << 16)
@@ -91,7 +104,8 @@ def at_terminal(
             if waiting and re.search(waiting[0][0], shown[answered:]):
                 answered = len(shown)
                 _await_attention(terminal)
-                os.write(terminal, waiting.pop(0)[1].encode())
+                typed = waiting.pop(0)[1]
+                os.write(terminal, typed.encode())
         _, status = os.waitpid(pid, 0)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
