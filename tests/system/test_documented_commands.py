@@ -34,7 +34,7 @@ _OPERATIONS = ".venv/bin/python -m operations"
 
 # A command as it stands in a sentence. `…` is what only the running program knows.
 COMMAND = re.compile(
-    rf"make (?:check-server|{'|'.join(COMMANDS)})\b(?: [A-Z]+=(?:\"[^\"]*\"|[\w…-]+))*"
+    rf"make (?:{'|'.join(COMMANDS)})\b(?: [A-Z]+=(?:\"[^\"]*\"|[\w…-]+))*"
     r"|pulumi (?:config set --secret [\w…]+|config (?:set|rm) \w+ \w+|state delete '[^']+'"
     r"|preview --json|(?:up|preview|refresh|destroy)\b)(?: --[a-z-]+)*"
     r"|mc (?:admin|anonymous|cp|ilm|mb|rb|rm|version (?:enable|suspend))\b"
@@ -183,6 +183,7 @@ MENTIONED = {
     "another make up, down or clean runs in this checkout": "advises to wait",
     "pulumi up failed; see above": "what failed",
     "OPTIONS OF pulumi up": "a usage line",
+    "let it make one, or ask again after pulumi up": "when to ask, and no remedy",
     "the rights that make check-server STACK=… ": "what shows rights, and gives none",
 }
 """What names a command and asks nobody to run it; and why."""
