@@ -75,6 +75,7 @@ EXECUTED = {
         "make repair STACK=… makes it again, empty",
         "make push STACK=… pushes again what its builders have",
         "make audit STACK=… says what clients do not get",
+        "make check-server STACK=… asks it about all there is",
     ),
     "test_a_key_is_rotated_and_retired": (
         "pulumi config set --path 'signingKeys[0]' s3.homelab.local-1",
@@ -321,6 +322,7 @@ def test_a_bucket_that_is_gone_is_made_again_and_filled_again(person: Person) ->
     lost = person.refused("make drift STACK=homelab")
     pushed = person.follow("make push STACK=homelab pushes again what its builders have", lost)
     assert f"nixbuilder: pushed {PATHS} paths" in pushed
+    person.done("make check-server STACK=homelab")
 
 
 def test_a_key_is_rotated_and_retired(person: Person) -> None:
