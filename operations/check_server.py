@@ -2,10 +2,10 @@
 
 One line for each need: whether it works, is refused or differs, what was answered and what that
 means. Everything is asked in a bucket of its own, made with the deploying user's credential, and
-removed; where that user may make none, in the stack's bucket, about objects only. With --policy it
-asks nothing, and prints what the users of a stack with `users: given` have to be allowed. Exit code
-0: every promise of the cache can be kept with the stack's settings; 1: one cannot; 2: the server
-could not be asked.
+removed; or in an empty one that --bucket names, which stays. Where that user may make none, it is
+the stack's bucket, about objects only. With --policy it asks nothing, and prints what the users of
+a stack with `users: given` have to be allowed. Exit code 0: every promise of the cache can be kept
+with the stack's settings; 1: one cannot; 2: the server could not be asked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from operations.command_line import DONE, FOUND, Parser, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
 from program.checks.deployment import server_of
-from program.checks.s3_client import Server
+from program.checks.s3_client import Lifecycle, Server
 from program.checks.server_error import ServerError
 from program.checks.server_needs import REFUSED, WORKS, Probe, Result, conclusion
 from program.settings.stack import Settings
@@ -35,15 +35,18 @@ _NEED, _VERDICT = 30, 9
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask the server of the stack that the command line names; return the exit code."""
-    parser = Parser("check-server", "[--json] [--policy]", __doc__)
+    parser = Parser("check-server", "[--json] [--bucket NAME] [--policy]", __doc__)
     parser.add_argument("--json", action="store_true", help="the results as JSON")
+    parser.add_argument(
+        "--bucket", metavar="NAME", help="an empty bucket that was made for this, and stays"
+    )
     parser.add_argument(
         "--policy", action="store_true", help="print what given users have to be allowed"
     )
     chosen = parser.parse_args(arguments)
     if chosen.policy:
         return run(lambda: _show_policies(chosen.stack))
-    return run(lambda: _check(chosen.stack, as_json=chosen.json))
+    return run(lambda: _check(chosen.stack, chosen.bucket, as_json=chosen.json))
 
 
 def _show_policies(stack: str) -> int:
@@ -55,11 +58,11 @@ def _show_policies(stack: str) -> int:
     return DONE
 
 
-def _check(stack: str, *, as_json: bool) -> int:
+def _check(stack: str, bucket: str | None, *, as_json: bool) -> int:
     settings = read_settings(stack)
     results = []
     try:
-        with probing(settings, server_of(settings)) as (probe, made):
+        with probing(settings, server_of(settings), bucket) as (probe, made):
             for result in (made, *probe.results()):
                 results.append(result)
                 if not as_json:
@@ -92,29 +95,39 @@ def _show(result: Result) -> None:
 
 
 @contextmanager
-def probing(settings: Settings, server: Server) -> Iterator[tuple[Probe, Result]]:
+def probing(
+    settings: Settings, server: Server, lent: str | None = None
+) -> Iterator[tuple[Probe, Result]]:
     """Make a bucket for a probe, and remove it in the end, also where somebody interrupts.
 
+    Args:
+        settings: the stack's settings.
+        server: as the deploying user reaches it.
+        lent: an empty bucket that somebody else has made for it, and that stays.
+
     Raises:
-        ServerError: no answer, or the server refuses the user.
+        ServerError: no answer, or the server refuses the user; the bucket lent is not empty.
     """
     exists = server.lifecycle(settings.bucket) is not None
+    if lent is not None:
+        _check_empty(server, lent)
     name = f"{settings.bucket[: _LONGEST_NAME - 15].rstrip('.-')}-check-{secrets.token_hex(4)}"
-    probe = Probe(settings, server, name)
+    probe = Probe(settings, server, lent or name, lent=lent is not None)
     with _as_interruption(signal.SIGTERM):
         try:
-            answer = server.ask("PUT", name, body=_location(settings.region))
-            made = Result(_MAKE, WORKS, str(answer))
-            if not answer.done:
+            answer = server.ask("PUT", name, body=_location(settings.region)) if not lent else None
+            made = Result(_MAKE, WORKS, str(answer or "one was lent"))
+            if answer is not None and not answer.done:
                 probe = Probe(settings, server, settings.bucket, scratch=False)
                 means = "rules and policies were not asked about"
                 made = Result(_MAKE, REFUSED, str(answer), means)
-            if not answer.done and not exists:
-                raise ServerError(
-                    "user",
-                    f"the server lets it make no bucket {name} ({answer}), and there is none of "
-                    "the stack's to ask about; let it make one, or ask again after pulumi up",
-                )
+                if not exists:
+                    raise ServerError(
+                        "user",
+                        f"the server lets it make no bucket {name} ({answer}), and there is none "
+                        "of the stack's to ask about; make an empty one, and name it: "
+                        'ARGS="--bucket NAME"',
+                    )
             yield probe, made
         finally:
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -122,6 +135,14 @@ def probing(settings: Settings, server: Server) -> Iterator[tuple[Probe, Result]
                 probe.remove()
             finally:
                 signal.signal(signal.SIGINT, before)
+
+
+def _check_empty(server: Server, bucket: str) -> None:
+    lifecycle = server.lifecycle(bucket)
+    if lifecycle is None or lifecycle != Lifecycle() or next(server.contents(bucket), None):
+        raise ServerError(
+            "bucket", f"{bucket} is not there, or has objects or rules; name an empty one"
+        )
 
 
 def _location(region: str) -> bytes:

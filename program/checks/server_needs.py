@@ -104,6 +104,8 @@ class Probe:
     """The bucket that is asked about."""
     scratch: bool = True
     """Whether the bucket is the probe's own, whose rules and policy may be changed."""
+    lent: bool = False
+    """Whether somebody else has made it, so that it stays, without rules and policy."""
     hash: str = field(default_factory=lambda: nix32_encode(secrets.token_bytes(_HASH_BYTES)))
     """What the names of its objects begin with. They are those of logs that nobody asks for: what
     stays behind of an interruption expires."""
@@ -148,7 +150,7 @@ class Probe:
             yield from self._access()
 
     def remove(self) -> None:
-        """Remove whatever the probe may have written, and its bucket.
+        """Remove whatever the probe may have written, and the bucket that was made for it.
 
         Raises:
             ServerError: no answer.
@@ -159,7 +161,10 @@ class Probe:
             server.ask("DELETE", bucket, key, [("uploadId", upload)])
         for name in _NAMES:
             server.ask("DELETE", bucket, self._key(name))
-        if self.scratch:
+        if self.lent:
+            server.ask("DELETE", bucket, "", [("lifecycle", "")])
+            server.ask("DELETE", bucket, "", [("policy", "")])
+        elif self.scratch:
             answer = server.ask("DELETE", bucket)
             if not answer.done and answer.status not in (403, 404):
                 raise ServerError(

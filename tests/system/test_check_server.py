@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -198,6 +199,25 @@ def test_where_no_bucket_can_be_made_objects_are_asked_about_in_the_stacks(
     root.remove_bucket("asked")
 
 
+def test_a_bucket_that_is_lent_is_asked_about_and_stays_as_it_was(minio: MinioServer) -> None:
+    root = s3(minio, minio.root_user, minio.root_password)
+    settings = settings_of(minio, minio.endpoint)
+    server = server_of(settings, str(minio.ca_file))
+    root.make_bucket("lent")
+    with probing(settings, server, "lent") as (probe, made):
+        found = [made, *probe.results()]
+    assert {result.verdict for result in found} == {WORKS}
+    assert not list(root.list_objects("lent", recursive=True))
+    assert root.get_bucket_lifecycle("lent") is None
+    assert server.access("lent") is None
+    root.put_object("lent", "photo.jpg", io.BytesIO(b"x"), 1)
+    refused = probing(settings, server, "lent")
+    with pytest.raises(ServerError, match=r"lent is not there, or has objects"), refused:
+        pass
+    root.remove_object("lent", "photo.jpg")
+    root.remove_bucket("lent")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_made_is_removed_where_somebody_interrupts(
     new_stack: StackFactory, minio: MinioServer, number: signal.Signals
@@ -211,6 +231,8 @@ def test_what_was_made_is_removed_where_somebody_interrupts(
 
     with reverse_proxy(minio, lie=lie) as url:
         stack = new_stack(**{**server_settings(minio), "endpoint": url, "caCertificateFile": None})
+        # A shell starts what runs in the background deaf to interruptions, and tests may run there.
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [sys.executable, "-m", "operations.check_server", "--stack", "test"],
             cwd=stack.project,
@@ -219,6 +241,7 @@ def test_what_was_made_is_removed_where_somebody_interrupts(
             stderr=subprocess.STDOUT,
             text=True,
         )
+        signal.signal(signal.SIGINT, heard)
         assert copying.wait(60)
         assert len(buckets(minio)) == 1
         os.kill(process.pid, number)
