@@ -83,6 +83,19 @@ class Bucket:
         """
         return self.begin(requests).answers()
 
+    def attempt(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        """Make requests side by side and return their answers, in order, or why there is none.
+
+        Raises:
+            PushError: the server stays away.
+        """
+        outcomes: dict[int, Answer | Failure] = {}
+        for number, request in enumerate(requests):
+            take = partial(outcomes.__setitem__, number)
+            self._transfers.submit(request, take, take)
+        self._loop.run(lambda: len(outcomes) == len(requests), lambda: None, 60.0)
+        return [outcomes[number] for number in range(len(requests))]
+
     def page(self, listed: Listed, after: str = "") -> Request:
         """Return the request for a page of a listing (S3 `ListObjectsV2`)."""
         query = [

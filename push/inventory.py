@@ -109,9 +109,10 @@ def facts(path: StorePath, key: PublicKey) -> str:
 class FirstLook:
     """The first pages of the listings, asked for while Nix still lists the closure."""
 
-    def __init__(self, bucket: Bucket) -> None:
-        """Ask."""
-        self._asked = bucket.begin([bucket.page(_NARINFOS), bucket.page(_NARS)])
+    def __init__(self, bucket: Bucket, *others: Listed) -> None:
+        """Ask for narinfos, NARs and others."""
+        listed = (_NARINFOS, _NARS, *others)
+        self._asked = bucket.begin([bucket.page(one) for one in listed])
 
     def listings(self) -> tuple[Listing, Listing]:
         """Return the first page of narinfos, and that of NARs.
@@ -119,8 +120,16 @@ class FirstLook:
         Raises:
             PushError: the server does not answer, refuses, or answers something else.
         """
-        narinfos, nars = map(_listing, self._asked.answers())
+        narinfos, nars, *_ = map(_listing, self._asked.answers())
         return narinfos, nars
+
+    def others(self) -> list[Listing]:
+        """Return the first pages of the others.
+
+        Raises:
+            PushError: as `listings`.
+        """
+        return list(map(_listing, self._asked.answers()))[2:]
 
 
 class Look:
@@ -177,7 +186,7 @@ class Look:
     ) -> tuple[dict[str, Present], dict[str, bytes]]:
         """Ask for each narinfo: its state where it is remembered, else its content."""
         answers = dict(zip(keys, self._bucket.gather(self._first_requests(keys)), strict=True))
-        present, contents = _present(answers), {}
+        present, contents = present_of(answers), {}
         remembered = {key for key in keys if key in self._memory.narinfos}
         changed = [
             key
@@ -193,7 +202,7 @@ class Look:
         again = dict(zip(changed, later, strict=True))
         for key in changed:
             present.pop(key)
-        present |= _present(again)
+        present |= present_of(again)
         contents |= {key: answer.body for key, answer in again.items() if key in present}
         return present, contents
 
@@ -300,7 +309,7 @@ class Look:
             nars = _by_key(first)
             unknown = sorted(wanted - nars.keys())
             answers = self._bucket.gather([self._bucket.look_at(key) for key in unknown])
-            nars |= _present(dict(zip(unknown, answers, strict=True)))
+            nars |= present_of(dict(zip(unknown, answers, strict=True)))
         whole = []
         for one in held:
             nar = nars.get(one.nar)
@@ -440,18 +449,19 @@ def _rest(
     return rest
 
 
-def _present(answers: Mapping[str, Answer]) -> dict[str, Present]:
+def present_of(answers: Mapping[str, Answer]) -> dict[str, Present]:
     """Return which objects there are, by key, from answers for single ones."""
     present = {}
     for key, answer in answers.items():
         size = answer.headers.get("content-length", "")
         if answer.status == 404 or not re.fullmatch(r"[0-9]{1,18}", size):
             continue
-        present[key] = Present(int(size), answer.etag, _day(answer))
+        present[key] = Present(int(size), answer.etag, day_of(answer))
     return present
 
 
-def _day(answer: Answer) -> str:
+def day_of(answer: Answer) -> str:
+    """Return the day on which an object was last written."""
     try:
         modified: datetime = parse_http_date(answer.headers.get("last-modified", ""))
     except FormatError:

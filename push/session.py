@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from formats.store_path import STORE_DIR
@@ -22,6 +23,7 @@ from push.inventory import (
     verify_key,
 )
 from push.memory import Memory, RememberedNarInfo, digest
+from push.pins import PINS, Pin, PinRenewal, read_pins, tell
 from push.progress import Summary, say
 from push.publishing import Publication, today
 from push.settings import PushSettings
@@ -93,6 +95,7 @@ class Session:
         self._proven: dict[str, Held] = {}
         self._proven_on = ""
         self._proven_at = 0.0
+        self._pins_on = ""
 
     def close(self) -> None:
         """Stop everything, and remove the directories; whatever is under way is lost."""
@@ -130,15 +133,20 @@ class Session:
             PushError: nothing more can be done.
         """
         outcome = Outcome(Summary())
+        # Standard input may name builds all day long: once a day is enough for pins.
+        pinned = self._settings.renew and self._pins_on != today(self._transfers)
         # The server's answer comes while Nix is asked.
-        first = FirstLook(self._bucket)
+        first = FirstLook(self._bucket, *([PINS] if pinned else []))
         closure = self._list(given, outcome)
+        pins = read_pins(self._bucket, first.others()[0]) if pinned else []
+        closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
         self._forget_old_proofs()
         left = [path for path in own if path.path not in self._proven]
         if left:
             self._publish(self._inventory(left, closure.paths, first), outcome)
         self._prove(closure, own, outcome)
+        self._renew_pins(pins, closure)
         outcome.summary.reused = (
             len(own)
             - outcome.summary.pushed
@@ -146,6 +154,22 @@ class Session:
         )
         self._memory.save()
         return outcome
+
+    def _renew_pins(self, pins: Sequence[Pin], closure: _Closure) -> None:
+        """Renew what pins keep and is not in the closure: this machine may never have had it."""
+        day = today(self._transfers)
+        if pins:
+            renewal = PinRenewal(
+                self._bucket,
+                self._transfers,
+                self._loop,
+                keys=self._settings.trusted_keys,
+                today=day,
+                known={path.path for path in closure.paths},
+            )
+            renewal.run(pins)
+            tell(renewal)
+        self._pins_on = day
 
     def _forget_old_proofs(self) -> None:
         """Look again for what was found long ago: standard input may stay open for weeks."""
@@ -174,6 +198,14 @@ class Session:
                 outcome.unpushed[link] = _not_here(invalid[path])
                 del targets[link]
         return _Closure(targets, references_first(found))
+
+    def _with_pins(self, closure: _Closure, pins: Sequence[Pin]) -> _Closure:
+        """Return a closure with those of pins that this machine has: what they lack, it has."""
+        known = {path.path: path for path in closure.paths}
+        pinned = {target for pin in pins for target in pin.targets} - known.keys()
+        here = sorted(path for path in pinned if os.path.lexists(path))
+        found, _ = self._closures(here)
+        return replace(closure, paths=references_first(known | found)) if found else closure
 
     def _closures(self, paths: Sequence[str]) -> tuple[dict[str, StorePath], dict[str, NixError]]:
         """Return all paths of closures, and which of `paths` have none; one bad costs no other."""

@@ -52,6 +52,11 @@ SETTINGS = (
     Setting("secret-access-key-file", f"or a file that holds it; {_CREDENTIALS}"),
     Setting("signing-key", "secret key, name:base64, the last of which signs", repeats=True),
     Setting("signing-key-file", f"or a file of such keys, one a line; {_CREDENTIALS}"),
+    Setting(
+        "trusted-key",
+        "public key, name:base64, by which what pins keep is known, besides the one that signs",
+        repeats=True,
+    ),
     Setting("ca-certificate-file", "certificates (PEM) to trust in place of the system's"),
     Setting("ca-certificate", "or the same in base64, on one line"),
     Setting("upstream-key", "public key, name:base64, whose paths are not stored", repeats=True),
@@ -115,6 +120,8 @@ class PushSettings:
     secret_access_key: str = field(repr=False)
     signing_key: str = field(repr=False)
     """The secret key that signs, in Nix's format."""
+    trusted_keys: tuple[PublicKey, ...]
+    """The cache's public keys: the last one is that of the key that signs."""
     ca_certificate: str | None
     """PEM text to trust in place of the system's certificates."""
     upstream_keys: tuple[PublicKey, ...]
@@ -152,8 +159,7 @@ class PushSettings:
     @property
     def public_key(self) -> PublicKey:
         """The public half of the key that signs."""
-        name, raw = split_key(self.signing_key, 64, "secret")
-        return PublicKey(name, raw[32:])
+        return self.trusted_keys[-1]
 
 
 def read(lines: Iterable[str], paths: Sequence[str] = ()) -> PushSettings:
@@ -243,6 +249,10 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         raise _refused(f"endpoint '{endpoint[0]}' is not valid; set it to https://host[:port]")
     what = ", ".join(COMPRESSIONS)
     compression = given.matching("compression", "|".join(COMPRESSIONS), f"one of {what}")[0]
+    signing_key = _signing_key(given)
+    name, raw = split_key(signing_key, 64, "secret")
+    trusted = [_public_key("trusted-key", text) for text in given.all("trusted-key") if text]
+    own = PublicKey(name, raw[32:])
     all_paths = (*paths, *given.all("path"))
     bucket = given.matching("bucket", _BUCKET, "the bucket's name")[0]
     virtual = given.matching("addressing", "path|virtual", "path or virtual")[0] == "virtual"
@@ -256,9 +266,12 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         virtual=virtual,
         access_key_id=given.matching("access-key-id", r"[\x21-\x7e]+", "the builder's user")[0],
         secret_access_key=_secret_access_key(given),
-        signing_key=_signing_key(given),
+        signing_key=signing_key,
+        trusted_keys=(*(key for key in trusted if key != own), own),
         ca_certificate=_ca_certificate(given),
-        upstream_keys=tuple(_upstream_key(text) for text in given.all("upstream-key") if text),
+        upstream_keys=tuple(
+            _public_key("upstream-key", text) for text in given.all("upstream-key") if text
+        ),
         compression=compression,
         compression_level=given.number("compression-level", COMPRESSIONS[compression].levels),
         parallelism=given.number("parallelism", range(1, 1_000)),
@@ -324,12 +337,12 @@ def _ca_certificate(given: _Given) -> str | None:
     return text
 
 
-def _upstream_key(text: str) -> PublicKey:
+def _public_key(name: str, text: str) -> PublicKey:
     try:
         return PublicKey.parse(text)
     except FormatError:
         raise _refused(
-            f"upstream-key '{shown_key(text)}' is no public key; write the whole key, name:base64, "
+            f"{name} '{shown_key(text)}' is no public key; write the whole key, name:base64, "
             "so that its signatures can be verified"
         ) from None
 

@@ -202,11 +202,12 @@ def test_a_push_writes_each_narinfo_after_what_it_needs(closure: Machine) -> Non
         assert max(order[key] for key in needed) < order[narinfo_key(path)]
 
 
-def test_with_nothing_new_a_push_costs_two_requests(closure: Machine) -> None:
+def test_with_nothing_new_a_push_costs_three_requests_side_by_side(closure: Machine) -> None:
     closure.push(TOP).counts()
     closure.server.seen.clear()
     assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
-    assert [seen.query["list-type"] for seen in closure.server.seen] == ["2", "2"]
+    listed = sorted(seen.query.get("prefix", "") for seen in closure.server.seen)
+    assert listed == ["", "_nixcache/pins/", "nar/"]
     closure.forget()
     assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
     assert_whole(closure.server, *ALL)

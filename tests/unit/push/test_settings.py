@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.keys import PublicKey
+from formats.signing import SecretKey
 from push.failure import PushError
 from push.settings import (
     SETTINGS,
@@ -50,6 +51,7 @@ def test_what_is_not_given_has_its_default() -> None:
         access_key_id="builder",
         secret_access_key="a secret",
         signing_key=SIGNING_KEY,
+        trusted_keys=(SecretKey.parse(SIGNING_KEY).public_key,),
         ca_certificate=None,
         upstream_keys=(),
         compression="zstd",
@@ -66,6 +68,7 @@ def test_what_is_not_given_has_its_default() -> None:
 
 
 def test_every_setting_that_is_given_counts() -> None:
+    own = SecretKey.parse(SIGNING_KEY).public_key
     text = format_settings(
         {
             "endpoint": "http://[::1]:9000/",
@@ -74,6 +77,7 @@ def test_every_setting_that_is_given_counts() -> None:
             "access-key-id": "me",
             "secret-access-key": "s=s # s",
             "signing-key": ["other-1:" + SIGNING_KEY.partition(":")[2], SIGNING_KEY],
+            "trusted-key": [str(own), PUBLIC_KEY],
             "ca-certificate": base64.b64encode(PEM.encode()).decode(),
             "upstream-key": [PUBLIC_KEY, PUBLIC_KEY],
             "compression": "xz",
@@ -96,6 +100,7 @@ def test_every_setting_that_is_given_counts() -> None:
         access_key_id="me",
         secret_access_key="s=s # s",
         signing_key=SIGNING_KEY,
+        trusted_keys=(key, own),
         ca_certificate=PEM,
         upstream_keys=(key, key),
         compression="xz",

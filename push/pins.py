@@ -1,0 +1,254 @@
+"""Pins that live in the cache: closures that every push renews, also where it has none of them.
+
+What a pin keeps is read from the bucket, so it is believed as little as anything there: a narinfo
+is walked through and renewed, as it is, only if it is well-formed and a signature of this cache's
+verifies. Nothing is signed anew, and nothing is given to Nix. What a writer of the bucket makes a
+pin name costs requests, and no more.
+
+Whatever renews a path has renewed all that it refers to on the same day, so a pin whose top was
+written today is walked no further: of many builders, the first one of a day does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from formats.error import FormatError
+from formats.keys import PublicKey
+from formats.narinfo import LARGEST_NARINFO, NarInfo, is_nar_key
+from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
+from formats.s3 import Listing
+from formats.store_path import STORE_DIR
+from push.bucket import Bucket, Listed
+from push.connection import Answer
+from push.failure import Failure
+from push.inventory import day_of, present_of, signed_by
+from push.plan import WriteOrder
+from push.progress import say
+from push.transfers import Loop, Transfers
+
+PINS = Listed(PIN_FOLDER, folders=False)
+"""Where pins are listed."""
+
+_SECONDS_OF_SILENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A pin of the cache's."""
+
+    name: str
+    targets: tuple[str, ...]
+    """Store paths whose closures it keeps."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A narinfo of the bucket that one of the cache's keys has signed."""
+
+    narinfo: NarInfo
+    content: bytes
+    etag: str | None
+
+    @property
+    def path(self) -> str:
+        return self.narinfo.store_path
+
+    @property
+    def key(self) -> str:
+        return narinfo_key(self.path)
+
+    @property
+    def references(self) -> list[str]:
+        return [f"{STORE_DIR}/{name}" for name in self.narinfo.references]
+
+
+def narinfo_key(path: str) -> str:
+    """Return the key of a store path's narinfo."""
+    return f"{path[len(STORE_DIR) + 1 :][:32]}.narinfo"
+
+
+def read_pins(bucket: Bucket, listing: Listing) -> list[Pin]:
+    """Return the pins that a listing names; one that cannot be read is told, and left out."""
+    names = [one.key[len(PIN_FOLDER) :] for one in listing.objects]
+    names = [name for name in names if PIN_NAME.fullmatch(name)]
+    answers = bucket.attempt([bucket.read(f"{PIN_FOLDER}{name}", LARGEST_PIN) for name in names])
+    pins = []
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, Failure):
+            say(f"pins: {name} cannot be read: {answer.what}")
+            continue
+        try:
+            pins.append(Pin(name, parse_pin(answer.body)))
+        except FormatError as error:
+            if answer.status != 404:
+                say(f"pins: {name} cannot be read: {error}; run pulumi up --refresh to put it back")
+    return pins
+
+
+class PinRenewal:
+    """Renews what pins keep and this push does not."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        transfers: Transfers,
+        loop: Loop,
+        *,
+        keys: Sequence[PublicKey],
+        today: str,
+        known: Collection[str],
+    ) -> None:
+        """Prepare to renew.
+
+        Args:
+            bucket: where the pins are.
+            transfers: what makes the requests.
+            loop: what follows from their answers.
+            keys: the cache's; the last one signs, and so has signed most.
+            today: what was written on this day, such as 2026-11-26, is not due.
+            known: store paths that this push takes care of, or an upstream cache.
+        """
+        self._bucket = bucket
+        self._transfers = transfers
+        self._loop = loop
+        self._keys = list(reversed(keys))
+        self._today = today
+        self._known = known
+        self._order = WriteOrder({}, ())
+        self._due: dict[str, _Entry] = {}
+        self._pin_of: dict[str, str] = {}
+        self.renewed: set[str] = set()
+        """Store paths whose lease began anew."""
+        self.broken: dict[str, dict[str, str]] = {}
+        """Of each pin that is incomplete, what it lacks and why, by store path."""
+
+    def run(self, pins: Sequence[Pin]) -> None:
+        """Walk through the closures of pins, and renew what is due.
+
+        Raises:
+            PushError: nothing more can be done.
+        """
+        for pin in pins:
+            for target in pin.targets:
+                if target not in self._known:
+                    self._pin_of.setdefault(target, pin.name)
+        self._walk(list(self._pin_of))
+        self._order = WriteOrder(
+            {one.path: one.references for one in self._due.values()}, self._due
+        )
+        for one in list(self._due.values()):
+            self._transfers.submit(
+                self._bucket.look_at(one.narinfo.url),
+                partial(self._looked_at_nar, one),
+                partial(self._failed, one),
+            )
+        self._loop.run(
+            lambda: not self._order.unsettled or self._transfers.idle(),
+            lambda: say(f"pins: {len(self._order.unsettled)} paths left to renew"),
+            _SECONDS_OF_SILENCE,
+        )
+
+    # ----------------------------------------------------------------------------------- the walk
+
+    def _walk(self, tops: Sequence[str]) -> None:
+        level: Sequence[str] = tops
+        first = True
+        while level:
+            requests = [self._bucket.read(narinfo_key(path), LARGEST_NARINFO) for path in level]
+            below: dict[str, str] = {}
+            for path, answer in zip(level, self._bucket.attempt(requests), strict=True):
+                if isinstance(answer, Failure):
+                    self._break(path, answer.what)
+                elif answer.status == 404:
+                    # Below the top it may be one that an upstream cache has: the audit asks there.
+                    if first:
+                        self._break(path, "the cache does not have it")
+                else:
+                    below |= self._take(path, answer)
+            for path, pin in below.items():
+                self._pin_of[path] = pin
+            level, first = list(below), False
+
+    def _take(self, path: str, answer: Answer) -> Mapping[str, str]:
+        """Take in a narinfo; return what it refers to that nobody has looked at, and for whom."""
+        narinfo = _parsed(path, answer.body)
+        if narinfo is None or not any(signed_by(narinfo, key) for key in self._keys):
+            self._break(path, "its narinfo is broken, or no key of this cache has signed it")
+            return {}
+        if day_of(answer) >= self._today:
+            return {}
+        entry = _Entry(narinfo, answer.body, answer.etag)
+        self._due[path] = entry
+        pin = self._pin_of[path]
+        return {
+            reference: pin
+            for reference in entry.references
+            if reference not in self._known and reference not in self._pin_of
+        }
+
+    # --------------------------------------------------------------------------------- the leases
+
+    def _looked_at_nar(self, one: _Entry, answer: Answer) -> None:
+        key, size = one.narinfo.url, one.narinfo.file_size or 0
+        nar = present_of({key: answer}).get(key)
+        if nar is None or nar.size != size:
+            self._lost(one, "its NAR is gone, or has another size")
+        elif nar.day >= self._today:
+            self._advance(self._order.nar_is_there(one.path))
+        else:
+            self._bucket.renew_nar(
+                key,
+                size,
+                lambda _: self._advance(self._order.nar_is_there(one.path)),
+                lambda: self._lost(one, "its NAR is gone"),
+                partial(self._failed, one),
+            )
+
+    def _advance(self, ready: Sequence[str]) -> None:
+        for path in ready:
+            self._renew_narinfo(self._due[path])
+
+    def _renew_narinfo(self, one: _Entry) -> None:
+        def renewed(_: str | None) -> None:
+            self.renewed.add(one.path)
+            self._advance(self._order.settle(one.path))
+
+        failed = partial(self._failed, one)
+        if one.etag is None:
+            self._bucket.put_narinfo(one.key, one.content, renewed, failed)
+            return
+        # Where it is another one by now, another push has just written it.
+        self._bucket.renew_narinfo(one.key, one.etag, renewed, lambda: renewed(None), failed)
+
+    def _failed(self, one: _Entry, failure: Failure) -> None:
+        self._lost(one, failure.what)
+
+    def _lost(self, one: _Entry, why: str) -> None:
+        """Note what cannot be renewed; what refers to it is renewed all the same, to be mended."""
+        self._break(one.path, why)
+        self._advance(self._order.settle(one.path))
+
+    def _break(self, path: str, why: str) -> None:
+        self.broken.setdefault(self._pin_of[path], {})[path] = why
+
+
+def _parsed(path: str, content: bytes) -> NarInfo | None:
+    try:
+        narinfo = NarInfo.parse(content.decode("ascii"))
+    except (FormatError, UnicodeDecodeError):
+        return None
+    whole = narinfo.store_path == path and narinfo.file_size is not None
+    return narinfo if whole and is_nar_key(narinfo.url) else None
+
+
+def tell(renewal: PinRenewal) -> None:
+    """Say what was renewed, and which pins are incomplete."""
+    if renewal.renewed:
+        say(f"pins: renewed {len(renewal.renewed)} paths that this machine does not have")
+    for name, lost in renewal.broken.items():
+        path, why = next(iter(lost.items()))
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        say(f"pins: {name} is incomplete: {path}: {why}{more}; push it where it still is")

@@ -1,0 +1,212 @@
+"""Pins of the cache: renewed by pushes that have none of it, and believed no further."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from formats.narinfo import NarInfo
+from formats.pin import MOST_TARGETS, format_pin, parse_pin, pin_key
+from formats.signing import SecretKey
+from push.inventory import narinfo_key
+from push.store import StorePath
+from tests.unit.push.client import SIGNING_KEY
+from tests.unit.push.paths import store_path
+from tests.unit.push.s3_stand_in import StandIn, error
+from tests.unit.push.test_pushes import ALL, LIBC, OTHER, SHELL, TOOL, TOP, Machine, nar_of
+from tests.unit.push.test_pushes import machine as machine  # noqa: PLC0414
+
+KEY = SecretKey.parse(SIGNING_KEY)
+
+
+@pytest.fixture
+def elsewhere(machine: Machine) -> Machine:
+    """A machine that has `OTHER` alone, of a cache to which another has pushed and pinned `TOP`."""
+    machine.has(*ALL, OTHER)
+    machine.push(TOP).counts()
+    machine.push(OTHER).counts()
+    machine.nix.paths = {OTHER.path: OTHER}
+    pin(machine, "release", TOP)
+    machine.forget()
+    machine.server.now += timedelta(days=1)
+    machine.server.seen.clear()
+    return machine
+
+
+def pin(machine: Machine, name: str, *paths: StorePath) -> None:
+    machine.server.put(pin_key(name), format_pin([path.path for path in paths]).encode())
+
+
+def days(server: StandIn) -> dict[str, int]:
+    """Return how many days old each object is."""
+    return {key: (server.now - one.modified).days for key, one in server.objects.items()}
+
+
+def keys_of(*paths: StorePath) -> set[str]:
+    return {key for path in paths for key in (narinfo_key(path), nar_of(path))}
+
+
+def test_what_a_pin_keeps_is_renewed_by_a_push_that_has_none_of_it(elsewhere: Machine) -> None:
+    server = elsewhere.server
+    before = {key: one.content for key, one in server.objects.items()}
+    ran = elsewhere.push(OTHER)
+    assert ran.counts() == (0, 1, 0, 1, 0)
+    assert "push: pins: renewed 4 paths that this machine does not have\n" in ran.log
+    old = {key for key, age in days(server).items() if age}
+    assert old == {pin_key("release")}
+    assert {key: one.content for key, one in server.objects.items()} == before
+    written = [seen.key for seen in server.seen if seen.method == "PUT"]
+    for path in ALL:
+        needed = {f"{name[:32]}.narinfo" for name in path.references} | {nar_of(path)}
+        for key in needed - {narinfo_key(path)}:
+            assert written.index(key) < written.index(narinfo_key(path))
+
+
+def test_what_was_renewed_today_is_walked_no_further_than_its_top(elsewhere: Machine) -> None:
+    elsewhere.push(OTHER).counts()
+    elsewhere.forget()
+    elsewhere.server.seen.clear()
+    ran = elsewhere.push(OTHER)
+    assert "pins" not in ran.log
+    keys = [seen.key for seen in elsewhere.server.seen if seen.key]
+    assert sorted(keys) == sorted([pin_key("release"), narinfo_key(OTHER), narinfo_key(TOP)])
+
+
+def test_where_the_bucket_never_forgets_nobody_looks_for_pins(elsewhere: Machine) -> None:
+    elsewhere.push(OTHER, renew="no").counts()
+    assert not any("pins" in seen.target for seen in elsewhere.server.seen)
+
+
+def test_a_machine_that_has_a_pin_pushes_what_the_cache_lacks_of_it(elsewhere: Machine) -> None:
+    server = elsewhere.server
+    del server.objects[narinfo_key(LIBC)], server.objects[nar_of(TOOL)]
+    ran = elsewhere.push(OTHER)
+    assert "push: pins: release is incomplete: " in ran.log
+    elsewhere.has(*ALL)
+    # As a path of this machine's it exists; Nix of stone has it in no real store.
+    mended = elsewhere.push(OTHER, TOP)
+    assert mended.counts()[0] == 2
+    assert "incomplete" not in mended.log
+    assert keys_of(*ALL) <= server.objects.keys()
+
+
+def test_a_pinned_path_that_exists_here_is_pushed_unasked(
+    elsewhere: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = {path.path for path in ALL}
+    monkeypatch.setattr("push.session.os.path.lexists", exists.__contains__)
+    elsewhere.has(*ALL)
+    del elsewhere.server.objects[narinfo_key(LIBC)]
+    assert elsewhere.push(OTHER).counts() == (1, 4, 0, 4, 0)
+    # It may be there and not valid: then it is renewed as anybody's.
+    elsewhere.nix.paths = {OTHER.path: OTHER}
+    elsewhere.server.now += timedelta(days=1)
+    assert "pins: renewed 4 paths" in elsewhere.push(OTHER).log
+
+
+@pytest.mark.parametrize("part", ["narinfo", "NAR", "size"])
+def test_a_pin_that_lacks_something_is_told_and_the_rest_of_it_kept(
+    elsewhere: Machine, part: str
+) -> None:
+    server = elsewhere.server
+    if part == "narinfo":
+        server.put(narinfo_key(TOOL), b"no narinfo\n", days_old=1)
+        why = "its narinfo is broken, or no key of this cache has signed it"
+    elif part == "NAR":
+        del server.objects[nar_of(TOOL)]
+        why = "its NAR is gone, or has another size"
+    else:
+        server.objects[nar_of(TOOL)].size += 1
+        why = "its NAR is gone, or has another size"
+    ran = elsewhere.push(OTHER)
+    assert ran.counts()[0] == 0
+    assert (
+        f"push: pins: release is incomplete: {TOOL.path}: {why}; push it where it still is\n"
+        in ran.log
+    )
+    assert {key for key in keys_of(LIBC, SHELL, TOP) if days(server)[key]} == set()
+
+
+def test_a_pin_whose_top_is_gone_is_told(elsewhere: Machine) -> None:
+    del elsewhere.server.objects[narinfo_key(TOP)]
+    ran = elsewhere.push(OTHER)
+    assert f"release is incomplete: {TOP.path}: the cache does not have it" in ran.log
+
+
+def test_what_none_of_the_caches_keys_has_signed_is_not_renewed(elsewhere: Machine) -> None:
+    """Whoever writes to the bucket may name anything in a pin."""
+    server, mallory = elsewhere.server, SecretKey.generate(KEY.name)
+    text = server.objects[narinfo_key(TOOL)].content.decode()
+    narinfo = NarInfo.parse(text)
+    forged = replace(narinfo, signatures=(mallory.sign(narinfo.fingerprint),))
+    server.put(narinfo_key(TOOL), forged.format().encode(), days_old=1)
+    ran = elsewhere.push(OTHER)
+    assert f"release is incomplete: {TOOL.path}: its narinfo is broken, or no key" in ran.log
+    assert days(server)[narinfo_key(TOOL)] == 1
+    assert NarInfo.parse(server.objects[narinfo_key(TOOL)].content.decode()) == forged
+
+
+def test_a_rotated_keys_signatures_count_while_clients_trust_it(elsewhere: Machine) -> None:
+    new = SecretKey.generate("cache.test-2").to_nix()
+    assert "incomplete" in elsewhere.push(OTHER, signing_key=new).log
+    ran = elsewhere.push(OTHER, signing_key=new, trusted_key=str(KEY.public_key))
+    assert "pins: renewed 4 paths" in ran.log
+
+
+def test_one_object_that_is_refused_keeps_no_other_back(elsewhere: Machine) -> None:
+    refused = narinfo_key(LIBC)
+
+    def denied(seen: object) -> object:
+        return error(403, "AccessDenied") if getattr(seen, "key", "") == refused else None
+
+    elsewhere.server.script = denied  # type: ignore[assignment]
+    ran = elsewhere.push(OTHER)
+    assert ran.counts() == (0, 1, 0, 1, 0)
+    assert f"release is incomplete: {LIBC.path}: GET cache/{refused}: HTTP 403" in ran.log
+    assert {key for key in keys_of(SHELL, TOOL, TOP) if days(elsewhere.server)[key]} == set()
+
+
+def test_two_narinfos_that_refer_to_each_other_hold_up_no_push(elsewhere: Machine) -> None:
+    """The key's own signatures, over builds that do not fit together: nobody can mend that."""
+    server = elsewhere.server
+    narinfo = NarInfo.parse(server.objects[narinfo_key(LIBC)].content.decode())
+    circular = replace(narinfo, references=(TOOL.base_name,))
+    signed = replace(circular, signatures=(KEY.sign(circular.fingerprint),))
+    server.put(narinfo_key(LIBC), signed.format().encode(), days_old=1)
+    assert elsewhere.push(OTHER).counts() == (0, 1, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"/nix/store/x\n", b"\xff\n", b"/etc/passwd\n", b"a" * 70_000]
+)
+def test_a_pin_that_is_none_is_told_and_holds_up_nothing(
+    elsewhere: Machine, content: bytes
+) -> None:
+    elsewhere.server.put(pin_key("evil"), content)
+    elsewhere.server.put(pin_key("Not a name"), content)
+    ran = elsewhere.push(OTHER)
+    assert "push: pins: evil cannot be read: " in ran.log
+    assert "Not a name" not in ran.log
+    assert "pins: renewed 4 paths" in ran.log
+
+
+def test_a_pin_is_store_paths_one_a_line() -> None:
+    paths = [TOP.path, OTHER.path]
+    assert parse_pin(format_pin(paths).encode()) == tuple(paths)
+    many = [store_path(f"p{number}", 1).path for number in range(MOST_TARGETS)]
+    assert parse_pin(format_pin(many).encode()) == tuple(many)
+
+
+def test_a_day_of_builds_looks_for_pins_once(
+    elsewhere: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text(f"{OTHER.path}\n")
+    with lines.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        ran = elsewhere.push(options=["--stdin"])
+    assert ran.output == f"{OTHER.path}\n"
+    assert "pins: renewed 4 paths" in ran.log
