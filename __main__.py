@@ -14,6 +14,7 @@ from program.checks import before_pushes, deployment, key_rotation, readable, re
 from program.declaration import (
     declare_builders,
     declare_cache,
+    declare_pins,
     declare_readers,
     declare_server,
     declare_signing_keys,
@@ -41,7 +42,8 @@ client = public_keys.apply(lambda keys: machines.client_configuration(stack, key
 asked_first = before_pushes.hook(stack, settled)
 cache = declare_cache(stack, server, client, settled, asked_first)
 readers = declare_readers(stack, server)
-builders = declare_builders(stack, followed, server, cache, signing_keys[-1], settled, asked_first)
+builders = declare_builders(stack, followed, server, cache, signing_keys, settled, asked_first)
+pins = declare_pins(stack, builders, server, cache, settled)
 guarded = [cache, *signing_keys, *readers.guarded, *builders.guarded]
 Safeguard(
     "safeguard",
@@ -61,6 +63,7 @@ pulumi.export("flakeNixConfig", client.apply(ClientConfiguration.flake_nix_confi
 if stack.ca_certificate is not None:
     pulumi.export("caCertificate", stack.ca_certificate)
 pulumi.export("builders", builders.outputs)
+pulumi.export("pins", pins)
 for name, policy in machines.policies_to_give(stack).items():
     pulumi.export(name, policy)
 if not stack.bucket_policy:

@@ -40,6 +40,8 @@ class ClosurePushArgs:
     answers, what is left to upstream caches, how NARs are compressed, …"""
     signing_key: pulumi.Input[str]
     """The secret key that signs, in Nix's format."""
+    trusted_keys: pulumi.Input[Sequence[str]] = ()
+    """The cache's public keys, by which what pins keep is known, besides the one that signs."""
     ca_certificate: str | None = None
     """PEM text of the private CA that signed the server's certificate."""
     comparable_etags: bool = True
@@ -94,9 +96,12 @@ def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
     if args.ca_certificate is not None:
         given["ca-certificate"] = base64.b64encode(args.ca_certificate.encode()).decode()
     text = bootstrap() + format_settings(given)
-    return pulumi.Output.all(**{"bucket": args.bucket, "signing-key": args.signing_key}).apply(
-        lambda known: text + format_settings(known)
-    )
+    later = {
+        "bucket": args.bucket,
+        "signing-key": args.signing_key,
+        "trusted-key": args.trusted_keys,
+    }
+    return pulumi.Output.all(**later).apply(lambda known: text + format_settings(known))
 
 
 def _declare_push(

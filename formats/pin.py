@@ -27,23 +27,26 @@ def pin_key(name: str) -> str:
 
 
 def format_pin(paths: Iterable[str]) -> str:
-    """Return the content of a pin: store paths, one a line, the newest first."""
-    return "".join(f"{path}\n" for path in paths)
+    """Return the content of a pin: store paths, one a line, the newest first; a blank line if none.
+
+    An empty object would look like one that was too large to be read.
+    """
+    return "".join(f"{path}\n" for path in paths) or "\n"
 
 
 def parse_pin(content: bytes) -> tuple[str, ...]:
-    """Return the store paths that a pin names.
+    """Return the store paths that a pin names; none where its builder has never told.
 
     Raises:
-        FormatError: it names none, too many, or something else.
+        FormatError: it names too many, or something else.
     """
     try:
         lines = content.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise FormatError("a pin is no text of store paths") from None
-    paths = lines[:-1]
-    if lines[-1] or not 1 <= len(paths) <= MOST_TARGETS:
-        raise FormatError(f"a pin is 1 to {MOST_TARGETS} lines")
+    paths = [] if content == b"\n" else lines[:-1]
+    if not content or lines[-1] or len(paths) > MOST_TARGETS:
+        raise FormatError(f"a pin is at most {MOST_TARGETS} lines")
     if not all(map(is_store_path, paths)):
         raise FormatError("a pin's line is no store path")
     return tuple(paths)

@@ -291,8 +291,8 @@ class _Wanted:
     def settle(self, report: Report, threads: ThreadPoolExecutor) -> None:
         """Look for what is wanted once more and elsewhere, and report what nobody has."""
         closures = [
-            (narinfo_of(path), f"builder {builder} pushed {path}")
-            for builder, paths in self._cache.closures.items()
+            (narinfo_of(path), f"{whose} {path}")
+            for whose, paths in self._cache.closures.items()
             for path in paths
         ]
         report.closures = len(closures)

@@ -19,6 +19,7 @@ from program.settings.stack import Settings, parse
 _NAMESPACE = "nixcache:"
 _NOT_READ = {
     "builders": "[]",
+    "pins": "[]",
     "sshPrivateKey": "",
     "adoptedSigningKeys": "",
     "adoptedUserSecrets": "",
@@ -38,7 +39,8 @@ class DeployedStack:
     public_keys: tuple[PublicKey, ...]
     """The keys that clients trust; the last one signs."""
     closures: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Store paths that each builder has pushed and pinned by a deployment, by its name."""
+    """Store paths whose closures the cache is to have, by who says so: `builder NAME pushed`, `pin
+    NAME keeps`."""
     reader: Credential | None = None
     """Who clients of a private cache read as; None where everyone may read."""
 
@@ -77,7 +79,7 @@ def read_stack(name: str) -> DeployedStack:
             settings,
             outputs["substituter"],
             tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
-            _closures(outputs.get("builders") or {}),
+            _closures(outputs.get("builders") or {}, outputs.get("pins") or {}),
             _reader(name, settings.reader_profile) if settings.private else None,
         )
     except (KeyError, FormatError):
@@ -87,12 +89,18 @@ def read_stack(name: str) -> DeployedStack:
         ) from None
 
 
-def _closures(builders: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return what the output `builders` says was pushed; a link was never followed."""
-    return {
-        name: [path for path in builder.get("closures", ()) if is_store_path(path)]
+def _closures(builders: Mapping[str, Any], pins: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what the outputs say was pushed and is kept; a link was never followed."""
+    closures = {
+        f"builder {name} pushed": [one for one in builder.get("closures", ()) if is_store_path(one)]
         for name, builder in builders.items()
     }
+    known = {path for paths in closures.values() for path in paths}
+    kept = {
+        f"pin {name} keeps": [one for one in paths if is_store_path(one) and one not in known]
+        for name, paths in pins.items()
+    }
+    return closures | kept
 
 
 def _reader(name: str, profile: str) -> Credential:

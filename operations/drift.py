@@ -76,7 +76,7 @@ def lost_closures(stack: DeployedStack) -> Iterator[str]:
     settings = stack.settings
     bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
     upstreams = upstream_caches(settings.upstream_keys, 1)
-    for builder, paths in stack.closures.items():
+    for whose, paths in stack.closures.items():
         for path in paths:
             name = narinfo_of(path)
             if name in dict(bucket.objects(name)):
@@ -84,11 +84,11 @@ def lost_closures(stack: DeployedStack) -> Iterator[str]:
             answer = ask(upstreams, name)
             if answer.silent:
                 yield (
-                    f"builder {builder} pushed {path}, which the cache does not have; "
+                    f"{whose} {path}, which the cache does not have; "
                     f"{' and '.join(answer.silent)} cannot be asked for it"
                 )
             elif not answer.found:
-                yield f"builder {builder} pushed {path}, which the cache does not have"
+                yield f"{whose} {path}, which the cache does not have"
 
 
 def endangered(stack: DeployedStack) -> Iterator[str]:

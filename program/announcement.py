@@ -102,6 +102,7 @@ def changes(
         yield from _texts(settings, recorded)
         yield from _pushes(settings, recorded)
     yield from _builders(settings, recorded, followed)
+    yield from _pins(settings, recorded, followed)
 
 
 def _adopted_keys(settings: Settings, recorded: Recorded) -> Iterator[str]:
@@ -215,3 +216,25 @@ def _pushed(
         before = last[number] if number < len(last) else None
         came = f"; before: {before}" if before and before not in targets else " for the first time"
         yield f"builder {builder.name} pushes {path}{came}"
+
+
+def _pins(
+    settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
+) -> Iterator[str]:
+    """Say which closures the cache keeps from now on, and which it lets age."""
+    pushed = {builder.name: builder.pushed for builder in settings.builders}
+    before = recorded.stack_output("pins", {})
+    for pin in settings.pins:
+        target = pin.path
+        if pin.builder is not None:
+            targets = followed.get(pin.builder, pushed[pin.builder])
+            if targets is None:
+                # It did not answer, and a warning says so.
+                continue
+            target = targets[pushed[pin.builder].index(pin.path)]
+        kept = before.get(pin.name, ())
+        if kept[:1] != [target]:
+            was = f"; before: {kept[0]}" if kept else ""
+            yield f"pin {pin.name} keeps {target}{was}"
+    for name in sorted(before.keys() - {pin.name for pin in settings.pins}):
+        yield f"pin {name} goes; what it kept ages from its last push"

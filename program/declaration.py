@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pulumi
@@ -26,6 +27,7 @@ from components.builder_credentials import (
 )
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
+from components.pins import Pins, PinsArgs, targets_now
 from components.signing_key import SigningKey
 from program.checks import recorded
 from program.checks.deployment import Settled
@@ -149,7 +151,7 @@ def declare_builders(
     followed: Mapping[str, Sequence[str] | None],
     server: minio.Provider,
     cache: BinaryCache,
-    signing_key: SigningKey,
+    signing_keys: Sequence[SigningKey],
     settled: Settled,
     before_pushes: pulumi.ResourceHook | None,
 ) -> DeclaredBuilders:
@@ -161,7 +163,7 @@ def declare_builders(
             None where it did not answer.
         server: the provider for users and policy.
         cache: what they push to.
-        signing_key: the key that signs their pushes.
+        signing_keys: the cache's keys, the last of which signs their pushes.
         settled: what is known of the server.
         before_pushes: asked before anything is pushed, or placed on a builder.
     """
@@ -189,7 +191,7 @@ def declare_builders(
                 directory=builder.credentials_directory,
                 connection=connection,
                 secret_access_key=credential.secret_access_key,
-                signing_key=signing_key.secret_key,
+                signing_key=signing_keys[-1].secret_key,
                 before_placing=before_pushes,
             )
             guarded.append(BuilderCredentials(places[builder.name], files))
@@ -204,7 +206,9 @@ def declare_builders(
                 closures=closures, credential=credential, connection=connection
             )
     if pushes:
-        push = _declare_pushes(settings, pushes, server, cache, signing_key, settled, before_pushes)
+        push = _declare_pushes(
+            settings, pushes, server, cache, signing_keys, settled, before_pushes
+        )
         for name, user in ((builder.name, builder.s3_user) for builder in settings.builders):
             if user in pushes:
                 outputs[name]["lastPush"] = push.summaries[user]
@@ -213,6 +217,42 @@ def declare_builders(
                     push.summaries[user], pushes[user].closures
                 ).apply(lambda known: known[1])
     return DeclaredBuilders(guarded, outputs)
+
+
+def declare_pins(
+    settings: Settings,
+    builders: DeclaredBuilders,
+    server: minio.Provider,
+    cache: BinaryCache,
+    settled: Settled,
+) -> dict[str, pulumi.Output[list[str]]]:
+    """Declare the pins of the cache, and return what each keeps, by its name.
+
+    One that follows a builder's link moves once that builder has pushed what it points to.
+    """
+    pushed = {builder.name: builder.pushed for builder in settings.builders}
+    targets: dict[str, pulumi.Output[list[str]]] = {}
+    for pin in settings.pins:
+        if pin.builder is None:
+            targets[pin.name] = pulumi.Output.from_input([pin.path])
+            continue
+        closures = builders.outputs[pin.builder]["closures"]
+        place, before = pushed[pin.builder].index(pin.path), recorded.read().pinned(pin.name)
+        targets[pin.name] = closures.apply(
+            partial(_targets_now, place=place, before=before, keep_last=pin.keep_last)
+        )
+    if targets:
+        args = PinsArgs(
+            bucket=cache.bucket, targets=targets, comparable_etags=settled.comparable_etags
+        )
+        Pins("pins", args, pulumi.ResourceOptions(providers=[server]))
+    return targets
+
+
+def _targets_now(
+    closures: Sequence[str], *, place: int, before: Sequence[str], keep_last: int
+) -> list[str]:
+    return targets_now(closures[place], before, keep_last)
 
 
 def _declare_access(settings: Settings, server: minio.Provider) -> BuilderAccess:
@@ -250,17 +290,20 @@ def _declare_pushes(
     pushes: Mapping[str, BuilderPush],
     server: minio.Provider,
     cache: BinaryCache,
-    signing_key: SigningKey,
+    signing_keys: Sequence[SigningKey],
     settled: Settled,
     before_pushes: pulumi.ResourceHook | None,
 ) -> ClosurePush:
+    # Only pins are known by the keys of before: without any, retiring one is nobody's to push for.
+    trusted = [key.public_key for key in signing_keys[:-1]] if settings.pins else []
     return ClosurePush(
         "builders",
         ClosurePushArgs(
             builders=pushes,
             bucket=cache.bucket,
             settings=push_settings(settings),
-            signing_key=signing_key.secret_key,
+            signing_key=signing_keys[-1].secret_key,
+            trusted_keys=pulumi.Output.all(*trusted),
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,
             before_pushing=before_pushes,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import pulumi
+
+from formats.error import FormatError
+from formats.pin import parse_pin, pin_key
 
 BUCKET = "minio:index/s3Bucket:S3Bucket"
 BUCKET_POLICY = "minio:index/s3BucketPolicy:S3BucketPolicy"
@@ -84,6 +88,14 @@ class Recorded:
     def objects(self) -> frozenset[str]:
         """The names of the objects that the program itself keeps in the bucket."""
         return frozenset(str(found["objectName"]) for found in self.outputs(OBJECT))
+
+    def pinned(self, name: str) -> tuple[str, ...]:
+        """Return what a pin keeps since the last deployment: store paths, the newest first."""
+        for found in self.outputs(OBJECT):
+            if found["objectName"] == pin_key(name):
+                with suppress(FormatError):
+                    return parse_pin(str(found.get("content")).encode())
+        return ()
 
 
 @cache

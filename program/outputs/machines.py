@@ -160,7 +160,7 @@ def modules_configuration(
         "substituter": client.substituter,
         "publicKeys": list(client.public_keys),
         "caCertificate": client.ca_certificate,
-        "push": push_settings(settings),
+        "push": {**push_settings(settings), "trusted-key": list(client.public_keys)},
         "builders": {
             builder.name: {
                 "accessKeyId": access_key_ids[builder.name],

@@ -212,23 +212,32 @@ def check_s3_name(setting: str, name: str) -> str:
 
 def _store_paths(reader: SettingReader, name: str) -> tuple[str, ...]:
     """Take a list of store paths, or of links to them."""
-    setting, paths = reader.full_name(name), reader.texts(name, [])
+    paths = reader.texts(name, [])
     for path in paths:
-        if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
-            raise SettingError(
-                setting,
-                path,
-                "write a store path, or an absolute link to one such as /run/current-system",
-            )
-        # csh takes ! within quotation marks for history, and fish a backslash for a quotation.
-        if re.search(r"[!\\]", path):
-            raise SettingError(
-                setting,
-                path,
-                "login shells disagree on ! and \\ in a path; write a link to it without them",
-            )
-        if path.startswith("/nix/store/") and not is_store_path(path):
-            raise SettingError(
-                setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"
-            )
+        check_pushed(reader.full_name(name), path)
     return paths
+
+
+def check_pushed(setting: str, path: str) -> None:
+    """Refuse what is neither a store path nor a link that every login shell reads alike.
+
+    Raises:
+        SettingError: it is something of the kind.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
+        raise SettingError(
+            setting,
+            path,
+            "write a store path, or an absolute link to one such as /run/current-system",
+        )
+    # csh takes ! within quotation marks for history, and fish a backslash for a quotation.
+    if re.search(r"[!\\]", path):
+        raise SettingError(
+            setting,
+            path,
+            "login shells disagree on ! and \\ in a path; write a link to it without them",
+        )
+    if path.startswith("/nix/store/") and not is_store_path(path):
+        raise SettingError(
+            setting, path, "this is no store path; write /nix/store/<hash>-<name> and no more"
+        )

@@ -21,6 +21,7 @@ from formats.error import FormatError
 from formats.keys import PublicKey, shown_key
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from program.settings.builders import BuilderSettings, check_s3_name, read_builders
+from program.settings.pins import PinSettings, read_pins
 from program.settings.reader import SettingError, SettingReader
 from program.settings.signing_keys import SigningKeySettings, read_signing_keys
 from program.settings.ssh import HOST
@@ -135,6 +136,7 @@ class Settings:
     part_size: int
     write_policy: str
     builders: tuple[BuilderSettings, ...]
+    pins: tuple[PinSettings, ...]
 
     @property
     def private(self) -> bool:
@@ -257,7 +259,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     levels = COMPRESSIONS[compression].levels
     signing_keys = read_signing_keys(reader, urlsplit(public_url).hostname or "")
     given_users = _given_users(reader.text("users"))
-    builders = read_builders(reader, bucket, given_users=given_users)
+    pins, builders = read_pins(reader, read_builders(reader, bucket, given_users=given_users))
     reader_access_key_id = reader.text("readerAccessKeyId") if given_users else ""
     if reader_access_key_id:
         check_s3_name("readerAccessKeyId", reader_access_key_id)
@@ -309,6 +311,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
             ("" if given_users else reader.text("writePolicy")) or f"{bucket}-write",
         ),
         builders=builders,
+        pins=pins,
     )
     _check_who_makes_users(reader, given_users=given_users)
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")

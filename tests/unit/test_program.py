@@ -82,7 +82,8 @@ def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
 
     monkeypatch.setattr(pulumi, "export", export)
     builders = [{"name": "here", "local": True}]
-    run(access="private", builders=builders, caCertificateFile=str(authority))
+    pins = [{"name": "release", "path": "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-release"}]
+    run(access="private", builders=builders, caCertificateFile=str(authority), pins=pins)
     monkeypatch.setattr(pulumi.runtime, "is_config_secret", lambda _: True)
     monkeypatch.setattr(readable, "finding", lambda _: None)
     run(
@@ -92,6 +93,7 @@ def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
         givenUserSecrets="GK1:S3CRET\nGK2:S3CRET",
         bucketPolicy=False,
         builders=[{"name": "here", "local": True, "accessKeyId": "GK2"}],
+        pins=pins,
     )
     table = (PROJECT_ROOT / "docs" / "architecture.md").read_text().partition("| output |")[2]
     rows = [row.strip("| ").split(" | ") for row in table.partition("\n\n")[0].splitlines()[2:]]
@@ -102,7 +104,9 @@ def test_the_homelab_example_declares_what_the_recipe_typed(run: Any) -> None:
     example: dict[str, Any] = dict(stack_file("homelab"))
     store_path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-nixos-system"
     (builder,) = example["builders"]
-    mocks = run(**{**example, "builders": [{**builder, "closures": [store_path]}]})
+    builders = [{**builder, "closures": [store_path]}]
+    # What a link points to, and so a pin that follows one, is asked of the builder.
+    mocks = run(**{**example, "builders": builders, "pins": []})
     assert mocks.inputs("minio:index/s3Bucket:S3Bucket")["bucket"] == "nix-cache"
     assert mocks.inputs("minio:index/iamUser:IamUser")["name"] == "nixbuilder"
     assert mocks.inputs("minio:index/iamPolicy:IamPolicy")["name"] == "nix-cache-write"

@@ -402,7 +402,7 @@ def test_a_cache_is_asked_where_its_keys_name_says_and_given_up_when_it_is_silen
 
 def test_a_closure_that_was_pushed_and_is_not_there_is_found(cache: SmallCache) -> None:
     name, top = store(cache)
-    closures = {"here": [top.store_path]}
+    closures = {"builder here pushed": [top.store_path]}
     report = cache.audit(closures=closures)
     assert (report.findings, report.closures) == ([], 1)
     cache.objects = {"nix-cache-info": cache.objects["nix-cache-info"]}
@@ -422,7 +422,7 @@ def test_what_is_pushed_while_the_audit_runs_is_not_missing(cache: SmallCache) -
         cache.objects[name] = text
 
     cache.listing = arriving  # type: ignore[method-assign]
-    assert cache.audit(closures={"here": [leaf.store_path]}).findings == []
+    assert cache.audit(closures={"builder here pushed": [leaf.store_path]}).findings == []
 
 
 def test_a_summary_shows_the_first_findings_and_the_number_of_the_rest() -> None:

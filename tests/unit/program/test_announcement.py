@@ -280,3 +280,25 @@ def test_many_closures_and_many_builders_are_counted(
     told.clear()
     announce(many, KEYS, Recorded({}), {})
     assert told == []
+
+
+def test_where_a_pin_moves_is_said_and_what_is_let_go() -> None:
+    here = builder(closures=[LINK])
+    live = {"name": "live", "builder": "here", "link": LINK}
+    release = {"name": "release", "path": OLD}
+    now = settings(builders=[here], pins=[live, release])
+    before = deployed(settings(builders=[here]), {"here": [NEW]})
+    followed = {"here": [NEW]}
+
+    def told(after: Settings, links: Mapping[str, Sequence[str] | None] = followed) -> list[str]:
+        return [line for line in changes(after, before, links) if line.startswith("pin ")]
+
+    pinned = [f"pin live keeps {NEW}", f"pin release keeps {OLD}"]
+    assert told(now) == pinned
+    stack = next(one for one in before.resources.values() if one["type"] == STACK)
+    stack["outputs"]["pins"] = {"live": [OLD, NEW], "release": [OLD]}
+    assert told(now) == [f"pin live keeps {NEW}; before: {OLD}"]
+    assert told(now, {"here": None}) == []
+    assert told(settings(builders=[here], pins=[live]))[1:] == [
+        "pin release goes; what it kept ages from its last push"
+    ]

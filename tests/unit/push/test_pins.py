@@ -180,22 +180,25 @@ def test_two_narinfos_that_refer_to_each_other_hold_up_no_push(elsewhere: Machin
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"/nix/store/x\n", b"\xff\n", b"/etc/passwd\n", b"a" * 70_000]
+    "content", [b"", b"\n\n", b"/nix/store/x\n", b"\xff\n", b"/etc/passwd\n", b"a" * 70_000]
 )
 def test_a_pin_that_is_none_is_told_and_holds_up_nothing(
     elsewhere: Machine, content: bytes
 ) -> None:
     elsewhere.server.put(pin_key("evil"), content)
     elsewhere.server.put(pin_key("Not a name"), content)
+    pin(elsewhere, "nobody-has-told")
     ran = elsewhere.push(OTHER)
     assert "push: pins: evil cannot be read: " in ran.log
     assert "Not a name" not in ran.log
+    assert "nobody" not in ran.log
     assert "pins: renewed 4 paths" in ran.log
 
 
 def test_a_pin_is_store_paths_one_a_line() -> None:
     paths = [TOP.path, OTHER.path]
     assert parse_pin(format_pin(paths).encode()) == tuple(paths)
+    assert parse_pin(format_pin([]).encode()) == ()
     many = [store_path(f"p{number}", 1).path for number in range(MOST_TARGETS)]
     assert parse_pin(format_pin(many).encode()) == tuple(many)
 

@@ -51,6 +51,7 @@ def test_the_modules_data_says_what_the_push_is_to_do() -> None:
         "staging-limit": settings.staging_limit,
         "part-size": 67108864,
         "upstream-key": [PUBLIC_KEY],
+        "trusted-key": [PUBLIC_KEY],
     }
 
 
