@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from program.checks import adoption, expiry, given_users, ownership, removal
+from program.checks import adoption, expiry, given_users, ownership, pinned, removal
 from program.checks.recorded import OBJECT, Recorded
 from program.checks.s3_client import Server
 from program.settings.reader import SettingError
@@ -47,6 +47,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         return Found()
     if not mine:
         adoption.check(settings, keys, server)
+    for sentence in pinned.left_behind(settings, keys, server, recorded):
+        pulumi.log.warn(sentence)
     versioned = expiry.check_versions(settings, server)
     expiry.check(settings, server, lifecycle)
     if settings.given_users:

@@ -1,0 +1,89 @@
+"""What pins keep by the signature of a key that is about to be retired, and of no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from formats.error import FormatError
+from formats.keys import PublicKey
+from formats.narinfo import LARGEST_NARINFO, NarInfo
+from formats.signing import verified_by
+from formats.store_path import STORE_DIR
+from program.checks.key_rotation import trusted_before
+from program.checks.recorded import Recorded
+from program.checks.s3_client import Server
+from program.settings.signing_keys import SigningKeys
+from program.settings.stack import Settings
+
+_AT_ONCE = 8
+
+
+def left_behind(
+    settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded
+) -> Iterator[str]:
+    """Yield a sentence for each pin of which something would be signed by no trusted key.
+
+    A rotated key signs what a builder has. What only the bucket has keeps the old signature: once
+    that key is retired, clients refuse it, and no push renews it any more.
+
+    Args:
+        settings: the stack's settings.
+        keys: its signing keys from now on.
+        server: has the bucket.
+        recorded: the state, with the pins and the keys of the last deployment.
+
+    Raises:
+        ServerError: no answer, or the server refuses the user.
+    """
+    before = {key.name: key for key in trusted_before(recorded)}
+    retired = {name: key for name, key in before.items() if name not in keys.names}
+    stays = {name: key for name, key in before.items() if name in keys.names}
+    if not retired or recorded.bucket != settings.bucket:
+        return
+    for pin in settings.pins:
+        tops = recorded.pinned(pin.name)
+        lost = sorted(_signed_only_by(retired, stays, server, settings.bucket, tops))
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            yield (
+                f"pin {pin.name}: only {', '.join(retired)} has signed {lost[0]}{more}, so clients "
+                "will refuse that, and no push renews it; push it from a machine that has it, and "
+                "retire the key then"
+            )
+
+
+def _signed_only_by(
+    retired: Mapping[str, PublicKey],
+    stays: Mapping[str, PublicKey],
+    server: Server,
+    bucket: str,
+    tops: tuple[str, ...],
+) -> set[str]:
+    """Walk through the closures of `tops`; return the store paths that no key that stays signed."""
+    found: set[str] = set()
+    seen, level = set(tops), list(tops)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        while level:
+            texts = threads.map(
+                lambda path: server.read(bucket, _narinfo(path), LARGEST_NARINFO), level
+            )
+            below: list[str] = []
+            for path, text in zip(level, texts, strict=True):
+                try:
+                    narinfo = NarInfo.parse((text or b"").decode())
+                except (FormatError, UnicodeDecodeError):
+                    continue
+                if narinfo.store_path != path:
+                    continue
+                if not verified_by(narinfo, stays) and verified_by(narinfo, retired):
+                    found.add(path)
+                references = [f"{STORE_DIR}/{name}" for name in narinfo.references]
+                below += [one for one in dict.fromkeys(references) if one not in seen]
+                seen.update(references)
+            level = below
+    return found
+
+
+def _narinfo(path: str) -> str:
+    return f"{path[len(STORE_DIR) + 1 :][:32]}.narinfo"

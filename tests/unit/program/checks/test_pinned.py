@@ -1,0 +1,94 @@
+"""What pins keep by a key that is about to be retired."""
+
+from __future__ import annotations
+
+import pytest
+
+from formats.narinfo import NarInfo
+from formats.pin import format_pin, pin_key
+from formats.signing import SecretKey
+from program.checks.pinned import left_behind
+from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
+from program.checks.s3_client import Server
+from program.settings.signing_keys import SigningKeys
+from program.settings.stack import parse
+from tests.unit.configuration import configuration
+
+OLD, NEW, THEIRS = (SecretKey.generate(name) for name in ("cache-1", "cache-2", "upstream-1"))
+TOP, LIBC, FROM_UPSTREAM = (f"{letter * 32}-{letter}" for letter in "abc")
+
+
+class Bucket(Server):
+    """A server whose bucket has these narinfos."""
+
+    narinfos: dict[str, bytes]
+
+    def read(self, bucket: str, key: str, most: int) -> bytes | None:
+        assert bucket == "nix-cache"
+        content = self.narinfos.get(key)
+        return content if content is None or len(content) <= most else None
+
+
+def narinfo(name: str, *keys: SecretKey, references: tuple[str, ...] = ()) -> bytes:
+    """Return a narinfo that these keys signed."""
+    made = NarInfo(
+        store_path=f"/nix/store/{name}",
+        url="nar/1.nar.zst",
+        compression="zstd",
+        nar_hash=f"sha256:{'0' * 52}",
+        nar_size=1,
+        references=references,
+        file_size=1,
+    )
+    signatures = [key.sign(made.fingerprint) for key in keys]
+    return (made.format() + "".join(f"Sig: {one}\n" for one in signatures)).encode()
+
+
+def told(names: tuple[str, ...], *, top: bytes, libc: bytes) -> list[str]:
+    """Return what is said when only these keys stay, of a pin whose closure is of two paths."""
+    server = Bucket("s3", True, "us-east-1", "deployer", "secret", None)
+    object.__setattr__(server, "narinfos", {f"{TOP[:32]}.narinfo": top})
+    server.narinfos[f"{LIBC[:32]}.narinfo"] = libc
+    pins = [{"name": "release", "path": f"/nix/store/{TOP}"}]
+    settings = parse(configuration(pins=pins))
+    content = format_pin([f"/nix/store/{TOP}"])
+    recorded = Recorded(
+        {
+            "stack": {
+                "type": STACK,
+                "outputs": {"publicKeys": [str(OLD.public_key), str(NEW.public_key)]},
+            },
+            "bucket": {"type": BUCKET, "outputs": {"bucket": "nix-cache"}},
+            "pin": {
+                "type": OBJECT,
+                "outputs": {"objectName": pin_key("release"), "content": content},
+            },
+        }
+    )
+    return list(left_behind(settings, SigningKeys(names, {}), server, recorded))
+
+
+BOTH = narinfo(TOP, OLD, NEW, references=(LIBC, FROM_UPSTREAM, TOP))
+
+
+@pytest.mark.parametrize("libc", [narinfo(LIBC, OLD), narinfo(LIBC, OLD, THEIRS)])
+def test_what_only_the_retired_key_has_signed_is_said(libc: bytes) -> None:
+    (sentence,) = told((NEW.name,), top=BOTH, libc=libc)
+    assert sentence == (
+        f"pin release: only cache-1 has signed /nix/store/{LIBC}, so clients will refuse that, and "
+        "no push renews it; push it from a machine that has it, and retire the key then"
+    )
+
+
+def test_what_another_key_has_signed_too_is_nobodys_concern() -> None:
+    assert told((NEW.name,), top=BOTH, libc=narinfo(LIBC, NEW)) == []
+    assert told((NEW.name,), top=BOTH, libc=b"no narinfo") == []
+
+
+def test_where_no_key_goes_nothing_is_read() -> None:
+    assert told((OLD.name, NEW.name), top=b"", libc=b"") == []
+
+
+def test_a_signature_under_the_new_keys_name_must_be_its_own() -> None:
+    forged = narinfo(LIBC, OLD, SecretKey.generate(NEW.name))
+    assert len(told((NEW.name,), top=BOTH, libc=forged)) == 1
