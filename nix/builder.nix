@@ -229,7 +229,7 @@ in
           service
           {
             description = "Push this machine's closures to the binary cache";
-            serviceConfig.ExecStart = push (lib.unique (cfg.paths ++ builder.pins or [ ]));
+            serviceConfig.ExecStart = push (cfg.paths ++ builder.pins or [ ]);
           }
         ];
       }
