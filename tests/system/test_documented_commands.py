@@ -184,7 +184,6 @@ MENTIONED = {
     "another make up, down or clean runs in this checkout": "advises to wait",
     "pulumi up failed; see above": "what failed",
     "OPTIONS OF pulumi up": "a usage line",
-    "let it make one, or ask again after pulumi up": "when to ask, and no remedy",
     "the rights that make check-server STACK=… ": "what shows rights, and gives none",
 }
 """What names a command and asks nobody to run it; and why."""
