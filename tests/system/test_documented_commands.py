@@ -165,6 +165,7 @@ EXECUTED = {
     ),
     "test_cache.py::test_an_object_changed_behind_its_back_is_found_and_put_right": (
         "is not what this deployment uploaded; run pulumi up --refresh to put it back",
+        "cannot be read: …; run pulumi up --refresh to put it back",
     ),
     "test_given_users.py::test_a_secret_is_rotated_by_giving_the_new_one": (
         "(pulumi config set --secret givenUserSecrets)",
