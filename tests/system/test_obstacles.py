@@ -58,8 +58,10 @@ def without_space(directory: Path, size: str, command: str) -> str:
     What it leaves running ends with it: nobody else would find it.
     """
     directory.mkdir(exist_ok=True)
-    return "unshare --mount --mount-proc --pid --fork --kill-child "
+    return (
+        "unshare --mount --mount-proc --pid --fork --kill-child "
         f"sh -c 'mount -t tmpfs -o size={size} none {directory} && {command}'"
+    )
 
 
 def errors(shown: str) -> list[str]:
