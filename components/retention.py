@@ -135,7 +135,8 @@ def shortenings(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator
         after: the same of the one that takes its place.
     """
     found: dict[str, None] = {}
-    for prefix, days in after.items():
+    # Entries are told first, which the rules' order does not say.
+    for prefix, days in sorted(after.items(), key=lambda one: is_folder(one[0])):
         what = "NARs" if is_folder(prefix) else "entries"
         if not before:
             found[f"{what} that lived for ever now expire after {days} days"] = None

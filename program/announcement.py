@@ -82,7 +82,7 @@ def losses(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterato
                 "no other key refuse what it did not sign"
             )
     before = next(recorded.outputs(LIFECYCLE), {}).get("rules") or ()
-    after = expiration_rules(settings.retention_days, settings.grace_days)
+    after = expiration_rules(settings.rule_days, settings.grace_days)
     yield from shortenings(expirations(before), {rule.prefix: rule.days for rule in after})
 
 

@@ -365,7 +365,7 @@ class Probe:
             modified = parse_http_date(headers.get("last-modified", ""))
         except FormatError:
             modified = None
-        return modified, _expiry(headers.get("x-amz-expiration", ""))
+        return modified, expiry(headers.get("x-amz-expiration", ""))
 
     def _wait_for_another_second(self, key: str) -> None:
         """Wait until the server's clock shows a later second than that of an object's writing."""
@@ -553,7 +553,7 @@ class Probe:
                 yield Result(need, WORKS, str(answer))
 
 
-def _expiry(header: str) -> datetime | None:
+def expiry(header: str) -> datetime | None:
     """Return when an object expires, as `x-amz-expiration` says it; None where it does not."""
     match = re.search(r'expiry-date="([^"]+)"', header)
     if match is None:

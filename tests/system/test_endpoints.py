@@ -208,6 +208,9 @@ def test_the_deploying_users_policy_of_the_documents_suffices(
     stack.set(access="private", retentionDays=9, builders=[{"name": "b", "local": True}])
     stack.up("--refresh", "--run-program").succeeded()
     assert stack.operate("drift", "--stack", stack.name).code == 0
+    # It names one bucket, so none can be made to be asked about.
+    asked = stack.operate("check_server", "--stack", stack.name).succeeded()
+    assert "rules and policies were not asked about" in asked.output
     stack.destroy().succeeded()
     assert difference(before, inventory.take()) == {}
 

@@ -70,7 +70,7 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
             for name in KEYS.names
         ),
     ]
-    rules = expiration_rules(before.retention_days, before.grace_days)
+    rules = expiration_rules(before.rule_days, before.grace_days)
     if rules:
         declared = [{"filter": rule.prefix, "expiration": f"{rule.days}d"} for rule in rules]
         resources.append((LIFECYCLE, {"rules": declared}))
@@ -302,3 +302,24 @@ def test_where_a_pin_moves_is_said_and_what_is_let_go() -> None:
     assert told(settings(builders=[here], pins=[live]))[1:] == [
         "pin release goes; what it kept ages from its last push"
     ]
+
+
+def test_given_users_are_not_said_to_go() -> None:
+    given: dict[str, Any] = {"users": "given"}
+    before = settings(
+        **given,
+        access="private",
+        readerAccessKeyId="GK9",
+        builders=[{"name": "here", "local": True, "accessKeyId": "GK1"}],
+    )
+    words = said(before, settings(**given))
+    assert words == [
+        "access: everyone may read, at https://s3.homelab.local/nix-cache",
+        "builder here goes, its user GK1 is yours to remove; what it pushed stays until it expires",
+    ]
+
+
+def test_the_day_more_of_a_server_that_does_not_round_up_is_no_shorter_retention() -> None:
+    rounds, counts = settings(), settings(expiresAtMidnight=False)
+    assert said(rounds, counts) == []
+    assert said(counts, counts) == []

@@ -53,7 +53,12 @@ def run(
     async def ask_all() -> None:
         await asyncio.gather(*(callback(None) for callback in callbacks * 3))
 
-    asyncio.run(ask_all())
+    # Not asyncio.run, which leaves the thread without the loop that the SDK takes.
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(ask_all())
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize(

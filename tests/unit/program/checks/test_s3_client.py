@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import urllib3
+from minio import Minio
+from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError
 
-from program.checks.s3_client import Answer, Server
+from program.checks.s3_client import Answer, Server, listed_versions
 from program.checks.server_error import ServerError
 from program.settings.stack import parse
 from tests.unit.configuration import configuration, refusal
@@ -85,3 +87,24 @@ def test_a_bucket_that_cannot_stand_in_the_host_name_is_refused(
 def test_clients_and_pushes_are_told_where_the_bucket_stands() -> None:
     settings = parse(configuration(addressing="virtual", endpoint="https://s3.test:9000"))
     assert settings.public_url == settings.bucket_url == "https://nix-cache.s3.test:9000"
+
+
+def refusing_versions(code: str) -> Any:
+    def listed(_: Any, _bucket: str, *, recursive: bool, include_version: bool = False) -> Any:
+        assert recursive
+        if include_version:
+            raise S3Error(None, code, "words", "", "", "")  # type: ignore[arg-type]
+        yield from ("a", "b")
+
+    return listed
+
+
+def test_objects_stand_for_versions_where_a_server_knows_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Minio("s3.test")
+    monkeypatch.setattr(Minio, "list_objects", refusing_versions("NotImplemented"))
+    assert [str(found) for found in listed_versions(client, "nix-cache")] == ["a", "b"]
+    monkeypatch.setattr(Minio, "list_objects", refusing_versions("AccessDenied"))
+    with pytest.raises(S3Error):
+        list(listed_versions(client, "nix-cache"))
