@@ -47,7 +47,8 @@ def ready(clone: Clone) -> Clone:
     """The same with one."""
     venv = clone.directory / ".venv"
     if not venv.is_symlink():
-        venv.rename(clone.directory / "made")
+        if venv.exists():
+            venv.rename(clone.directory / "made")
         venv.symlink_to(CHECKOUT / ".venv")
     return clone
 
