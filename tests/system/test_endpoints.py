@@ -13,8 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import urllib3
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException
 
 from tests.plugins.ssh_server import SshServer
 from tests.system.conftest import StackFactory, server_settings
@@ -101,6 +106,38 @@ def test_a_server_that_only_seems_to_have_minios_admin_api_is_refused_before_it_
         assert not stored
         stack.set(users="given")
         stack.up().succeeded()
+        stack.destroy().succeeded()
+
+
+def test_policies_that_a_server_wraps_are_written_only_when_they_change(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    admin = MinioAdmin(
+        endpoint=minio.endpoint.removeprefix("https://"),
+        credentials=StaticProvider(minio.root_user, minio.root_password),
+        http_client=urllib3.PoolManager(ca_certs=str(minio.ca_file)),
+    )
+
+    def wrapped(method: str, target: str, _: Mapping[str, str]) -> tuple[int, bytes] | None:
+        where = urlsplit(target)
+        if method != "GET" or not where.path.endswith("/info-canned-policy"):
+            return None
+        (name,) = parse_qs(where.query)["name"]
+        try:
+            policy = json.loads(admin.policy_info(name))
+        except MinioAdminException as absent:
+            return 404, str(absent).partition("Body: ")[2].encode()
+        return 200, json.dumps({"PolicyName": name, "Policy": policy}).encode()
+
+    with reverse_proxy(minio, lie=wrapped) as url:
+        first, second = ({"name": name, "local": True} for name in ("first", "second"))
+        stack = new_stack(**through(minio, url, bucket="wrapped"), builders=[first])
+        stack.up().succeeded()
+        assert not stack.changes()
+        stack.set(builders=[first, second])
+        stack.up("--refresh", "--run-program").succeeded()
+        assert "wrapped-second" in admin.policy_info("wrapped-write")
+        assert not stack.changes("--refresh", "--run-program")
         stack.destroy().succeeded()
 
 

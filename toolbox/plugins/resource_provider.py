@@ -141,6 +141,11 @@ def _answering(method: Method) -> Method:
     return answer  # type: ignore[return-value]
 
 
+def _property(path: str) -> str:
+    """Return the property that a path leads into."""
+    return path.replace("[", ".").split(".")[0]
+
+
 class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
     """A provider plugin; a subclass names its version, its types and its configuration."""
 
@@ -223,11 +228,14 @@ class ResourceProvider(provider_pb2_grpc.ResourceProviderServicer):
             else:
                 news.pop(name, None)
         difference = resource.diff(state, old_inputs, news)
-        details = difference.details
-        changed = sorted({path.replace("[", ".").split(".")[0] for path in details})
-        replaces = sorted(
-            {path.replace("[", ".").split(".")[0] for path in details if "REPLACE" in details[path]}
-        )
+        # What is ignored is no difference, also where the server has it in other words.
+        details = {
+            path: kind
+            for path, kind in difference.details.items()
+            if _property(path) not in request.ignoreChanges
+        }
+        changed = sorted({_property(path) for path in details})
+        replaces = sorted({_property(path) for path in details if "REPLACE" in details[path]})
         return _changes(
             bool(details),
             diffs=changed,
