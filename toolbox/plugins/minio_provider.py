@@ -68,6 +68,7 @@ SETTINGS: dict[str, str | None] = {
 }
 """The provider's settings and the environment variables that stand in for them."""
 
+DEFAULT_REGION = "us-east-1"
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 300.0
 RETRIES = urllib3.Retry(
     total=3,
@@ -109,7 +110,7 @@ class Server:
                 f"minio:minioServer is {self.endpoint!r}; write host:port, without a scheme or path"
             )
         self.url = f"{'https' if tls else 'http'}://{self.endpoint}"
-        self.region = settings.get("minioRegion") or "us-east-1"
+        self.region = settings.get("minioRegion") or DEFAULT_REGION
         try:
             http = urllib3.PoolManager(
                 ssl_context=_tls(settings) if tls else None,
@@ -126,7 +127,10 @@ class Server:
                 self.endpoint,
                 credentials=credentials,
                 secure=tls,
-                region=self.region,
+                # Without one, the SDK asks for each bucket's, as the official plugin's does. A
+                # server of another region refuses that question and names its own, which only
+                # that plugin's SDK takes.
+                region=None if self.region == DEFAULT_REGION else self.region,
                 http_client=http,
             )
             self.admin = MinioAdmin(
