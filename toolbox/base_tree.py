@@ -77,30 +77,51 @@ def base_tree(suite: str, more: Sequence[str] = ()) -> Path:
     return cache.entry(name, lambda target: _make(suite, packages, target)) / "tree"
 
 
+def plain_tree(suite: str, packages: Sequence[str]) -> Path:
+    """Return the cached tree of a suite with some packages and what they need. Never write into it.
+
+    Args:
+        suite: a Debian suite.
+        packages: what is in it besides the least that Debian has.
+
+    Raises:
+        ToolboxError: mmdebstrap fails.
+    """
+    recipe = [suite, platform.machine(), *packages, *OPTIONS]
+    name = f"debian-{suite}-{packages[-1]}-{cache.checksum(part.encode() for part in recipe)}"
+    what = f"making a Debian {suite} tree with {packages[-1]}"
+    return cache.entry(name, lambda target: _debootstrap(what, suite, packages, target)) / "tree"
+
+
 def _make(suite: str, packages: Sequence[str], target: Path) -> None:
+    tree = target / "tree"
+    what = f"making a Debian {suite} tree with Nix {SUITES[suite]}"
+    _debootstrap(what, suite, packages, target)
+    for key in (tree / "etc" / "ssh").glob("ssh_host_*"):
+        key.unlink()
+    (tree / "etc" / "nix").mkdir(exist_ok=True)
+    (tree / "etc" / "nix" / "nix.conf").write_text(NIX_CONF)
+    subprocess.run(["chroot", str(tree), "mkdir", "-p", "/nix/store", "/run/sshd"], check=True)
+
+
+def _debootstrap(what: str, suite: str, packages: Sequence[str], target: Path) -> None:
     mirror = debian_packages.mirror()
     if mirror is None:
         raise ToolboxError(
             "apt's sources name no Debian archive with a plain suite and component main; "
             "add one to /etc/apt/sources.list"
         )
-    tree = target / "tree"
     progress.run(
-        f"making a Debian {suite} tree with Nix {SUITES[suite]}",
+        what,
         [
             *NAMESPACES,
             "mmdebstrap",
             *OPTIONS,
             f"--include={','.join(packages)}",
             suite,
-            str(tree),
+            str(target / "tree"),
             mirror,
         ],
         log=target / "mmdebstrap.log",
         remedy="see that apt-get update works on this machine",
     )
-    for key in (tree / "etc" / "ssh").glob("ssh_host_*"):
-        key.unlink()
-    (tree / "etc" / "nix").mkdir(exist_ok=True)
-    (tree / "etc" / "nix" / "nix.conf").write_text(NIX_CONF)
-    subprocess.run(["chroot", str(tree), "mkdir", "-p", "/nix/store", "/run/sshd"], check=True)

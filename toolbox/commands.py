@@ -17,6 +17,7 @@ from toolbox import cache, debian_packages, dev_stack, stacks, throwaway_builder
 from toolbox.base_tree import DEFAULT_SUITE, EQUIPMENT, SUITES, base_tree
 from toolbox.errors import ToolboxError
 from toolbox.progress import NO_SPACE, say
+from toolbox.servers import ceph_rgw
 from toolbox.stacks import DEV, Stack
 
 FAILED = 2
@@ -234,6 +235,7 @@ def _workflow_linter(_: Call) -> int:
 def _prepare(call: Call) -> int:
     """Get everything that the tests need, so that they wait for nothing."""
     _tools(call)
+    dev_stack.tell([tools.seaweedfs()])
     reason = throwaway_builder.available()
     if reason:
         say(f"no throwaway builder: {reason}")
@@ -243,6 +245,7 @@ def _prepare(call: Call) -> int:
     for suite in SUITES:
         base_tree(suite)
     base_tree(DEFAULT_SUITE, EQUIPMENT)
+    ceph_rgw.tree()
     return 0
 
 

@@ -33,11 +33,19 @@ class MinioServer:
     it has ended, starts it on the port it had if that is free.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, detached: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        detached: bool = False,
+        region: str = "us-east-1",
+    ) -> None:
         """`port` 0 picks a free one; nothing runs before `start`."""
         self.directory = directory.resolve()
         self.root_user = "root-of-the-cache"
         self._detached = detached
+        self._region = region
         self._popen: subprocess.Popen[bytes] | None = None
         self._record = self.directory / "server.json"
         self._process = recorded(self._record)
@@ -127,6 +135,7 @@ class MinioServer:
                 **os.environ,
                 "MINIO_ROOT_USER": self.root_user,
                 "MINIO_ROOT_PASSWORD": self.root_password,
+                "MINIO_REGION": self._region,
                 "MINIO_BROWSER": "off",
                 "MINIO_UPDATE": "off",
             },

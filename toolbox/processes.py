@@ -116,16 +116,20 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def wait_for_listener(
-    popen: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path, what: str
+    popen: subprocess.Popen[bytes],
+    ready: Callable[[], bool],
+    log: Path,
+    what: str,
+    timeout: float = START_TIMEOUT,
 ) -> bool:
     """Wait until `ready`; False if the process ended first (the port may have been taken).
 
     Raises:
-        ToolboxError: neither happens in START_TIMEOUT; the message has the log's last lines.
+        ToolboxError: neither happens in `timeout` seconds; the message has the log's last lines.
     """
-    if not wait_until(lambda: popen.poll() is not None or ready(), START_TIMEOUT):
+    if not wait_until(lambda: popen.poll() is not None or ready(), timeout):
         popen.kill()
         popen.wait()
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
-        raise ToolboxError(f"{what} did not answer in {START_TIMEOUT:.0f} s; see {log}\n  {tail}")
+        raise ToolboxError(f"{what} did not answer in {timeout:.0f} s; see {log}\n  {tail}")
     return popen.poll() is None

@@ -90,6 +90,12 @@ ENGINE = Source(
 )
 SERVER = Source("server", "github.com/minio/minio", "github.com/minio/minio", "minio")
 CLIENT = Source("client", "github.com/minio/mc", "github.com/minio/mc", "mc")
+SEAWEEDFS = Source(
+    directory="seaweedfs",
+    module="github.com/seaweedfs/seaweedfs",
+    package="github.com/seaweedfs/seaweedfs/weed",
+    binary="weed",
+)
 WORKFLOW_LINTER = Source(
     directory="workflows",
     module="github.com/rhysd/actionlint",
@@ -191,6 +197,11 @@ def client() -> Tool:
     return _first(
         lambda: _installed("mc", "mc version"), lambda: _built(CLIENT, "the MinIO client")
     )
+
+
+def seaweedfs() -> Tool:
+    """Return SeaweedFS's one command `weed`; only tests use it."""
+    return _built(SEAWEEDFS, "SeaweedFS")
 
 
 def workflow_linter() -> Tool:

@@ -50,7 +50,7 @@ def test_a_module_version_is_not_taken_from_a_longer_module_name() -> None:
 
 
 def test_every_module_of_a_build_has_a_checksum() -> None:
-    for source in (tools.ENGINE, tools.SERVER, tools.CLIENT):
+    for source in (tools.ENGINE, tools.SERVER, tools.CLIENT, tools.SEAWEEDFS):
         go_mod, go_sum = (path.read_text() for path in source.files)
         assert f"{source.module} v{tools.module_version(go_mod, source.module)} h1:" in go_sum
 

@@ -1,0 +1,52 @@
+"""Users of servers with MinIO's admin API, made by a person with `mc admin`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+from toolbox import tools
+from toolbox.errors import ToolboxError
+from toolbox.servers.s3_server import Credential
+
+
+class AdminClient:
+    """Runs `mc` against a server with the credential of its root."""
+
+    def __init__(self, endpoint: str, root: Credential, ca_file: Path, directory: Path) -> None:
+        """Keep the client's configuration, and policies, in `directory`."""
+        who = f"{root.access_key_id}:{root.secret_access_key}"
+        self._directory = directory
+        self._environment = {
+            **os.environ,
+            "MC_CONFIG_DIR": str(directory / "mc"),
+            "MC_HOST_s3": endpoint.replace("https://", f"https://{who}@"),
+            "SSL_CERT_FILE": str(ca_file),
+        }
+
+    def make_user(self, name: str) -> Credential:
+        """Make a user, whose name is its access key."""
+        secret = secrets.token_urlsafe(24)
+        self._run("user", "add", "s3", text=f"{name}\n{secret}\n")
+        return Credential(name, secret)
+
+    def attach(self, user: str, name: str, policy: str) -> None:
+        """Give a user a policy, in place of another of its name."""
+        file = self._directory / "policy.json"
+        file.write_text(policy)
+        self._run("policy", "create", "s3", name, str(file))
+        self._run("policy", "attach", "s3", name, "--user", user)
+
+    def _run(self, *arguments: str, text: str = "") -> None:
+        done = subprocess.run(
+            [str(tools.client().path), "admin", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._environment,
+        )
+        if done.returncode != 0:
+            raise ToolboxError(f"mc admin {' '.join(arguments[:4])}: {done.stdout}{done.stderr}")
