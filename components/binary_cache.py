@@ -11,7 +11,13 @@ from typing import Any
 import pulumi
 import pulumi_minio as minio
 
-from components.retention import GRACE_DAYS, RETENTION_DAYS, ExpirationRule, expiration_rules
+from components.retention import (
+    GRACE_DAYS,
+    OWN_FOLDER,
+    RETENTION_DAYS,
+    ExpirationRule,
+    expiration_rules,
+)
 from components.text_object import declare_text_object, multipart_etag
 from formats.store_path import STORE_DIR
 
@@ -26,25 +32,29 @@ def anonymous_policy(bucket: str, download: bool, listing: bool) -> str:
 
     A private cache has one too, which lets nobody do anything: going private is then an update of
     the policy, before anything is pushed, and no deletion, which the engine would do last and only
-    when nothing has failed; and a cache that somebody opens is found by a refresh.
+    when nothing has failed; and a cache that somebody opens is found by a refresh. Amazon and
+    SeaweedFS take no policy without a statement, so it denies what is never there.
 
     Source: S3 API, "Bucket policy"; MinIO keeps a principal only in the form `{"AWS": ["*"]}`.
     """
     arn = f"arn:aws:s3:::{bucket}"
-    statements = [("s3:GetObject", f"{arn}/*")] if download else []
-    if download and listing:
-        statements.append(("s3:ListBucket", arn))
+    if not download:
+        statements = [("Deny", "s3:GetObject", f"{arn}/{OWN_FOLDER}nobody")]
+    else:
+        statements = [("Allow", "s3:GetObject", f"{arn}/*")]
+        if listing:
+            statements.append(("Allow", "s3:ListBucket", arn))
     return json.dumps(
         {
             "Version": "2012-10-17",
             "Statement": [
                 {
-                    "Effect": "Allow",
+                    "Effect": effect,
                     "Principal": {"AWS": ["*"]},
                     "Action": [action],
                     "Resource": [resource],
                 }
-                for action, resource in statements
+                for effect, action, resource in statements
             ],
         }
     )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from components.binary_cache import BinaryCache, BinaryCacheArgs, nix_cache_info
+from components.binary_cache import BinaryCache, BinaryCacheArgs, anonymous_policy, nix_cache_info
 from tests.unit.recording_mocks import RecordingMocks, settled, use_recording_mocks
 
 
@@ -59,6 +59,13 @@ def test_everyone_may_read_and_only_where_asked_list(
     policy = json.loads(engine.inputs("minio:index/s3BucketPolicy:S3BucketPolicy")["policy"])
     assert [statement["Action"] for statement in policy["Statement"]] == [[a] for a in actions]
     assert {json.dumps(s["Principal"]) for s in policy["Statement"]} == {'{"AWS": ["*"]}'}
+
+
+@pytest.mark.parametrize("listing", [False, True])
+def test_a_private_caches_policy_allows_nothing_and_is_not_empty(listing: bool) -> None:
+    (statement,) = json.loads(anonymous_policy("nix-cache", False, listing))["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Resource"] == ["arn:aws:s3:::nix-cache/_nixcache/nobody"]
 
 
 def test_the_lifecycle_has_the_days_in_the_one_form_that_shows_no_drift(
