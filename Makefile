@@ -113,6 +113,10 @@ check: .venv/ready ## lint, types and unit tests: under a minute
 test: prepare ## all tests: the real engine, server, Nix and SSH
 	$(PYTEST) --numprocesses 3 --dist loadfile
 
+.PHONY: test-servers
+test-servers: prepare ## the program on every S3 server that can be had: build/servers.json
+	$(PYTEST) -m '' tests/system/servers
+
 .PHONY: conformance
 conformance: prepare ## compare the drop-in plugins with the official ones: build/conformance.json
 	@$(VENV)/python -m tests.plugins.conformance
