@@ -49,4 +49,5 @@ class AdminClient:
             env=self._environment,
         )
         if done.returncode != 0:
-            raise ToolboxError(f"mc admin {' '.join(arguments[:4])}: {done.stdout}{done.stderr}")
+            words = " ".join(arguments[:4])
+            raise ToolboxError(f"MinIO's client refused {words}: {done.stdout}{done.stderr}")
