@@ -100,14 +100,17 @@ prepare: .venv/ready ## get everything that the tests need
 	$(run)
 
 .PHONY: check
-check: .venv/ready ## lint, types and unit tests: under a minute
+check: lint ## linters, types and unit tests: under a minute
+	$(PYTEST) --quiet tests/unit
+
+.PHONY: lint
+lint: .venv/ready ## linters and types
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/shellcheck $(SHELL_FILES)
 	@linter=$$($(TOOLBOX) workflow-linter) && "$$linter" -shellcheck $(VENV)/shellcheck
 	$(VENV)/zizmor --offline --quiet .github/workflows
-	$(PYTEST) --quiet tests/unit
 
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH
