@@ -41,6 +41,7 @@ class SeaweedFS(S3Server):
             f"127.0.0.1:{filer}.{filer_grpc}",
         )
         self._port = s3
+        self._around.callback(_remove_sockets, ports)
         data = self._fresh("data")
         options = {
             "dir": data,
@@ -127,3 +128,10 @@ class SeaweedFS(S3Server):
         file.write_text(policy)
         self.shell(f"s3.policy -put -name={name} -file={file}")
         self.shell(f"s3.policy.attach -policy {name} -user {user}")
+
+
+def _remove_sockets(ports: Sequence[int]) -> None:
+    """Remove the sockets that it makes beside its ports, always in the same place."""
+    for port in ports:
+        for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            socket.unlink(missing_ok=True)
