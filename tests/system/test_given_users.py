@@ -35,10 +35,8 @@ REGION = "garage"
 @pytest.fixture(scope="module")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
     """A running MinIO server that wants its own region in every signature."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINIO_SITE_REGION", REGION)
-        with MinioServer(tmp_path_factory.mktemp("minio")) as server:
-            yield server
+    with MinioServer(tmp_path_factory.mktemp("minio"), region=REGION) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
