@@ -29,7 +29,6 @@ from toolbox.minio_server import MinioServer
 NEW, NOW, GONE = "created", "changed", "deleted"
 PAGE = {"object table/index.html": NOW}
 KEY_FILES = {"file one/signing-key": NOW, "file two/signing-key": NOW}
-SECRET = "a-secret-of-somebody-else"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def builders(
 
 
 FIRST = {"name": "one", "at": "local", "directory": "one"}
+SECRET = "a-secret-of-somebody-else"
 ONE, TWO = {"s3User": "table-one"}, {"s3User": "table-two"}
 SECRETS = {"file one/secret-access-key": NOW, "file two/secret-access-key": NOW}
 POLICY = {"policy table-write": NOW}
@@ -208,6 +208,26 @@ TABLE = [
         {"signingKeys": ["{host}-3", "mine-1"], "signingKeyDomains": ["mine"],
          "confirmKeyReplacement": None},
         {"key mine-1": NEW, **PAGE, **KEY_FILES}),
+    Row("expiresAtMidnight", "true → false", {"expiresAtMidnight": False},
+        {"lifecycle of table": NOW}),
+    Row("expiresAtMidnight", "false → true", {"expiresAtMidnight": True},
+        {"lifecycle of table": NOW}),
+    Row("bucketPolicy", "true → false", {"bucketPolicy": False, "publicUrl": "https://localhost:1"},
+        {"access to table": GONE, **PAGE}),
+    Row("bucketPolicy", "false → true", {"bucketPolicy": True, "publicUrl": None},
+        {"access to table": NEW, **PAGE}),
+    Row("users", "minio → given, those that this stack made",
+        {"users": "given", "givenUserSecrets": f"table-one:{SECRET}\ntable-two:{SECRET}",
+         **builders({"accessKeyId": "table-one"}, {"accessKeyId": "table-two"})},
+        refused="this stack made that user, and deletes it now that users is given"),
+    Row("users", "minio → given", before="given",
+        settings={"users": "given", "givenUserSecrets": f"GK-1:{SECRET}\nGK-2:{SECRET}",
+                  **builders({"accessKeyId": "GK-1"}, {"accessKeyId": "GK-2"})},
+        does={**user("table-one", GONE), **user("table-two", GONE), "policy table-write": GONE,
+              **SECRETS}),
+    Row("users", "given → minio", {"users": None, "givenUserSecrets": None, **builders()},
+        {**user("table-one", NEW), **user("table-two", NEW), "policy table-write": NEW,
+         **SECRETS}),
     Row("upstreamKeys", "none", {"upstreamKeys": []}),
     Row("compression", "zstd → xz", {"compression": "xz"}),
     Row("protect", "true → false", {"protect": False}),
@@ -239,7 +259,8 @@ class Walk:
         self.stack.set(changes)
 
     def _builder(self, row: Mapping[str, Any]) -> dict[str, object]:
-        known = {name: row[name] for name in ("name", "s3User", "user") if name in row}
+        names = ("name", "s3User", "accessKeyId", "user")
+        known = {name: row[name] for name in names if name in row}
         if row["directory"] is not None:
             directory = self.directory / str(row["directory"]).lstrip("/")
             known["credentialsDirectory"] = "/etc" if row["directory"] == "/etc" else str(directory)
@@ -253,6 +274,10 @@ class Walk:
         root = self._inventory.root
         if what == "reader":
             self._mc.run("admin user add s3", text=f"table-reader\n{SECRET}\n")
+        elif what == "given":
+            for name in ("GK-1", "GK-2"):
+                self._mc.run("admin user add s3", text=f"{name}\n{SECRET}\n")
+                self._mc.run(f"admin policy attach s3 readwrite --user {name}")
         elif what == "photos":
             root.put_object("table", "photos/1.jpg", io.BytesIO(b"x"), 1)
         elif what == "no photos":
