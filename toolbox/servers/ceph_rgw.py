@@ -94,7 +94,7 @@ class CephRGW(S3Server):
     """A Ceph object gateway; its users are made with `radosgw-admin`, in one account."""
 
     title: ClassVar[str] = "Ceph RGW"
-    version: ClassVar[str] = "20.2"
+    version = "of Debian forky"
 
     def __init__(self, directory: Path, *, day: int = 0) -> None:
         """Take a directory; `day`, if not 0, is how many seconds count as one for expiry."""
@@ -110,6 +110,8 @@ class CephRGW(S3Server):
         monitor, self._port, *_ = ports
         debian_packages.install()
         base = tree()
+        package = ["dpkg-query", "--show", "--showformat=${Version}", "radosgw"]
+        self.version = self._tool(["chroot", str(base), *package])
         text = CONFIGURATION.format(
             monitor=monitor, gateway=self._port, tls="/mnt/certificates/server"
         )

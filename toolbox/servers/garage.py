@@ -43,7 +43,7 @@ class Garage(S3Server):
     """A Garage server; its keys and buckets are made with `garage`."""
 
     title: ClassVar[str] = "Garage"
-    version: ClassVar[str] = crates.GARAGE.version
+    version = crates.GARAGE.version
     region: ClassVar[str] = "garage"
     has_bucket_policies: ClassVar[bool] = False
     writers_may_delete: ClassVar[bool] = True

@@ -16,7 +16,7 @@ class MinIO(S3Server):
     """A MinIO server; its users are made with `mc admin`."""
 
     title: ClassVar[str] = "MinIO"
-    version: ClassVar[str] = tools.SERVER.version
+    version = tools.SERVER.version
     region: ClassVar[str] = "homelab-1"
 
     @classmethod

@@ -19,7 +19,7 @@ class RustFS(S3Server):
     """A RustFS server, which has MinIO's admin API; its users are made with `mc admin`."""
 
     title: ClassVar[str] = "RustFS"
-    version: ClassVar[str] = crates.RUSTFS.version
+    version = crates.RUSTFS.version
 
     def __init__(self, directory: Path) -> None:
         """Take a directory; nothing runs before `start`."""

@@ -44,7 +44,7 @@ class S3Server(ABC):
 
     title: ClassVar[str]
     """What people call it."""
-    version: ClassVar[str]
+    version: str
     region: ClassVar[str] = "us-east-1"
     """The region that its signatures must name."""
     has_bucket_policies: ClassVar[bool] = True

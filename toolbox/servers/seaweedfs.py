@@ -18,7 +18,7 @@ class SeaweedFS(S3Server):
     """A SeaweedFS server; its users are made in `weed shell`."""
 
     title: ClassVar[str] = "SeaweedFS"
-    version: ClassVar[str] = tools.SEAWEEDFS.version
+    version = tools.SEAWEEDFS.version
     expires_at_midnight: ClassVar[bool] = False
 
     def __init__(self, directory: Path) -> None:
