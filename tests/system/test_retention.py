@@ -238,7 +238,7 @@ def test_a_push_renews_narinfo_and_nar_of_all_that_it_contains(
         assert min(str(entry.last_modified) for entry in objects.values()) > str(days_ago(0.5))
 
 
-def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_two_in_all(
+def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_three_in_all(
     leased: CacheBucket, builder: ThrowawayBuilder
 ) -> None:
     closure = builder.make_closure(6, 60_000, seed=23, name="counted")
@@ -248,13 +248,13 @@ def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_two_in_al
         for requests in (6 * 2, 0):
             before = len(proxy.requests)
             leased.push(builder, closure, renew="yes", endpoint=proxy.url).succeeded()
-            # Two more list the narinfos and the NARs.
-            assert len(proxy.requests) - before == requests + 2
+            # Three more list the narinfos, the NARs and the cache's pins.
+            assert len(proxy.requests) - before == requests + 3
     # A builder that remembers nothing reads each narinfo.
     builder.run("rm -r ~/.cache/nix-binary-cache")
     with fault_proxy(leased.server) as proxy:
         leased.push(builder, closure, renew="yes", endpoint=proxy.url).succeeded()
-    assert len(proxy.requests) == 6 + 2
+    assert len(proxy.requests) == 6 + 3
 
 
 @pytest.mark.parametrize("gone", [".narinfo", ".nar.zst", ""])
