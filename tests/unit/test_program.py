@@ -104,9 +104,7 @@ def test_the_homelab_example_declares_what_the_recipe_typed(run: Any) -> None:
     example: dict[str, Any] = dict(stack_file("homelab"))
     store_path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-nixos-system"
     (builder,) = example["builders"]
-    builders = [{**builder, "closures": [store_path]}]
-    # What a link points to, and so a pin that follows one, is asked of the builder.
-    mocks = run(**{**example, "builders": builders, "pins": []})
+    mocks = run(**{**example, "builders": [{**builder, "closures": [store_path]}]})
     assert mocks.inputs("minio:index/s3Bucket:S3Bucket")["bucket"] == "nix-cache"
     assert mocks.inputs("minio:index/iamUser:IamUser")["name"] == "nixbuilder"
     assert mocks.inputs("minio:index/iamPolicy:IamPolicy")["name"] == "nix-cache-write"
