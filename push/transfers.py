@@ -144,6 +144,13 @@ class _Task:
     wanted: Callable[[], bool] = field(compare=False)
 
 
+_NOTHING = Request("", "", "")
+
+
+def _ignored(_: object) -> None:
+    pass
+
+
 class Transfers:
     """Makes requests side by side."""
 
@@ -206,8 +213,14 @@ class Transfers:
         outcome()
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, and hang up whatever is under way no longer."""
         self._closed.set()
+        with self._lock:
+            for _ in range(self._threads):
+                # Threads that wait for a task see by it that there will be none.
+                self._tasks.put(
+                    _Task(-1, next(self._numbers), _NOTHING, _ignored, _ignored, lambda: False)
+                )
 
     def _watch(self) -> None:
         """Break requests whose answers take too long."""
@@ -232,6 +245,7 @@ class Transfers:
                 self._idle -= 1
                 self._waiting -= 1
             self._loop.call(partial(self._dealt_with, self._attempts(connection, task)))
+        connection.close()
 
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
         """Make a request until it is answered or nothing helps; return what is to be done then."""

@@ -59,11 +59,15 @@ class Workspace:
 
     def _make(self, base: Path) -> Path:
         _remove_leftovers(base)
-        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-        self._directories.append(directory)
-        # Under its name only when it is locked, or another push would take this one for dead.
-        file = directory / f"{_LOCK}.new"
-        lock = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+        while True:
+            directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            self._directories.append(directory)
+            # Under its name only when it is locked, or another push would take this one for dead.
+            file = directory / f"{_LOCK}.new"
+            # Another push has removed it while it was empty.
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+                break
         self._locks.append(lock)
         fcntl.flock(lock, fcntl.LOCK_EX)
         file.rename(directory / _LOCK)
@@ -106,7 +110,8 @@ class Workspace:
     def remove(self) -> None:
         """Remove everything; without effect the second time."""
         while self._directories:
-            shutil.rmtree(self._directories.pop(), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(self._directories.pop())
         while self._locks:
             os.close(self._locks.pop())
 
@@ -154,6 +159,10 @@ def _leftovers(base: Path) -> Iterator[Path]:
             try:
                 lock = os.open(directory / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
             except FileNotFoundError:
+                # A push was killed as it removed it, or another one will make itself another.
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+                    continue
                 # Another push may be about to lock it.
                 if time.time() - status.st_mtime > _SECONDS_TO_LOCK:
                     yield directory

@@ -213,6 +213,15 @@ def test_with_nothing_new_a_push_costs_three_requests_side_by_side(closure: Mach
     assert_whole(closure.server, *ALL)
 
 
+def test_a_push_that_is_over_leaves_no_connection_open(closure: Machine) -> None:
+    before = set(threading.enumerate())
+    closure.push(TOP).counts()
+    for thread in set(threading.enumerate()) - before:
+        # The server's own end when theirs are closed.
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_leases_begin_anew_where_they_are_not_of_today(closure: Machine) -> None:
     server = closure.server
     closure.push(TOP).counts()

@@ -8,8 +8,10 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -265,3 +267,32 @@ def test_narinfos_lie_in_memory_only_where_that_has_much_space(places: dict[str,
     assert workspace.for_narinfos("signed", 1) == workspace.run / "signed"
     assert workspace.for_narinfos("signed", 1 << 40) == workspace.stage / "signed"
     workspace.remove()
+
+
+def test_what_a_push_was_killed_in_the_midst_of_removing_is_removed(
+    places: dict[str, str],
+) -> None:
+    base = Path(places["TMPDIR"])
+    nothing = base / "nixcache-push.nothing"
+    nothing.mkdir()
+    Workspace(places).remove()
+    assert list(base.iterdir()) == []
+
+
+def test_a_directory_that_another_push_took_for_dead_is_made_again(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    mkdtemp = tempfile.mkdtemp
+
+    def removed_at_once(**arguments: Any) -> str:
+        made.append(mkdtemp(**arguments))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_at_once)
+    workspace = Workspace(places)
+    assert Path(made[1]).is_dir()
+    workspace.remove()
+    assert not any(Path(one).exists() for one in made)
