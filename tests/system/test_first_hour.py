@@ -171,7 +171,7 @@ def test_help_is_the_commands_own(clone: Clone, command: str) -> None:
     [
         ("make up", "pulumi-language-python"),
         ("make up", "Updating"),
-        ("make audit", "stack dev"),
+        ("make drift", "stack dev"),
         ("make empty", "Type the bucket's name"),
         ("make pulumi ARGS=up", "Do you want to perform this"),
         ("make repair", "Do you want to perform this"),

@@ -9,6 +9,12 @@ Source of fact: `sdk/python/cmd/pulumi-language-python-exec` at v3.259.0.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Before anything that takes a moment: an interruption is not worth a traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import asyncio
 import logging
