@@ -120,7 +120,7 @@ class FirstLook:
         Raises:
             PushError: the server does not answer, refuses, or answers something else.
         """
-        narinfos, nars, *_ = map(_listing, self._asked.answers())
+        narinfos, nars = map(_listing, self._asked.answers()[:2])
         return narinfos, nars
 
     def others(self) -> list[Listing]:
@@ -129,7 +129,7 @@ class FirstLook:
         Raises:
             PushError: as `listings`.
         """
-        return list(map(_listing, self._asked.answers()))[2:]
+        return list(map(_listing, self._asked.answers()[2:]))
 
 
 class Look:
