@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from formats.error import FormatError
 from formats.nix32 import nix32_decode, sha256_to_nix32
-from formats.store_path import is_base_name, is_store_path
+from formats.store_path import STORE_PATH_HASH_LENGTH, is_base_name, is_store_path
 
 # Printable ASCII and nothing else: no tab, no carriage return, no NUL.
 _LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ([\x20-\x7e]*)")
@@ -44,6 +44,11 @@ _UNKNOWN_DERIVER = "unknown-deriver"
 
 LARGEST_NARINFO = 1 << 20
 """Bytes of the largest narinfo that is read; the largest of nixpkgs have some 100 kB."""
+
+
+def narinfo_of(store_path: str) -> str:
+    """Return the key of a store path's narinfo; its directory may be left out."""
+    return f"{store_path.rpartition('/')[2][:STORE_PATH_HASH_LENGTH]}.narinfo"
 
 
 def fingerprint(

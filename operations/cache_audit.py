@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from components.retention import ExpirationRule, foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo
+from formats.narinfo import NarInfo, narinfo_of
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
-from formats.store_path import STORE_DIR, STORE_PATH_HASH_LENGTH
+from formats.store_path import STORE_DIR
 from operations.cache_client import GONE, OK, CacheClient
 from operations.nar_measure import NarError, measure_nar
 from operations.upstream import Answer, Upstream, ask
@@ -264,11 +264,6 @@ class _Examiner:
                 yield f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
         except (NarError, FormatError) as error:
             yield str(error)
-
-
-def narinfo_of(store_path: str) -> str:
-    """Return the name of a store path's narinfo; its directory may be left out."""
-    return f"{store_path.rpartition('/')[2][:STORE_PATH_HASH_LENGTH]}.narinfo"
 
 
 class _Wanted:

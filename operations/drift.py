@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.retention import expiration_rules, foreign_keys
+from formats.narinfo import narinfo_of
 from operations.bucket import Bucket, Credential
-from operations.cache_audit import narinfo_of
 from operations.command_line import DONE, FOUND, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.preview_markdown import render

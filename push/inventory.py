@@ -21,7 +21,7 @@ from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo, is_nar_key
+from formats.narinfo import NarInfo, is_nar_key, narinfo_of
 from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
@@ -89,7 +89,7 @@ class Inventory:
 
 def narinfo_key(path: StorePath) -> str:
     """Return the key of a path's narinfo."""
-    return f"{path.hash_part}.narinfo"
+    return narinfo_of(path.path)
 
 
 def largest_narinfo(path: StorePath) -> int:
@@ -262,7 +262,7 @@ class Look:
     def _judged(
         self, path: StorePath, there: Present, content: bytes, signature: str | None
     ) -> Held | None:
-        narinfo = parsed(path, content)
+        narinfo = parsed(path.path, content)
         if narinfo is None or narinfo.file_size is None:
             return None
         held = Held(
@@ -342,15 +342,15 @@ class Look:
         return found
 
 
-def parsed(path: StorePath, content: bytes) -> NarInfo | None:
-    """Return the narinfo of a path in the bucket, None where it is not what it should be."""
+def parsed(store_path: str, content: bytes) -> NarInfo | None:
+    """Return a store path's narinfo in the bucket, None where it is not what it should be."""
     try:
         narinfo = NarInfo.parse(content.decode("ascii"))
     except (FormatError, UnicodeDecodeError):
         return None
     compression = COMPRESSIONS.get(narinfo.compression)
     fits = (
-        narinfo.store_path == path.path
+        narinfo.store_path == store_path
         and narinfo.file_size is not None
         and is_nar_key(narinfo.url)
         and (compression is None or narinfo.url.endswith(f".nar{compression.suffix}"))

@@ -365,7 +365,7 @@ class Publication:
         )
 
     def _looked_again(self, held: Held, content: bytes, etag: str | None) -> None:
-        narinfo = parsed(held.path, content)
+        narinfo = parsed(held.path.path, content)
         if (
             narinfo is not None
             and narinfo.url == held.nar

@@ -262,7 +262,7 @@ class Session:
         present, contents = look.present_narinfos(own, narinfos)
         alike = []
         for path in own:
-            narinfo = parsed(path, contents.get(narinfo_key(path), b""))
+            narinfo = parsed(path.path, contents.get(narinfo_key(path), b""))
             if narinfo is not None and narinfo.fingerprint == path.fingerprint:
                 alike.append(path)
         signatures: dict[str, str] = {}

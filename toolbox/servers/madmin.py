@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolbox import tools
 from toolbox.errors import ToolboxError
-from toolbox.servers.s3_server import Credential
+from toolbox.servers.s3_server import Credential, S3Server
 
 
 class AdminClient:
@@ -51,3 +51,23 @@ class AdminClient:
         if done.returncode != 0:
             words = " ".join(arguments[:4])
             raise ToolboxError(f"MinIO's client refused {words}: {done.stdout}{done.stderr}")
+
+
+class AdministeredServer(S3Server):
+    """A server whose users a person makes with `mc admin`."""
+
+    def make_user(self, name: str) -> Credential:
+        """Make a user with `mc admin user add`."""
+        return self._mc().make_user(name)
+
+    def let_write(self, user: str, bucket: str, policy: str) -> None:
+        """Attach a policy with `mc admin policy`."""
+        self._mc().attach(user, f"{bucket}-write", policy)
+
+    def let_read(self, user: str, bucket: str, policy: str) -> None:
+        """Attach a policy with `mc admin policy`."""
+        self._mc().attach(user, f"{bucket}-read", policy)
+
+    def _mc(self) -> AdminClient:
+        root = Credential(self.root_user, self.root_password)
+        return AdminClient(self.endpoint, root, self.ca_file, self.directory)

@@ -7,12 +7,11 @@ from typing import ClassVar, final
 
 from toolbox import tools
 from toolbox.minio_server import MinioServer
-from toolbox.servers.madmin import AdminClient
-from toolbox.servers.s3_server import Credential, S3Server
+from toolbox.servers.madmin import AdministeredServer
 
 
 @final
-class MinIO(S3Server):
+class MinIO(AdministeredServer):
     """A MinIO server; its users are made with `mc admin`."""
 
     title: ClassVar[str] = "MinIO"
@@ -30,19 +29,3 @@ class MinIO(S3Server):
         self._port = server.port
         self.root_user, self.root_password = server.root_user, server.root_password
         return True
-
-    def make_user(self, name: str) -> Credential:
-        """Make a user with `mc admin user add`."""
-        return self._mc().make_user(name)
-
-    def let_write(self, user: str, bucket: str, policy: str) -> None:
-        """Attach a policy with `mc admin policy`."""
-        self._mc().attach(user, f"{bucket}-write", policy)
-
-    def let_read(self, user: str, bucket: str, policy: str) -> None:
-        """Attach a policy with `mc admin policy`."""
-        self._mc().attach(user, f"{bucket}-read", policy)
-
-    def _mc(self) -> AdminClient:
-        root = Credential(self.root_user, self.root_password)
-        return AdminClient(self.endpoint, root, self.ca_file, self.directory)

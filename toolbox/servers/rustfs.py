@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from toolbox import crates
-from toolbox.servers.madmin import AdminClient
-from toolbox.servers.s3_server import Credential, S3Server
+from toolbox.servers.madmin import AdministeredServer
 
 
 @final
-class RustFS(S3Server):
+class RustFS(AdministeredServer):
     """A RustFS server, which has MinIO's admin API; its users are made with `mc admin`."""
 
     title: ClassVar[str] = "RustFS"
@@ -50,19 +49,3 @@ class RustFS(S3Server):
                 "RUSTFS_OBS_LOGGER_LEVEL": "warn",
             },
         )
-
-    def make_user(self, name: str) -> Credential:
-        """Make a user with `mc admin user add`."""
-        return self._mc().make_user(name)
-
-    def let_write(self, user: str, bucket: str, policy: str) -> None:
-        """Attach a policy with `mc admin policy`."""
-        self._mc().attach(user, f"{bucket}-write", policy)
-
-    def let_read(self, user: str, bucket: str, policy: str) -> None:
-        """Attach a policy with `mc admin policy`."""
-        self._mc().attach(user, f"{bucket}-read", policy)
-
-    def _mc(self) -> AdminClient:
-        root = Credential(self.root_user, self.root_password)
-        return AdminClient(self.endpoint, root, self.ca_file, self.directory)

@@ -170,7 +170,7 @@ def test_a_narinfo_is_of_its_path_and_leads_to_a_nar_of_its_compression(
     changes: dict[str, Any], fits: bool
 ) -> None:
     """Whether there is such a NAR in the bucket is another question."""
-    assert (parsed(LIBRARY, content_of(narinfo_of(LIBRARY, **changes))) is not None) is fits
+    assert (parsed(LIBRARY.path, content_of(narinfo_of(LIBRARY, **changes))) is not None) is fits
 
 
 def test_a_field_that_is_not_known_decides_nothing(bench: Bench) -> None:
@@ -392,7 +392,7 @@ def test_no_change_of_a_narinfo_is_believed_to_say_something_else(
     inserted: bytes, start: int, removed: int
 ) -> None:
     content = content_of(narinfo_of(TOOL))
-    narinfo = parsed(TOOL, content[:start] + inserted + content[start + removed :])
+    narinfo = parsed(TOOL.path, content[:start] + inserted + content[start + removed :])
     if narinfo is None:
         return
     assert narinfo.store_path == TOOL.path
