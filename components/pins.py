@@ -9,6 +9,7 @@ import pulumi
 
 from components.text_object import declare_text_object
 from formats.pin import format_pin, pin_key
+from formats.store_path import is_store_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,5 +56,5 @@ def targets_now(store_path: str, before: Sequence[str], keep_last: int) -> list[
         before: what the pin kept until now.
         keep_last: how many it may keep.
     """
-    now = [store_path] if store_path.startswith("/nix/store/") else []
+    now = [store_path] if is_store_path(store_path) else []
     return [*now, *(path for path in before if path not in now)][:keep_last]

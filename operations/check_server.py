@@ -143,6 +143,15 @@ def _check_empty(server: Server, bucket: str) -> None:
         raise ServerError(
             "bucket", f"{bucket} is not there, or has objects or rules; name an empty one"
         )
+    try:
+        policy = server.access(bucket)
+    except ServerError as error:
+        # There are servers that know no policies.
+        if not error.reachable:
+            raise
+        return
+    if policy is not None:
+        raise ServerError("bucket", f"{bucket} has a policy, which would be lost; name one without")
 
 
 def _location(region: str) -> bytes:

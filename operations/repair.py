@@ -11,8 +11,7 @@ code 0: all is as declared; 2: it is not.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from components.access import unwrapped
@@ -45,27 +44,38 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
             print(sentence, flush=True)
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}; nothing was refreshed") from None
-    with _adopting(stack, BUCKET in pending):
-        if pending:
-            print("an up was interrupted: what it was about to do is done anew", flush=True)
-            clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
+    set_back = _adopt(stack) if BUCKET in pending else None
+    if pending:
+        print("an up was interrupted: what it was about to do is done anew", flush=True)
+        clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
+        try:
             read_text("refresh", "--yes", *clear)
-        up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
+        except OperationError:
+            # The state still says what was interrupted, so the next repair sets it again.
+            if set_back is not None:
+                set_back()
+            raise
+    up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
+    # Until the bucket is in the state, nothing but the setting says that it may be taken over.
+    if up == 0 and set_back is not None:
+        set_back()
     return DONE if up == 0 else CANNOT_RUN
 
 
-@contextmanager
-def _adopting(stack: str, needed: bool) -> Iterator[None]:
-    """Set `adoptBucket`, and set it back: nobody but the interrupted `up` has made that bucket."""
+def _adopt(stack: str) -> Callable[[], None]:
+    """Set `adoptBucket`, as nobody but the interrupted `up` has made that bucket.
+
+    Returns what sets it back.
+    """
     name = "nixcache:adoptBucket"
-    before = read_output("config", "--stack", stack).get(name, {}).get("value") if needed else None
-    if needed:
-        read_text("config", "set", name, "true", "--stack", stack)
-    yield
-    if needed and before is None:
-        read_text("config", "rm", name, "--stack", stack)
-    elif needed:
-        read_text("config", "set", name, str(before), "--stack", stack)
+    before = read_output("config", "--stack", stack).get(name, {}).get("value")
+    read_text("config", "set", name, "true", "--stack", stack)
+    back = ("rm", name) if before is None else ("set", name, str(before))
+
+    def set_back() -> None:
+        read_text("config", *back, "--stack", stack)
+
+    return set_back
 
 
 def put_back(settings: Settings, state: Recorded) -> Iterator[str]:

@@ -62,7 +62,8 @@ def remove_empty_attributes() -> int:
     address = urlsplit(str(read_output("whoami", "--verbose").get("url", "")))
     if address.scheme != "file":
         return 0
-    directory = Path(unquote(address.path)).expanduser()
+    # `pulumi login --local` names the home directory: file://~.
+    directory = Path(unquote(address.netloc + address.path)).expanduser()
     empty = [path for path in directory.glob(".pulumi/**/*.attrs") if path.stat().st_size == 0]
     try:
         for path in empty:

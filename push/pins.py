@@ -17,14 +17,14 @@ from functools import partial
 
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import LARGEST_NARINFO, NarInfo, is_nar_key
+from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
 from formats.s3 import Listing
 from formats.store_path import STORE_DIR
 from push.bucket import Bucket, Listed
 from push.connection import Answer
 from push.failure import Failure
-from push.inventory import day_of, present_of, signed_by
+from push.inventory import day_of, parsed, present_of, signed_by
 from push.plan import WriteOrder
 from push.progress import say
 from push.transfers import Loop, Transfers
@@ -33,6 +33,8 @@ PINS = Listed(PIN_FOLDER, folders=False)
 """Where pins are listed."""
 
 _SECONDS_OF_SILENCE = 60.0
+# As many answers are in memory at a time: each may be as large as any narinfo.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,19 @@ class _Entry:
 
     @property
     def key(self) -> str:
-        return narinfo_key(self.path)
+        return narinfo_of(self.path)
 
     @property
     def references(self) -> list[str]:
         return [f"{STORE_DIR}/{name}" for name in self.narinfo.references]
 
 
-def narinfo_key(path: str) -> str:
-    """Return the key of a store path's narinfo."""
-    return f"{path[len(STORE_DIR) + 1 :][:32]}.narinfo"
-
-
 def read_pins(bucket: Bucket, listing: Listing) -> list[Pin]:
     """Return the pins that a listing names; one that cannot be read is told, and left out."""
     names = [one.key[len(PIN_FOLDER) :] for one in listing.objects]
     names = [name for name in names if PIN_NAME.fullmatch(name)]
+    if listing.truncated:
+        say(f"pins: there are more than can be listed at once; only the first {len(names)} count")
     answers = bucket.attempt([bucket.read(f"{PIN_FOLDER}{name}", LARGEST_PIN) for name in names])
     pins = []
     for name, answer in zip(names, answers, strict=True):
@@ -157,24 +156,29 @@ class PinRenewal:
         level: Sequence[str] = tops
         first = True
         while level:
-            requests = [self._bucket.read(narinfo_key(path), LARGEST_NARINFO) for path in level]
             below: dict[str, str] = {}
-            for path, answer in zip(level, self._bucket.attempt(requests), strict=True):
-                if isinstance(answer, Failure):
-                    self._break(path, answer.what)
-                elif answer.status == 404:
-                    # Below the top it may be one that an upstream cache has: the audit asks there.
-                    if first:
-                        self._break(path, "the cache does not have it")
-                else:
-                    below |= self._take(path, answer)
-            for path, pin in below.items():
-                self._pin_of[path] = pin
+            for start in range(0, len(level), _AT_ONCE):
+                below |= self._read(level[start : start + _AT_ONCE], first=first)
+            self._pin_of |= below
             level, first = list(below), False
+
+    def _read(self, paths: Sequence[str], *, first: bool) -> dict[str, str]:
+        """Read narinfos; return what they refer to that nobody has looked at, and for which pin."""
+        requests = [self._bucket.read(narinfo_of(path), LARGEST_NARINFO) for path in paths]
+        below: dict[str, str] = {}
+        for path, answer in zip(paths, self._bucket.attempt(requests), strict=True):
+            if isinstance(answer, Failure):
+                self._break(path, answer.what)
+            elif answer.status != 404:
+                below |= self._take(path, answer)
+            elif first:
+                # Below the top it may be one that an upstream cache has: the audit asks there.
+                self._break(path, "the cache does not have it")
+        return below
 
     def _take(self, path: str, answer: Answer) -> Mapping[str, str]:
         """Take in a narinfo; return what it refers to that nobody has looked at, and for whom."""
-        narinfo = _parsed(path, answer.body)
+        narinfo = parsed(path, answer.body)
         if narinfo is None or not any(signed_by(narinfo, key) for key in self._keys):
             self._break(path, "its narinfo is broken, or no key of this cache has signed it")
             return {}
@@ -220,8 +224,14 @@ class PinRenewal:
         if one.etag is None:
             self._bucket.put_narinfo(one.key, one.content, renewed, failed)
             return
-        # Where it is another one by now, another push has just written it.
-        self._bucket.renew_narinfo(one.key, one.etag, renewed, lambda: renewed(None), failed)
+        # Where it is another one by now, or none, somebody else's doing counts as nothing of ours.
+        self._bucket.renew_narinfo(
+            one.key,
+            one.etag,
+            renewed,
+            lambda: self._advance(self._order.settle(one.path)),
+            failed,
+        )
 
     def _failed(self, one: _Entry, failure: Failure) -> None:
         self._lost(one, failure.what)
@@ -233,15 +243,6 @@ class PinRenewal:
 
     def _break(self, path: str, why: str) -> None:
         self.broken.setdefault(self._pin_of[path], {})[path] = why
-
-
-def _parsed(path: str, content: bytes) -> NarInfo | None:
-    try:
-        narinfo = NarInfo.parse(content.decode("ascii"))
-    except (FormatError, UnicodeDecodeError):
-        return None
-    whole = narinfo.store_path == path and narinfo.file_size is not None
-    return narinfo if whole and is_nar_key(narinfo.url) else None
 
 
 def tell(renewal: PinRenewal) -> None:

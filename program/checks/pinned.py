@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import LARGEST_NARINFO, NarInfo
+from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.signing import verified_by
 from formats.store_path import STORE_DIR
 from program.checks.key_rotation import trusted_before
@@ -66,7 +66,7 @@ def _signed_only_by(
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         while level:
             texts = threads.map(
-                lambda path: server.read(bucket, _narinfo(path), LARGEST_NARINFO), level
+                lambda path: server.read(bucket, narinfo_of(path), LARGEST_NARINFO), level
             )
             below: list[str] = []
             for path, text in zip(level, texts, strict=True):
@@ -74,16 +74,16 @@ def _signed_only_by(
                     narinfo = NarInfo.parse((text or b"").decode())
                 except (FormatError, UnicodeDecodeError):
                     continue
-                if narinfo.store_path != path:
+                by_one_that_stays = verified_by(narinfo, stays)
+                # What no key of this cache has signed leads nowhere: anybody may have put it there.
+                if narinfo.store_path != path or not (
+                    by_one_that_stays or verified_by(narinfo, retired)
+                ):
                     continue
-                if not verified_by(narinfo, stays) and verified_by(narinfo, retired):
+                if not by_one_that_stays:
                     found.add(path)
                 references = [f"{STORE_DIR}/{name}" for name in narinfo.references]
                 below += [one for one in dict.fromkeys(references) if one not in seen]
                 seen.update(references)
             level = below
     return found
-
-
-def _narinfo(path: str) -> str:
-    return f"{path[len(STORE_DIR) + 1 :][:32]}.narinfo"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from components.binary_cache import anonymous_policy
 from operations.check_server import probing
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
@@ -215,6 +216,12 @@ def test_a_bucket_that_is_lent_is_asked_about_and_stays_as_it_was(minio: MinioSe
     with pytest.raises(ServerError, match=r"lent is not there, or has objects"), refused:
         pass
     root.remove_object("lent", "photo.jpg")
+    server.set_access("lent", anonymous_policy("lent", True, False))
+    refused = probing(settings, server, "lent")
+    with pytest.raises(ServerError, match=r"lent has a policy, which would be lost"), refused:
+        pass
+    assert server.access("lent") is not None
+    root.delete_bucket_policy("lent")
     root.remove_bucket("lent")
 
 

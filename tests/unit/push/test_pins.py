@@ -15,7 +15,7 @@ from push.inventory import narinfo_key
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import store_path
-from tests.unit.push.s3_stand_in import StandIn, error
+from tests.unit.push.s3_stand_in import Reply, Seen, StandIn, error
 from tests.unit.push.test_pushes import ALL, LIBC, OTHER, SHELL, TOOL, TOP, Machine, nar_of
 from tests.unit.push.test_pushes import machine as machine  # noqa: PLC0414
 
@@ -177,6 +177,23 @@ def test_two_narinfos_that_refer_to_each_other_hold_up_no_push(elsewhere: Machin
     signed = replace(circular, signatures=(KEY.sign(circular.fingerprint),))
     server.put(narinfo_key(LIBC), signed.format().encode(), days_old=1)
     assert elsewhere.push(OTHER).counts() == (0, 1, 0, 1, 0)
+
+
+def test_what_goes_while_it_is_renewed_is_not_called_renewed(elsewhere: Machine) -> None:
+    def gone(seen: Seen) -> Reply | None:
+        copied = seen.method == "PUT" and "x-amz-copy-source" in seen.headers
+        return error(404, "NoSuchKey") if copied and seen.key == narinfo_key(TOOL) else None
+
+    elsewhere.server.script = gone
+    ran = elsewhere.push(OTHER)
+    assert "push: pins: renewed 3 paths that this machine does not have\n" in ran.log
+
+
+def test_pins_beyond_a_page_are_told(elsewhere: Machine) -> None:
+    for number in range(1000):
+        pin(elsewhere, f"p{number:04}", OTHER)
+    ran = elsewhere.push(OTHER)
+    assert "push: pins: there are more than can be listed at once; only the first 1000" in ran.log
 
 
 @pytest.mark.parametrize(

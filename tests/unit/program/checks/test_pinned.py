@@ -92,3 +92,9 @@ def test_where_no_key_goes_nothing_is_read() -> None:
 def test_a_signature_under_the_new_keys_name_must_be_its_own() -> None:
     forged = narinfo(LIBC, OLD, SecretKey.generate(NEW.name))
     assert len(told((NEW.name,), top=BOTH, libc=forged)) == 1
+
+
+def test_what_nobody_trusted_has_signed_leads_nowhere() -> None:
+    """Or whoever writes to the bucket decides how long a deployment reads."""
+    unsigned = narinfo(TOP, THEIRS, references=(LIBC,))
+    assert told((NEW.name,), top=unsigned, libc=narinfo(LIBC, OLD)) == []
