@@ -22,7 +22,7 @@ from toolbox import throwaway_builder, tools
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.progress import Progress, say
-from toolbox.stacks import HOME, NAMESPACE, Stack, existing, machine_stack, note_machine
+from toolbox.stacks import DEV, HOME, NAMESPACE, Stack, existing, machine_stack, note_machine
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 BUILDER_NAME = "throwaway"
@@ -67,6 +67,11 @@ def tell_of_the_cache(stack: Stack) -> None:
         "make shell is a client's terminal; make down stops server, builder and client, "
         "make clean removes all of it."
     )
+    if stack.name != DEV:
+        say(
+            f"For this stack, up, pulumi and shell take STACK={stack.name}, as in make up "
+            f"STACK={stack.name}; without it, dev is meant."
+        )
 
 
 def down() -> None:

@@ -144,6 +144,7 @@ EXECUTED = {
         "make stack NAME=staging SERVER=dev",
         "make up STACK=staging",
         "make up STACK=… brings it up",
+        "as in make up STACK=…",
     ),
     f"{FIRST_HOUR}test_a_cache_goes_private_and_public_again": (
         'ARGS is missing; write make pulumi ARGS="preview"',

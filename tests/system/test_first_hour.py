@@ -84,7 +84,9 @@ def test_a_second_stack_on_the_same_server_is_never_meant_by_chance(clone: Clone
     again = clone.refused("make stack NAME=staging SERVER=dev")
     assert again == "error: there is a stack staging already"
     clone.done('make pulumi STACK=staging ARGS="config set protect false"')
-    assert re.search(PULLED + r"nix-cache-staging-1\n", clone.done("make up STACK=staging"))
+    brought_up = clone.done("make up STACK=staging")
+    assert re.search(PULLED + r"nix-cache-staging-1\n", brought_up)
+    assert "take STACK=staging, as in make up STACK=staging; without it, dev is" in brought_up
 
     clone.done('make pulumi ARGS="stack select staging"')
     assert "\ndev: https://127.0.0.1" in clone.done("make audit")
