@@ -31,9 +31,10 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.distant_proxy import distant
+from components.push_program import PROGRAM_KEY, archive, bootstrap, push_command
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
-from tests.system.cache_bucket import CacheBucket, place, trust
+from tests.system.cache_bucket import CacheBucket, trust
 from tests.system.fault_proxy import PASS, Request, fault_proxy
 from toolbox import throwaway_builder, tools
 from toolbox.minio_server import MinioServer
@@ -116,7 +117,6 @@ class Bench:
         policy = {"Version": "2012-10-17", "Statement": [statement]}
         self._unsigned.client.set_bucket_policy("theirs", json.dumps(policy))
         trust(builder, server)
-        self._command = " ".join(place(builder))
         self._place("key", self._bucket.key.to_nix())
         self.wide = builder.make_closure(300, 600_000_000, seed=1, name="c300")
         self.many = builder.make_closure(3000, 120_000_000, seed=2, name="c3000")
@@ -146,6 +146,7 @@ class Bench:
     def empty(self) -> None:
         """Forget all pushes."""
         self._bucket.empty()
+        self._bucket.put(PROGRAM_KEY, archive())
         self._unsigned.empty()
 
     def lose(self, paths: list[str]) -> None:
@@ -156,11 +157,11 @@ class Bench:
         self._bucket.remove(*keys, *nars)
 
     def push(self, top: str, upstream_key: str | None = None, endpoint: str | None = None) -> Run:
-        """Push with this project's program, by hand, to the server or a proxy before it."""
+        """Push as `pulumi up` does, to the server or a proxy before it."""
         changes = {} if endpoint is None else {"endpoint": endpoint}
         settings = self._bucket.settings(renew="yes", upstream_key=upstream_key, **changes)
-        self._place("settings", settings)
-        return self._run(f"{self._command} --config /run/settings {top}")
+        self._place("settings", bootstrap() + settings)
+        return self._run(f"{push_command([top])} </run/settings")
 
     def forget(self) -> None:
         """Remove what the builder remembers of the bucket."""

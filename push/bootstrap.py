@@ -3,7 +3,10 @@
 A deployment sends a builder this, after the text of `formats/sigv4.py`, and keeps the push, twenty
 times as long, in the bucket: the engine handles each byte that a command is given dozens of times.
 Whoever may push might write there too, so what is fetched runs only if it is, by its SHA-256, what
-the deployment uploaded. It stays in this user's cache directory, so the next push fetches nothing.
+the deployment uploaded. It stays in this user's cache directory, so the next push fetches nothing,
+and so does what Python made of it, sealed with the secrets that a push is given: nobody who has not
+got them can have written that, and a push with nothing new spends most of its time otherwise on
+compiling the same text again.
 
 It runs alone, before there is anything to import: standard library and `Signer` only.
 """
@@ -13,7 +16,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import hmac
 import io
+import marshal
 import os
 import ssl
 import sys
@@ -24,9 +29,9 @@ from datetime import datetime, timezone
 from http.client import HTTPException, HTTPResponse
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
+from importlib.util import MAGIC_NUMBER, spec_from_loader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import HTTPErrorProcessor, HTTPSHandler, Request, build_opener
@@ -142,8 +147,8 @@ def _code(body: bytes) -> str:
 
 def _program(settings: str, sha256: str) -> bytes:
     """Return the push, fetched unless it is kept already."""
-    path = _kept(sha256)
-    content = b"" if path is None else _content(path)
+    path = _kept(f"push-{sha256}.pyz")
+    content = _content(path)
     if hashlib.sha256(content).hexdigest() == sha256:
         return content
     content = _fetched(settings)
@@ -152,45 +157,72 @@ def _program(settings: str, sha256: str) -> bytes:
             f"{_setting(settings, 'bucket')}/{KEY} is not what this deployment uploaded; run "
             "pulumi up --refresh to put it back"
         )
-    if path is not None:
-        with contextlib.suppress(OSError):
-            descriptor, name = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(name).replace(path)
+    _keep(path, content)
     return content
 
 
-def _kept(sha256: str) -> Path | None:
-    """Return where the push is kept, None where nothing can be."""
+def _codes(settings: str, sha256: str) -> dict[str, CodeType]:
+    """Return the push's files, compiled unless that is kept already."""
+    secrets = [_setting(settings, name) for name in ("secret-access-key", "signing-key")]
+    key = "\n".join(secrets).encode() if all(secrets) else None
+    # Another Python has other code.
+    about = f"{sha256} {sys.version} ".encode() + MAGIC_NUMBER
+    path = None if key is None else _kept(f"push-{sha256}-{sys.implementation.cache_tag}.code")
+    kept = _content(path)
+    if key and hmac.compare_digest(kept[:32], hmac.digest(key, about + kept[32:], "sha256")):
+        codes: dict[str, CodeType] = marshal.loads(kept[32:])
+        return codes
+    with zipfile.ZipFile(io.BytesIO(_program(settings, sha256))) as archive:
+        codes = {
+            name: compile(archive.read(name), name, "exec", dont_inherit=True)
+            for name in archive.namelist()
+        }
+    if key:
+        content = marshal.dumps(codes)
+        _keep(path, hmac.digest(key, about + content, "sha256") + content)
+    return codes
+
+
+def _kept(name: str) -> Path | None:
+    """Return where a file of this name is kept, None where nothing can be."""
     base = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
     directory = Path(base, "nix-binary-cache")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return None
-    return directory / f"push-{sha256}.pyz"
+    return directory / name
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path | None) -> bytes:
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if path else io.BytesIO() as file:
             return file.read(_LARGEST)
     except OSError:
         return b""
 
 
-class _Modules(MetaPathFinder, Loader):
-    """Imports from bytes that were checked: a file could be another one by then."""
+def _keep(path: Path | None, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    if path is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
 
-    def __init__(self, program: bytes) -> None:
-        with zipfile.ZipFile(io.BytesIO(program)) as archive:
-            self._texts = {name: archive.read(name) for name in archive.namelist()}
+
+class _Modules(MetaPathFinder, Loader):
+    """Imports code that was checked: a file could be another one by then."""
+
+    def __init__(self, codes: dict[str, CodeType]) -> None:
+        self._codes = codes
 
     def _file(self, name: str) -> str:
         path = name.replace(".", "/")
         return next(
-            (one for one in (f"{path}.py", f"{path}/__init__.py") if one in self._texts), ""
+            (one for one in (f"{path}.py", f"{path}/__init__.py") if one in self._codes), ""
         )
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
@@ -200,19 +232,18 @@ class _Modules(MetaPathFinder, Loader):
         return spec_from_loader(name, self, is_package=file.endswith("__init__.py"))
 
     def exec_module(self, module: ModuleType) -> None:
-        file = self._file(module.__name__)
-        exec(compile(self._texts[file], file, "exec"), module.__dict__)
+        exec(self._codes[self._file(module.__name__)], module.__dict__)
 
 
 def _run(sha256: str, arguments: list[str]) -> int:
     """Become the push, and return its exit code."""
     settings = sys.stdin.read()
     try:
-        program = _program(settings, sha256)
+        codes = _codes(settings, sha256)
     except _FetchError as error:
         sys.stderr.write(f"push: fetch: {error}\n")
         return 1
-    sys.meta_path.insert(0, _Modules(program))
+    sys.meta_path.insert(0, _Modules(codes))
     from push.cli import main  # noqa: PLC0415
 
     return main(arguments, lambda: settings)

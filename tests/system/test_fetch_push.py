@@ -88,10 +88,12 @@ def test_what_is_kept_and_was_changed_is_fetched_again(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
     assert push(builder, bucket, closure).counts()["pushed"] == PATHS
-    (kept,) = (builder.root / KEPT).glob("push-*.pyz")
-    kept.write_bytes(b"raise SystemExit('run by mistake')")
+    kept = {file: file.read_bytes() for file in (builder.root / KEPT).glob("push-*")}
+    assert sorted(file.suffix for file in kept) == [".code", ".pyz"]
+    for file in kept:
+        file.write_bytes(b"raise SystemExit('run by mistake')")
     assert push(builder, bucket, closure).counts()["reused"] == PATHS
-    assert kept.read_bytes() == archive()
+    assert {file: file.read_bytes() for file in kept} == kept
 
 
 def test_what_somebody_else_wrote_there_is_not_run(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import itertools
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,6 +204,75 @@ def test_where_nothing_can_be_kept_it_runs_all_the_same(
     assert loaded["_program"](settings_of(server), sha256) == PROGRAM
 
 
+def zipped(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive_:
+        archive_.writestr("push/cli.py", text)
+    return buffer.getvalue()
+
+
+def run(loaded: Loaded, server: StandIn, program: bytes, **more: str) -> Any:
+    """Return what the push's one file says, as a push with these secrets would run it."""
+    given = settings_of(server, **{"signing-key": "cache-1:secret", **more})
+    codes = loaded["_codes"](given, hashlib.sha256(program).hexdigest())
+    names: dict[str, Any] = {}
+    exec(codes["push/cli.py"], names)
+    return names["said"]
+
+
+def test_what_python_made_of_it_is_kept_and_believed_by_its_seal_alone(
+    loaded: Loaded, server: StandIn, tmp_path: Path
+) -> None:
+    program, evil = zipped("said = 'honest'"), zipped("said = 'evil'")
+    server.put(PROGRAM_KEY, program)
+    assert run(loaded, server, program) == "honest"
+    server.objects.clear()
+    kept = tmp_path / "cache" / "nix-binary-cache"
+    (archived,), (compiled,) = kept.glob("*.pyz"), kept.glob("*.code")
+    archived.unlink()
+    assert run(loaded, server, program) == "honest", "neither the bucket nor the archive is read"
+    honest = compiled.read_bytes()
+
+    server.put(PROGRAM_KEY, evil)
+    assert run(loaded, server, evil, **{"signing-key": "cache-1:another"}) == "evil"
+    server.put(PROGRAM_KEY, program)
+    (other,) = set(kept.glob("*.code")) - {compiled}
+    for forged in (other.read_bytes(), honest[:-1], b"", honest[:40], bytes(32) + honest[32:]):
+        compiled.write_bytes(forged)
+        assert run(loaded, server, program) == "honest"
+        assert compiled.read_bytes() == honest
+
+
+@pytest.mark.parametrize("name", ["secret-access-key", "signing-key"])
+def test_without_a_secret_to_seal_it_with_no_code_is_kept(
+    loaded: Loaded, server: StandIn, tmp_path: Path, name: str
+) -> None:
+    program = zipped("said = 'honest'")
+    server.put(PROGRAM_KEY, program)
+    assert run(loaded, server, program, **{name: ""}) == "honest"
+    assert [path.suffix for path in (tmp_path / "cache/nix-binary-cache").iterdir()] == [".pyz"]
+
+
+def test_another_secret_or_another_python_does_not_open_the_seal(
+    loaded: Loaded, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = zipped("said = 'honest'")
+    server.put(PROGRAM_KEY, program)
+    assert run(loaded, server, program) == "honest"
+    opened = pytest.MonkeyPatch()
+    opened.setitem(loaded, "marshal", None)
+    with pytest.raises(AttributeError):
+        run(loaded, server, program)
+    for change in ({"signing-key": "cache-1:another"}, {"secret-access-key": "another"}):
+        opened.setitem(loaded, "marshal", SimpleNamespace(dumps=lambda _: b"anew"))
+        assert run(loaded, server, program, **change) == "honest"
+    opened.undo()
+    assert run(loaded, server, program) == "honest"
+    monkeypatch.setattr(sys, "version", "another")
+    opened.setitem(loaded, "marshal", SimpleNamespace(dumps=lambda _: b"anew"))
+    assert run(loaded, server, program) == "honest"
+
+
 def test_a_bucket_may_stand_in_the_host_name(loaded: Loaded, server: StandIn) -> None:
     settings = settings_of(server, addressing="virtual", endpoint="https://s3.example:9000")
     request = loaded["_request"](settings)
@@ -215,8 +286,12 @@ def test_the_last_of_several_settings_counts(loaded: Loaded) -> None:
     assert setting("aa=1\n#a=2\n", "a", "x") == "x"
 
 
-def test_it_imports_from_what_was_checked(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    finder = loaded["_Modules"](archive())
+def test_it_imports_from_what_was_checked(
+    loaded: Loaded, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(PROGRAM_KEY, archive())
+    codes = loaded["_codes"](settings_of(server), hashlib.sha256(archive()).hexdigest())
+    finder = loaded["_Modules"](codes)
     assert finder.find_spec("push.cli") is not None
     assert finder.find_spec("push").submodule_search_locations is not None
     assert finder.find_spec("json") is None
