@@ -33,9 +33,9 @@ FOLDERS_OF_NARINFOS = ("nar/", "log/")
 PROTECTED_KEYS = (*OWN_KEYS, *FOLDERS_OF_NARINFOS)
 """Keys, and prefixes of keys, that no narinfo rule may match.
 
-The folders have rules of their own. What else `nix copy` can be told to write (`debuginfo/`,
-`realisations/`, a NAR's `.ls` beside its narinfo) may go with the narinfos: nothing points to it
-that outlives it.
+The folders have rules of their own. A NAR's listing (`.ls`), which has the narinfo's name, and what
+else `nix copy` can be told to write (`debuginfo/`, `realisations/`) goes with the narinfos: nothing
+points to it that outlives it.
 """
 
 RETENTION_DAYS = 7

@@ -45,10 +45,23 @@ _UNKNOWN_DERIVER = "unknown-deriver"
 LARGEST_NARINFO = 1 << 20
 """Bytes of the largest narinfo that is read; the largest of nixpkgs have some 100 kB."""
 
+LOG_FOLDER = "log/"
+"""Where a cache has build logs (Nix, `src/libstore/binary-cache-store.cc`, `addBuildLog`)."""
+
 
 def narinfo_of(store_path: str) -> str:
     """Return the key of a store path's narinfo; its directory may be left out."""
     return f"{store_path.rpartition('/')[2][:STORE_PATH_HASH_LENGTH]}.narinfo"
+
+
+def listing_of(store_path: str) -> str:
+    """Return the key of the listing of a store path's NAR (`write-nar-listing`)."""
+    return f"{narinfo_of(store_path).removesuffix('.narinfo')}.ls"
+
+
+def log_of(deriver: str) -> str:
+    """Return the key of the build log of a derivation, which is given by its base name."""
+    return f"{LOG_FOLDER}{deriver}"
 
 
 def fingerprint(

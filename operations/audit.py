@@ -66,6 +66,11 @@ def summary(report: Report) -> str:
         f"{report.closures:,} closures pushed by this stack, {report.upstream:,} paths left to "
         "other caches",
     ]
+    if report.listings or report.logs:
+        lines.append(
+            f"{report.listings:,} listings and {report.logs:,} build logs, "
+            f"{report.unused_beside:,} of them of no narinfo"
+        )
     if report.gone:
         lines.append(f"{report.gone:,} narinfos went while the audit ran")
     for name, key in report.keys.items():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from components.retention import ExpirationRule, foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo, narinfo_of
+from formats.narinfo import LOG_FOLDER, NarInfo, listing_of, log_of, narinfo_of
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
 from formats.store_path import STORE_DIR
@@ -79,6 +79,12 @@ class Report:
     """Their size together, compressed."""
     unused_nars: int = 0
     """NARs that no narinfo names: they outlive their narinfos, or a push is under way."""
+    listings: int = 0
+    """Listings of NARs that the bucket has."""
+    logs: int = 0
+    """Build logs that the bucket has."""
+    unused_beside: int = 0
+    """Of those, the ones that belong to no narinfo: they go as they age."""
     gone: int = 0
     """Narinfos that expired or were deleted while the audit ran."""
     hashed: int = 0
@@ -140,6 +146,10 @@ def audit(
     unused = {name for name in sizes if name.startswith("nar/")}
     report.narinfos, report.nars = len(narinfos), len(unused)
     report.nar_bytes = sum(sizes[name] for name in unused)
+    listings = {name for name in sizes if name.endswith(".ls") and "/" not in name}
+    logs = {name for name in sizes if name.startswith(LOG_FOLDER)}
+    report.listings, report.logs = len(listings), len(logs)
+    unlisted = listings - {listing_of(name.removesuffix(".narinfo")) for name in narinfos}
     hashed = set(narinfos)
     if sample is not None:
         hashed = set(random.sample(narinfos, min(sample, len(narinfos))))
@@ -148,11 +158,13 @@ def audit(
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         for done, examined in enumerate(_in_batches(threads, examine, narinfos), 1):
             unused.discard(examined.nar)
+            logs.discard(log_of(examined.deriver))
             wanted.refer(examined)
             _count(report, examined)
             progress(f"{done:,} of {len(narinfos):,} narinfos, {len(report.findings):,} findings")
         wanted.settle(report, threads)
     report.unused_nars = len(unused)
+    report.unused_beside = len(unlisted) + len(logs)
     report.seconds = round(time.monotonic() - started, 3)
 
 
@@ -163,6 +175,7 @@ class _Examined:
     findings: list[Finding] = field(default_factory=list)
     nar: str = ""
     store_path: str = ""
+    deriver: str = ""
     references: Sequence[str] = ()
     signatures: dict[str, bool | None] = field(default_factory=dict)
     """Whether a key's signature is good, by the key's name; None where that is unknown."""
@@ -183,7 +196,7 @@ class _Examiner:
         examined = _Examined()
         narinfo = self._read(name, examined)
         if narinfo is not None:
-            examined.nar = narinfo.url
+            examined.nar, examined.deriver = narinfo.url, narinfo.deriver or ""
             examined.store_path, examined.references = narinfo.store_path, narinfo.references
             findings = [
                 *self._place(name, narinfo),

@@ -14,9 +14,13 @@ def push_settings(settings: Settings) -> dict[str, str | int | Sequence[str]]:
     It holds no secret.
     """
     # Only where it is another than ever: what pushes are given is no reason to push again.
-    addressing = {"addressing": "virtual"} if settings.virtual_hosts else {}
+    unusual = {
+        **({"addressing": "virtual"} if settings.virtual_hosts else {}),
+        **({"logs": YES_NO[True]} if settings.logs else {}),
+        **({"listings": YES_NO[True]} if settings.listings else {}),
+    }
     return {
-        **addressing,
+        **unusual,
         "endpoint": str(settings.endpoint),
         "region": settings.region,
         "bucket": settings.bucket,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +18,15 @@ from push.transfers import Loop, Transfers
 
 NARINFO_TYPE = "text/x-nix-narinfo"
 NAR_TYPE = "application/x-nix-nar"
+LISTING_TYPE = "application/json"
+LOG_TYPE = "text/plain; charset=utf-8"
 
 Done = Callable[[str | None], None]
 """Called with an object's new ETag, None where the server does not tell it."""
 Failed = Callable[[Failure], None]
 
 _ABSENT = frozenset({404})
+_ENCODING = re.compile(r"[a-z0-9-]{1,20}")
 _NARINFO_PRIORITY, _NAR_PRIORITY = 1, 5
 # A part's copy is over sooner than servers and proxies lose patience.
 _COPIED_WHOLE = 1 << 30
@@ -116,6 +120,24 @@ class Bucket:
     def look_at(self, key: str) -> Request:
         """Return the request for what is known of an object without its content."""
         return Request("list", "HEAD", key, expected=_ABSENT)
+
+    def look_beside(self, key: str) -> Request:
+        """Return the request for what is known of something that the push goes on without."""
+        return Request("beside", "HEAD", key, expected=_ABSENT, optional=True)
+
+    def write_beside(self, key: str, content_type: str, body: bytes | FileSlice) -> Request:
+        """Return the request that writes something that the push goes on without."""
+        headers = {"content-type": content_type}
+        return Request("beside", "PUT", key, headers=headers, body=body, optional=True)
+
+    def renew_beside(self, key: str, content_type: str, seen: Answer) -> Request:
+        """Return the request that writes the same again as it is, once it has been looked at."""
+        headers = self._copy_headers(key, content_type)
+        encoding = seen.headers.get("content-encoding", "")
+        # Others may have compressed it, and a client reads it by what is said here.
+        if _ENCODING.fullmatch(encoding):
+            headers["content-encoding"] = encoding
+        return Request("beside", "PUT", key, headers=headers, expected=_ABSENT, optional=True)
 
     def read_again(
         self, key: str, largest: int, done: Callable[[bytes, str | None], None], failed: Failed

@@ -62,6 +62,8 @@ class Request:
     """Statuses besides 2xx that are an answer, and no failure."""
     largest: int = LARGEST_ANSWER
     """Bytes of the largest body that is read; a larger one counts as an empty one."""
+    optional: bool = False
+    """Whether the push goes on without it, whatever becomes of it."""
 
     @property
     def size(self) -> int:

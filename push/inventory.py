@@ -21,12 +21,12 @@ from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.keys import PublicKey
-from formats.narinfo import NarInfo, is_nar_key, narinfo_of
+from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, narinfo_of
 from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
 from push.failure import PushError
-from push.listing import NAR_KEYS, NARINFO_KEYS, HashedKeys, worth_listing
+from push.listing import LOG_KEYS, NAR_KEYS, NARINFO_KEYS, HashedKeys, worth_listing
 from push.memory import Memory, RememberedNarInfo, digest
 from push.store import StorePath
 
@@ -36,6 +36,9 @@ _MOST_SIGNATURES = 16
 _MOST_OWN_SIGNATURES = 2
 _NARINFO_BYTES = 8192
 _NARINFOS, _NARS = Listed("", folders=True), Listed("nar/", folders=False)
+
+LOGS = Listed(LOG_FOLDER, folders=False)
+"""Where build logs are listed."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Inventory:
     missing: list[Missing] = field(default_factory=list)
     nars: dict[str, Present] = field(default_factory=dict)
     """NARs that are known to be in the bucket, by key."""
+    root: dict[str, Present] | None = None
+    """What else is beside narinfos at the bucket's root; None where that was not listed."""
+    logs: dict[str, Present] | None = None
+    """Build logs in the bucket, by key; None where they were not listed."""
 
 
 def narinfo_key(path: StorePath) -> str:
@@ -150,6 +157,7 @@ class Look:
         self._memory = memory
         self._key = key
         self._order = {path.base_name: number for number, path in enumerate(closure)}
+        self._root: dict[str, Present] | None = None
 
     def present_narinfos(
         self, own: Sequence[StorePath], first: Listing
@@ -160,7 +168,7 @@ class Look:
             PushError: as `FirstLook.listings`.
         """
         keys = {narinfo_key(path): path for path in own}
-        listed = self._list(_NARINFOS, NARINFO_KEYS, first, len(keys))
+        listed = self._root = _listed(self._bucket, _NARINFOS, NARINFO_KEYS, first, len(keys))
         if listed is None:
             return self._ask_for_narinfos(keys)
         present = {key: listed[key] for key in keys if key in listed}
@@ -304,7 +312,7 @@ class Look:
             PushError: as `FirstLook.listings`.
         """
         wanted = {one.nar for one in held}
-        nars = self._list(_NARS, NAR_KEYS, first, len(wanted))
+        nars = _listed(self._bucket, _NARS, NAR_KEYS, first, len(wanted))
         if nars is None:
             nars = _by_key(first)
             unknown = sorted(wanted - nars.keys())
@@ -318,28 +326,38 @@ class Look:
             else:
                 one.nar_day = nar.day
                 whole.append(one)
-        return Inventory(whole, missing, nars)
+        return Inventory(whole, missing, nars, self._root)
 
-    def _list(
-        self, listed: Listed, keys: HashedKeys, first: Listing, looks: int
-    ) -> dict[str, Present] | None:
-        """Return everything that a listing has; None where asking for single objects costs less."""
-        found = _by_key(first)
-        if not first.truncated or first.last_key is None or not looks:
-            return found
-        pages = keys.pages(len(first.objects), first.last_key)
-        if not worth_listing(pages, looks):
-            return None
-        parts = keys.parts(first.last_key, pages)
-        # Chance, and foreign keys, make some parts longer than a page; a lie, endless.
-        allowed = 4 * pages + 64
-        while parts:
-            allowed -= len(parts)
-            if allowed < 0:
-                raise PushError("list", "the server's listing does not end; see the server's log")
-            answers = self._bucket.gather([self._bucket.page(listed, start) for start, _ in parts])
-            parts = _rest(parts, [_listing(answer) for answer in answers], found)
+
+def list_logs(bucket: Bucket, first: Listing, looks: int) -> dict[str, Present] | None:
+    """Return the build logs in a bucket; None where so many looks at single ones cost less.
+
+    Raises:
+        PushError: as `FirstLook.listings`.
+    """
+    return _listed(bucket, LOGS, LOG_KEYS, first, looks)
+
+
+def _listed(
+    bucket: Bucket, listed: Listed, keys: HashedKeys, first: Listing, looks: int
+) -> dict[str, Present] | None:
+    """Return everything that a listing has; None where asking for single objects costs less."""
+    found = _by_key(first)
+    if not first.truncated or first.last_key is None or not looks:
         return found
+    pages = keys.pages(len(first.objects), first.last_key)
+    if not worth_listing(pages, looks):
+        return None
+    parts = keys.parts(first.last_key, pages)
+    # Chance, and foreign keys, make some parts longer than a page; a lie, endless.
+    allowed = 4 * pages + 64
+    while parts:
+        allowed -= len(parts)
+        if allowed < 0:
+            raise PushError("list", "the server's listing does not end; see the server's log")
+        answers = bucket.gather([bucket.page(listed, start) for start, _ in parts])
+        parts = _rest(parts, [_listing(answer) for answer in answers], found)
+    return found
 
 
 def parsed(store_path: str, content: bytes) -> NarInfo | None:

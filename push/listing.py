@@ -68,6 +68,7 @@ class HashedKeys:
 
 NARINFO_KEYS = HashedKeys("", 32)
 NAR_KEYS = HashedKeys("nar/", 2)
+LOG_KEYS = HashedKeys("log/", 32)
 
 
 def worth_listing(pages: int, looks: int) -> bool:

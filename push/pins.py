@@ -124,6 +124,11 @@ class PinRenewal:
         self.broken: dict[str, dict[str, str]] = {}
         """Of each pin that is incomplete, what it lacks and why, by store path."""
 
+    @property
+    def due(self) -> list[NarInfo]:
+        """The narinfos that were walked through and had not been written today."""
+        return [one.narinfo for one in self._due.values()]
+
     def run(self, pins: Sequence[Pin]) -> None:
         """Walk through the closures of pins, and renew what is due.
 

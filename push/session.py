@@ -9,15 +9,18 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from formats.store_path import STORE_DIR
+from push.beside import Beside
 from push.bucket import Bucket
 from push.connection import Route
 from push.failure import Failure, PushError
 from push.inventory import (
+    LOGS,
     FirstLook,
     Held,
     Inventory,
     Look,
     facts,
+    list_logs,
     narinfo_key,
     parsed,
     verify_key,
@@ -136,17 +139,26 @@ class Session:
         # Standard input may name builds all day long: once a day is enough for pins.
         pinned = self._settings.renew and self._pins_on != today(self._transfers)
         # The server's answer comes while Nix is asked.
-        first = FirstLook(self._bucket, *([PINS] if pinned else []))
+        logs = [LOGS] if self._settings.logs else []
+        first = FirstLook(self._bucket, *logs, *([PINS] if pinned else []))
         closure = self._list(given, outcome)
-        pins = read_pins(self._bucket, first.others()[0]) if pinned else []
+        pins = read_pins(self._bucket, first.others()[-1]) if pinned else []
         closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
         self._forget_old_proofs()
         left = [path for path in own if path.path not in self._proven]
-        if left:
-            self._publish(self._inventory(left, closure.paths, first), outcome)
+        inventory = self._inventory(left, closure.paths, first) if left else None
+        beside = Beside(
+            self._settings, self._bucket, self._nix, self._workspace, today(self._transfers)
+        )
+        if inventory is not None:
+            if logs:
+                inventory.logs = list_logs(self._bucket, first.others()[0], len(left))
+            beside.publish(inventory)
+            self._publish(inventory, outcome)
         self._prove(closure, own, outcome)
-        self._renew_pins(pins, closure)
+        self._renew_pins(pins, closure, beside)
+        beside.tell()
         outcome.summary.reused = (
             len(own)
             - outcome.summary.pushed
@@ -155,7 +167,7 @@ class Session:
         self._memory.save()
         return outcome
 
-    def _renew_pins(self, pins: Sequence[Pin], closure: _Closure) -> None:
+    def _renew_pins(self, pins: Sequence[Pin], closure: _Closure, beside: Beside) -> None:
         """Renew what pins keep and is not in the closure: this machine may never have had it."""
         day = today(self._transfers)
         if pins:
@@ -169,6 +181,7 @@ class Session:
             )
             renewal.run(pins)
             tell(renewal)
+            beside.renew(renewal.due)
         self._pins_on = day
 
     def _forget_old_proofs(self) -> None:

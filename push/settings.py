@@ -70,6 +70,8 @@ SETTINGS = (
     ),
     Setting("part-size", "larger NARs go up in parts of so many bytes", "67108864"),
     Setting("renew", "yes, or no where the bucket never forgets an entry", "yes"),
+    Setting("logs", "yes to keep build logs beside the paths, for nix log", "no"),
+    Setting("listings", "yes to keep listings of NARs beside the paths, for nix store ls", "no"),
     Setting("path", "a store path or link to push", repeats=True),
 )
 """All settings, in the order in which `--help` lists them."""
@@ -131,6 +133,10 @@ class PushSettings:
     staging_limit: int
     part_size: int
     renew: bool
+    logs: bool
+    """Whether build logs are kept, too."""
+    listings: bool
+    """Whether listings of NARs are kept, too."""
     paths: tuple[str, ...]
     virtual: bool = False
     """Whether the host name has the bucket, and the path has not."""
@@ -220,6 +226,9 @@ class _Given:
             raise _refused(f"{name} '{match[0]}' is not from {bounds}")
         return int(match[0])
 
+    def yes(self, name: str) -> bool:
+        return self.matching(name, "yes|no", "yes or no")[0] == "yes"
+
     def file(self, name: str, directory: str = "", errors: str = "strict") -> str | None:
         path = self.optional(name)
         if path is None:
@@ -277,7 +286,9 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         parallelism=given.number("parallelism", range(1, 1_000)),
         staging_limit=given.number("staging-limit", range(1, 1 << 50), " bytes"),
         part_size=given.number("part-size", range(SMALLEST_PART, LARGEST_COPY + 1), " bytes"),
-        renew=given.matching("renew", "yes|no", "yes or no")[0] == "yes",
+        renew=given.yes("renew"),
+        logs=given.yes("logs"),
+        listings=given.yes("listings"),
         paths=all_paths,
     )
 

@@ -6,6 +6,7 @@ that the push wrote from what that store says.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -258,6 +259,35 @@ class Nix:
             self.command("copy", "--no-recursive", *flags, "--to", target, *group)
             for group, flags in _groups(paths)
         ]
+
+    def log_size(self, derivation: str) -> int | None:
+        """Return the bytes of a build log of this machine's, None where it has none.
+
+        Nix would tell by failing at the first that is missing. Source: Nix,
+        `src/libstore/local-fs-store.cc`, `getBuildLogExact`.
+
+        Args:
+            derivation: its base name.
+        """
+        logs = Path(self._environment.get("NIX_LOG_DIR") or "/nix/var/log/nix", "drvs")
+        for place in (logs / derivation[:2] / derivation[2:], logs / derivation):
+            for file in (place, place.with_name(f"{place.name}.bz2")):
+                with contextlib.suppress(OSError):
+                    return file.stat().st_size
+        return None
+
+    def copy_logs(self, directory: Path, derivations: Sequence[str]) -> None:
+        """Write build logs where Nix takes `directory` for a cache.
+
+        Args:
+            directory: it is made.
+            derivations: base names.
+
+        Raises:
+            NixError: one cannot be copied, nor those after it.
+        """
+        for group, _ in _groups([f"{STORE_DIR}/{name}" for name in derivations]):
+            self._run(["store", "copy-log", "--to", f"file://{directory}", *group])
 
     def _run(self, arguments: Sequence[str]) -> str:
         ran = self._spawn(self.command(*arguments))

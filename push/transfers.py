@@ -278,7 +278,7 @@ class Transfers:
                 in_a_row += 1
             if in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE:
                 failure = Failure(request.step, f"{why}; {self._remedy_for_silence()}")
-                if not alone:
+                if not alone and not request.optional:
                     raise PushError(failure.step, failure.what)
                 return lambda: task.failed(failure)
             self._pause(request, why, in_a_row, asked)
@@ -324,9 +324,9 @@ class Transfers:
         failure = Failure(request.step, what, f"{answer.status} {error.code}")
         for_all = error.code in _FOR_ALL or answer.status in (301, 307, 308)
         with self._lock:
-            self._denied += error.code == "AccessDenied"
+            self._denied += error.code == "AccessDenied" and not request.optional
             # Who may write none of the first objects may write none at all.
-            for_all |= not self._written and self._denied >= _DENIALS
+            for_all |= not self._written and self._denied >= _DENIALS and not request.optional
         if for_all:
             raise PushError(failure.step, failure.what)
         return lambda: failed(failure)

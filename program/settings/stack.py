@@ -134,6 +134,8 @@ class Settings:
     parallelism: int
     staging_limit: int
     part_size: int
+    listings: bool
+    logs: bool
     write_policy: str
     builders: tuple[BuilderSettings, ...]
     pins: tuple[PinSettings, ...]
@@ -306,6 +308,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         parallelism=reader.integer("parallelism", range(1, 1_000)),
         staging_limit=reader.integer("stagingLimit", range(1 << 20, 1 << 50), "bytes"),
         part_size=reader.integer("partSize", range(SMALLEST_PART, LARGEST_COPY + 1), "bytes"),
+        listings=reader.boolean("listings"),
+        logs=reader.boolean("logs"),
         write_policy=check_s3_name(
             "writePolicy",
             ("" if given_users else reader.text("writePolicy")) or f"{bucket}-write",

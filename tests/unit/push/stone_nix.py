@@ -73,6 +73,8 @@ class StoneNix:
     """What Nix says when it comes to a path."""
     contents: dict[str, str] = field(default_factory=dict)
     """What is in a path; where nothing is said, its name."""
+    logs: dict[str, bytes] = field(default_factory=dict)
+    """Build logs by the derivation's base name."""
     asked: list[str] = field(default_factory=list)
     """Command lines."""
     DEVNULL = PIPE = -1
@@ -92,6 +94,8 @@ class StoneNix:
             elif "verify" in arguments:
                 keys = named["trusted-public-keys"].split()
                 _verify(store, [PublicKey.parse(key) for key in keys], paths)
+            elif "copy-log" in arguments:
+                self._copy_logs(Path(named["--to"].removeprefix("file://")), paths)
             elif "copy" in arguments:
                 self._copy(named["--to"], paths)
         except FailedError as error:
@@ -121,9 +125,18 @@ class StoneNix:
                 "references": references,
                 "signatures": list(known.signatures),
                 "ca": known.content_address,
+                "deriver": known.deriver and f"/nix/store/{known.deriver}",
             }
             left += references
         return found
+
+    def _copy_logs(self, directory: Path, derivations: Sequence[str]) -> None:
+        for path in derivations:
+            name = path.removeprefix("/nix/store/")
+            if name not in self.logs:
+                raise FailedError(f"build log for '{path}' is not available")
+            (directory / "log").mkdir(parents=True, exist_ok=True)
+            (directory / "log" / name).write_bytes(self.logs[name])
 
     def _copy(self, target: str, paths: Sequence[str]) -> None:
         url = urlsplit(target)

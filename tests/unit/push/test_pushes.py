@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.narinfo import NarInfo
+from formats.narinfo import NarInfo, listing_of
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey, verified_by
 from push import cli
@@ -27,7 +27,18 @@ from push.inventory import narinfo_key
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import graphs, store_path
-from tests.unit.push.s3_stand_in import NOW, Raw, Reply, Script, Seen, StandIn, error, serving
+from tests.unit.push.s3_stand_in import (
+    NOW,
+    Raw,
+    Reply,
+    Script,
+    Seen,
+    StandIn,
+    Stored,
+    error,
+    listing,
+    serving,
+)
 from tests.unit.push.stone_nix import StoneNix
 
 KEY = SecretKey.parse(SIGNING_KEY)
@@ -321,6 +332,180 @@ def test_a_signature_that_is_none_is_published_by_nobody(machine: Machine) -> No
     assert machine.push(OTHER).counts() == (0, 1, 0, 0, 0)
     (narinfo,) = narinfos(machine.server).values()
     assert set(narinfo.signatures) == {good, KEY.sign(OTHER.fingerprint)}
+
+
+# What lies beside.
+
+
+BUILT = [replace(path, deriver=f"{path.base_name}.drv") for path in ALL]
+LISTING = b'{"root":{},"version":1}'
+BOTH = {"logs": "yes", "listings": "yes"}
+
+
+@pytest.fixture
+def logging(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with logs of all that `TOP` needs but `LIBC`, and listings of all but `TOOL`."""
+    logs = machine.home / "logs" / "drvs"
+    logs.mkdir(parents=True)
+    monkeypatch.setenv("NIX_LOG_DIR", str(logs.parent))
+    machine.has(*BUILT)
+    for path in BUILT[1:]:
+        name = f"{path.base_name}.drv"
+        (logs / name[:2]).mkdir(exist_ok=True)
+        (logs / name[:2] / f"{name[2:]}.bz2").write_bytes(b"bz2")
+        machine.nix.logs[name] = f"log of {name}".encode()
+    monkeypatch.setattr(
+        "push.beside.nar_listing", lambda path, _: None if path == TOOL.path else LISTING
+    )
+    return machine
+
+
+def beside(server: StandIn) -> dict[str, bytes]:
+    """Return listings and logs in the bucket."""
+    return {
+        key: one.content
+        for key, one in server.objects.items()
+        if key.endswith(".ls") or key.startswith("log/")
+    }
+
+
+def test_listings_and_logs_are_written_before_their_narinfos(logging: Machine) -> None:
+    server = logging.server
+    assert logging.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert beside(server) == {}
+    server.objects.clear()
+    server.seen.clear()
+    ran = logging.push(TOP, **BOTH)
+    assert ran.counts() == (4, 0, 0, 0, 0)
+    assert "push: beside: wrote 3 listings and 3 logs, renewed 0" in ran.log
+    logs = {f"log/{path.base_name}.drv" for path in BUILT[1:]}
+    listings = {listing_of(path.path) for path in (LIBC, SHELL, TOP)}
+    assert beside(server).keys() == logs | listings
+    assert server.objects[f"log/{TOP.base_name}.drv"].content == (
+        f"log of {TOP.base_name}.drv".encode()
+    )
+    first = min(map(written(server).index, map(narinfo_key, ALL)))
+    assert set(written(server)[:first]) >= logs | listings
+    types = {seen.key: seen.headers["content-type"] for seen in server.asked("PUT")}
+    assert {types[key] for key in listings} == {"application/json"}
+    assert {types[key] for key in logs} == {"text/plain; charset=utf-8"}
+
+
+def test_what_lies_beside_costs_one_listing_while_nothing_is_due(logging: Machine) -> None:
+    logging.push(TOP, **BOTH).counts()
+    logging.server.seen.clear()
+    ran = logging.push(TOP, **BOTH)
+    assert "beside" not in ran.log
+    listed = sorted(seen.query.get("prefix", "") for seen in logging.server.seen)
+    assert listed == ["", "_nixcache/pins/", "log/", "nar/"]
+
+
+def test_what_lies_beside_is_renewed_with_the_narinfos_as_it_is(logging: Machine) -> None:
+    server = logging.server
+    logging.push(TOP, **BOTH).counts()
+    before = beside(server)
+    server.now += timedelta(days=1)
+    encoded = f"log/{TOP.base_name}.drv"
+
+    def compressed(seen: Seen) -> Reply | None:
+        if seen.method != "HEAD" or seen.key != encoded:
+            return None
+        modified = {"Last-Modified": "Thu, 26 Nov 2026 12:00:00 GMT", "Content-Length": "9"}
+        return Reply(200, {**modified, "Content-Encoding": "br"})
+
+    server.script = compressed
+    server.seen.clear()
+    assert "wrote 0 listings and 0 logs, renewed 6" in logging.push(TOP, **BOTH).log
+    assert beside(server) == before
+    assert {one.modified for one in server.objects.values()} == {server.now}
+    encodings = {seen.key: seen.headers.get("content-encoding") for seen in server.asked("PUT")}
+    assert {key for key, encoding in encodings.items() if encoding} == {encoded}
+    assert encodings[encoded] == "br"
+    server.now += timedelta(days=1)
+    server.seen.clear()
+    logging.push(TOP, renew="no", **BOTH).counts()
+    assert written(server) == []
+
+
+def test_what_the_cache_has_without_them_gets_listings_and_logs(logging: Machine) -> None:
+    logging.push(TOP).counts()
+    ran = logging.push(TOP, **BOTH)
+    assert ran.counts() == (0, 4, 0, 0, 0)
+    assert "wrote 3 listings and 3 logs, renewed 0" in ran.log
+
+
+def test_what_another_builder_made_is_not_listed_from_this_store(logging: Machine) -> None:
+    server = logging.server
+    logging.push(TOP).counts()
+    theirs = replace(TOP, nar_hash=OTHER.nar_hash)
+    made = theirs.narinfo(
+        nar_of(TOP), "zstd", file_size=server.objects[nar_of(TOP)].size,
+        signatures=[KEY.sign(theirs.fingerprint)],
+    )  # fmt: skip
+    server.put(narinfo_key(TOP), made.format().encode())
+    assert logging.push(TOP, **BOTH).counts() == (0, 4, 0, 0, 0)
+    assert listing_of(TOP.path) not in server.objects
+    assert listing_of(LIBC.path) in server.objects
+
+
+def test_a_bucket_that_is_not_listed_is_asked_for_what_is_due(
+    logging: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a listing costs more than single questions."""
+    monkeypatch.setattr("push.inventory.worth_listing", lambda *_: False)
+    server = logging.server
+
+    def cut_off(seen: Seen) -> Reply | None:
+        if seen.query.get("list-type") is None or "pins" in seen.query.get("prefix", ""):
+            return None
+        zero = f"{seen.query.get('prefix', '')}{'0' * 52}"
+        return listing([(zero, Stored(b"", "0" * 32, server.now, 0))], truncated=True)
+
+    server.script = cut_off
+    assert "wrote 3 listings and 3 logs, renewed 0" in logging.push(TOP, **BOTH).log
+    server.seen.clear()
+    assert "beside" not in logging.push(TOP, **BOTH).log
+    asked = {seen.key for seen in server.seen}
+    assert not [key for key in asked if key.endswith(".ls") or key.startswith("log/")]
+    server.now += timedelta(days=1)
+    assert "wrote 0 listings and 0 logs, renewed 6" in logging.push(TOP, **BOTH).log
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_a_push_does_not_fail_for_what_lies_beside(logging: Machine, status: int) -> None:
+    refused = error(status, "AccessDenied" if status == 403 else "")
+    logging.server.script = only(lambda key: "log/" in key or ".ls" in key, refused)
+    ran = logging.push(TOP, **BOTH)
+    assert ran.counts() == (4, 0, 0, 0, 0)
+    assert_whole(logging.server, *ALL)
+    assert re.search(
+        r"push: beside: \d+ times not: .*; the paths are in the cache all the", ran.log
+    )
+
+
+def test_a_log_that_goes_meanwhile_is_no_failure(logging: Machine) -> None:
+    logging.nix.logs.clear()
+    ran = logging.push(TOP, **BOTH)
+    assert ran.counts() == (4, 0, 0, 0, 0)
+    assert "build log for" in ran.log
+    assert listing_of(TOP.path) in logging.server.objects
+
+
+def test_pins_keep_what_lies_beside_what_they_keep(logging: Machine) -> None:
+    server = logging.server
+    logging.push(TOP, **BOTH).counts()
+    server.put("_nixcache/pins/release", f"{TOP.path}\n".encode())
+    logging.nix.paths.clear()
+    logging.has(OTHER)
+    logging.forget()
+    server.now += timedelta(days=1)
+    ran = logging.push(OTHER, **BOTH)
+    assert "pins: renewed 4 paths" in ran.log
+    assert "wrote 1 listings and 0 logs, renewed 6" in ran.log
+    assert {one.modified for key, one in server.objects.items() if "/pins/" not in key} == {
+        server.now
+    }
 
 
 # One bad path.

@@ -60,6 +60,8 @@ def test_what_is_not_given_has_its_default() -> None:
         staging_limit=2_147_483_648,
         part_size=67_108_864,
         renew=True,
+        logs=False,
+        listings=False,
         paths=(),
     )
     assert settings.public_key.name == "cache.test-1"
@@ -86,6 +88,8 @@ def test_every_setting_that_is_given_counts() -> None:
             "staging-limit": 1,
             "part-size": 5_242_880,
             "renew": YES_NO[False],
+            "logs": YES_NO[True],
+            "listings": YES_NO[True],
             "path": ["/a", "/b"],
         }
     )
@@ -109,6 +113,8 @@ def test_every_setting_that_is_given_counts() -> None:
         staging_limit=1,
         part_size=5_242_880,
         renew=False,
+        logs=True,
+        listings=True,
         paths=("/c", "/a", "/b"),
     )
     assert settings.endpoint == "http://[::1]:9000"
