@@ -1,6 +1,6 @@
 """What lies beside narinfos and NARs, where it is asked for: listings of NARs, and build logs.
 
-Clients find a path's listing by the path (`nix store ls`), and its log by the narinfo's `Deriver`
+Clients find a path's listing by the path (nix-index does), and its log by the narinfo's `Deriver`
 (`nix log`). They are written before the narinfo, and renewed on the same day. Nothing signed relies
 on them, and no push fails for want of one: what cannot be had, or written, is told at the most.
 

@@ -71,7 +71,7 @@ SETTINGS = (
     Setting("part-size", "larger NARs go up in parts of so many bytes", "67108864"),
     Setting("renew", "yes, or no where the bucket never forgets an entry", "yes"),
     Setting("logs", "yes to keep build logs beside the paths, for nix log", "no"),
-    Setting("listings", "yes to keep listings of NARs beside the paths, for nix store ls", "no"),
+    Setting("listings", "yes to keep listings of NARs beside the paths, for nix-index", "no"),
     Setting("path", "a store path or link to push", repeats=True),
 )
 """All settings, in the order in which `--help` lists them."""
