@@ -17,6 +17,7 @@ import pulumi_minio as minio
 from components.retention import OWN_KEYS
 
 _USERNAME = "aws:username"
+_NO_ADMINISTRATION = {"Effect": "Deny", "Action": ["admin:*"]}
 
 WRITE_ACTIONS = (
     "s3:AbortMultipartUpload",
@@ -58,6 +59,16 @@ def read_policy(bucket: str, user: str | None) -> str:
     """
     users = None if user is None else [user]
     return _policy(_allowed(users, ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*"]))
+
+
+def without_administration(policy: str) -> str:
+    """Return a policy with the rights that MinIO gives every user over itself taken away.
+
+    Whoever has a user's secret could otherwise change it, which locks the user out, or make access
+    keys that outlive it (`add-user` and `add-service-account` of MinIO's admin API).
+    """
+    document = json.loads(policy)
+    return _policy(*document["Statement"], _NO_ADMINISTRATION)
 
 
 def unwrapped(text: str) -> str:
@@ -121,6 +132,8 @@ def concerns_only(policy: str, bucket: str) -> bool:
     arn = f"arn:aws:s3:::{bucket}"
     try:
         for statement in json.loads(policy)["Statement"]:
+            if _sorted(statement) == _sorted(_NO_ADMINISTRATION):
+                continue
             resources = statement["Resource"]
             for resource in [resources] if isinstance(resources, str) else resources:
                 if resource != arn and not resource.startswith(f"{arn}/"):
@@ -191,7 +204,7 @@ class BuilderAccess(pulumi.ComponentResource):
     ) -> None:
         """Declare policy and users, each named as the server knows it."""
         super().__init__("nixcache:index:BuilderAccess", name, None, opts)
-        text = write_policy(args.bucket, args.users.values())
+        text = without_administration(write_policy(args.bucket, args.users.values()))
         policy = _declare_policy(self, args.policy, text, args.known_policies)
         self.credentials = {
             builder: _declare_user(self, user, args.policy, policy, args.secrets.get(user))
@@ -223,7 +236,7 @@ class ReaderAccess(pulumi.ComponentResource):
     ) -> None:
         """Declare policy and user, each named as the server knows it."""
         super().__init__("nixcache:index:ReaderAccess", name, None, opts)
-        text = read_policy(args.bucket, args.user)
+        text = without_administration(read_policy(args.bucket, args.user))
         policy = _declare_policy(self, args.user, text, args.known_policies)
         self.credential = _declare_user(self, args.user, args.user, policy)
         self.register_outputs({})

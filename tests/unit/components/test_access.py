@@ -19,6 +19,7 @@ from components.access import (
     same_policy,
     unwrapped,
     users_of,
+    without_administration,
     write_policy,
 )
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
@@ -47,7 +48,8 @@ def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     settled(lambda: access({"laptop": "nixbuilder"}, {}))
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
-    allowed, denied = policy["Statement"]
+    allowed, denied, administration = policy["Statement"]
+    assert administration == {"Effect": "Deny", "Action": ["admin:*"]}
     assert sorted(allowed["Action"]) == sorted(WRITE_ACTIONS)
     assert not [action for action in allowed["Action"] if "Delete" in action or "*" in action]
     assert allowed["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
@@ -83,7 +85,7 @@ def test_builders_share_a_policy_and_keep_the_secrets_that_they_have(
 def test_without_builders_the_policy_allows_nothing(engine: RecordingMocks) -> None:
     settled(lambda: access({}, {}))
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
-    assert [statement["Effect"] for statement in policy["Statement"]] == ["Deny"]
+    assert [statement["Effect"] for statement in policy["Statement"]] == ["Deny", "Deny"]
 
 
 def policy(*statements: dict[str, object]) -> str:
@@ -96,7 +98,9 @@ def allowing(*resources: str, **more: object) -> dict[str, object]:
 
 def test_a_policy_made_here_tells_its_users() -> None:
     for users in ([], ["a"], ["b", "a"]):
-        assert users_of(write_policy("nix-cache", users), "nix-cache") == frozenset(users)
+        text = write_policy("nix-cache", users)
+        assert users_of(text, "nix-cache") == frozenset(users)
+        assert users_of(without_administration(text), "nix-cache") == frozenset(users)
     assert users_of(write_policy("nix-cache", ["a"]), "nix-cache-2") is None
 
 
@@ -109,6 +113,8 @@ def test_a_policy_made_here_tells_its_users() -> None:
         (policy(allowing("arn:aws:s3:::*")), False),
         (policy(allowing("arn:aws:s3:::nix-cache/*"), allowing("arn:aws:s3:::photos/*")), False),
         (policy({"Effect": "Allow", "Action": ["admin:*"]}), False),
+        (policy({"Effect": "Deny", "Action": ["admin:*"], "Resource": []}), True),
+        (policy({"Effect": "Deny", "Action": "s3:*", "NotResource": "arn:aws:s3:::x"}), False),
         (policy({"Effect": "Allow", "Action": "s3:*", "NotResource": "arn:aws:s3:::x"}), False),
         (policy(allowing("arn:aws:s3:::nix-cache/*", Condition={})), True),
         ("", False),
@@ -152,8 +158,9 @@ def wrapped(text: str) -> str:
     [
         (None, False),
         (write_policy("nix-cache", ["nixbuilder"]), False),
-        (wrapped(write_policy("nix-cache", ["nixbuilder"])), True),
-        (wrapped(write_policy("nix-cache", ["nixbuilder", "another"])), False),
+        (wrapped(write_policy("nix-cache", ["nixbuilder"])), False),
+        (wrapped(without_administration(write_policy("nix-cache", ["nixbuilder"]))), True),
+        (wrapped(without_administration(write_policy("nix-cache", ["another"]))), False),
         ('{"PolicyName": "p"}', False),
         ("no policy", False),
     ],
