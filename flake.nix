@@ -23,6 +23,8 @@
         client = ./nix/client.nix;
         builder = ./nix/builder.nix;
       };
+      darwinModules.client = ./nix/darwin.nix;
+      homeModules.client = ./nix/home-manager.nix;
 
       packages = eachOf (linux ++ darwin) (
         system: pkgs: {

@@ -20,6 +20,7 @@ from minio import Minio
 
 from components.push_program import archive
 from formats.signing import SecretKey
+from program.outputs.machines import PATIENCE
 from tests.system.booted_systemd import unit_text
 from tests.system.nixos_machine import (
     BUCKET,
@@ -75,6 +76,11 @@ def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) ->
         assert of_system["default"].endswith("-nix-binary-cache-push")
 
 
+def nix_conf_value(value: object) -> str:
+    """Return a setting's value as NixOS writes it to nix.conf."""
+    return " ".join(value) if isinstance(value, list) else json.dumps(value)
+
+
 def nix_value(value: object) -> str:
     """Return a JSON value as Nix writes it."""
     if isinstance(value, list):
@@ -105,9 +111,47 @@ def test_a_client_adds_substituter_and_keys_to_what_it_has(machine: Machine) -> 
     assert added["nix"]["settings"] == {
         "extra-substituters": [example["substituter"]],
         "extra-trusted-public-keys": example["publicKeys"],
+        "fallback": True,
+        **PATIENCE,
     }
     assert added["security"]["pki"]["certificates"] == []
     assert added["systemd"] == {}
+
+
+def test_a_client_waits_for_this_cache_alone_where_its_nix_can(
+    builder: ThrowawayBuilder,
+) -> None:
+    newer = Machine(builder, "2.35.2")
+    settings = newer.module("client")["nix"]["settings"]
+    assert settings["extra-substituters"] == ["https://s3.homelab.local/nix-cache?retry-attempts=3"]
+    assert settings["connect-timeout"] == PATIENCE["connect-timeout"]
+    assert "download-attempts" not in settings
+    for machine in (Machine(builder), newer):
+        settings = machine.module(
+            "client", fallback=False, connectTimeout=None, downloadAttempts=None
+        )["nix"]["settings"]
+        assert sorted(settings) == ["extra-substituters", "extra-trusted-public-keys"]
+        assert settings["extra-substituters"] == ["https://s3.homelab.local/nix-cache"]
+
+
+@pytest.mark.parametrize("module", ["darwin", "home-manager"])
+def test_other_systems_set_what_nixos_sets(machine: Machine, module: str) -> None:
+    added = machine.module(module, priority=30)
+    assert added["nix"] == machine.module("client", priority=30)["nix"]
+    assert "systemd" not in added
+
+
+def test_a_mac_trusts_the_private_authority_and_its_daemon_has_the_credential(
+    machine: Machine,
+) -> None:
+    private = {**json.loads(PRIVATE), "caCertificate": "PEM"}
+    machine.write("/srv/private-ca.json", json.dumps(private))
+    added = machine.module(
+        "darwin", configurationFile="/srv/private-ca.json", credentialsFile="/run/secrets/reader"
+    )
+    assert added["security"]["pki"]["certificates"] == ["PEM"]
+    daemon = added["launchd"]["daemons"]["nix-daemon"]["serviceConfig"]
+    assert daemon["EnvironmentVariables"] == {"AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/reader"}
 
 
 def test_a_client_trusts_the_private_authority(machine: Machine) -> None:
@@ -148,6 +192,13 @@ def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_r
     [
         ("client", {"configurationFile": "/srv/private.json"}, "credentialsFile is missing"),
         ("client", {"credentialsFile": "/nix/store/a"}, "credentialsFile is in the Nix store"),
+        ("client", {"connectTimeout": 0}, "connectTimeout is of another type"),
+        ("darwin", {"configurationFile": "/srv/private.json"}, "credentialsFile is missing"),
+        (
+            "home-manager",
+            {"configurationFile": "/srv/private.json"},
+            "a user's configuration cannot give it a credential; use the module of the machine",
+        ),
         ("client", {"priority": "first"}, "priority is of another type"),
         ("builder", {"name": "laptop"}, 'name is "laptop": the stack has no builder of that name'),
         ("builder", {"name": "laptop"}, "write one of nixbuilder."),
@@ -251,7 +302,7 @@ def test_what_the_builders_service_pushed_a_client_of_the_module_takes(
     client.write("/srv/cache.json", pushing.builder.run("cat /srv/cache.json").stdout)
     added = client.module("client", configurationFile="/srv/cache.json")
     settings = "".join(
-        f"{name} = {' '.join(values)}\n" for name, values in added["nix"]["settings"].items()
+        f"{name} = {nix_conf_value(value)}\n" for name, value in added["nix"]["settings"].items()
     )
     client.builder.run("cat >>/etc/nix/nix.conf", input=settings)
     (authority,) = added["security"]["pki"]["certificates"]

@@ -2,11 +2,12 @@
 # Debian's programs in the place of its packages. Types are checked, definitions merge, and what
 # conflicts or is unknown is an error.
 {
-  # client, builder, options, or flake
+  # client, darwin, home-manager, builder, options, or flake
   what,
   # JSON: the values of the module's options
   settings ? "{}",
   source ? ./.,
+  nixVersion ? "2.34.8",
 }:
 let
   lib = rec {
@@ -62,6 +63,7 @@ let
         default = false;
         description = "Whether to enable ${description}.";
       };
+    mkDefault = value: value;
     mkIf = condition: content: {
       _type = "if";
       inherit condition content;
@@ -89,6 +91,7 @@ let
       attrsOf = type: set: builtins.isAttrs set && builtins.all type (builtins.attrValues set);
       bool = builtins.isBool;
       int = builtins.isInt;
+      ints.positive = value: int value && value > 0;
       ints.unsigned = value: int value && value >= 0;
       listOf = type: list: builtins.isList list && builtins.all type list;
       nullOr = type: value: value == null || type value;
@@ -97,6 +100,7 @@ let
       path = value: builtins.isPath value || (str value && hasPrefix "/" value);
       str = builtins.isString;
     };
+    versionAtLeast = version: least: builtins.compareVersions version least >= 0;
   };
 
   # A derivation that Debian's shell makes.
@@ -229,10 +233,13 @@ let
       made = import (source + "/nix/${name}.nix") { inherit config lib pkgs; };
       config = {
         networking.hostName = "nixbuilder";
-        nix.package = pkgs.nix;
-        services.nix-binary-cache.${name} = values name options given;
+        nix.package = pkgs.nix // {
+          version = nixVersion;
+        };
+        services.nix-binary-cache.${end} = values end options given;
       };
-      options = made.options.services.nix-binary-cache.${name};
+      end = if name == "builder" then "builder" else "client";
+      options = made.options.services.nix-binary-cache.${end};
     in
     {
       inherit options;

@@ -71,11 +71,15 @@ def test_the_lines_for_nix_conf_say_what_a_private_ca_needs_on_each_system() -> 
     assert [line.partition(" = ")[0] for line in settings] == [
         "extra-substituters",
         "extra-trusted-public-keys",
+        "# Builds go on while a cache is away.",
+        "fallback",
+        "connect-timeout",
+        "download-attempts",
     ]
     private = ClientConfiguration(public.substituter, [PUBLIC_KEY], "-----BEGIN CERTIFICATE-----")
     lines = private.nix_conf().splitlines()
-    assert lines[:2] == settings
-    assert all(line.startswith("# ") for line in lines[2:])
+    assert lines[:6] == settings
+    assert all(line.startswith("# ") for line in lines[6:])
     systems = [line[4:].partition(": ")[0] for line in lines if line.startswith("#   ")]
     assert systems == ["Debian, Ubuntu", "Fedora, RHEL", "openSUSE", "Arch", "macOS"]
     assert "output caCertificate" in private.nix_conf()

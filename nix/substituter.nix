@@ -1,0 +1,103 @@
+# What every client of the cache sets, whichever system reads it: `client.nix` is NixOS',
+# `darwin.nix` nix-darwin's, `home-manager.nix` home-manager's. No module by itself.
+{ config, lib }:
+let
+  cfg = config.services.nix-binary-cache.client;
+  cache = lib.importJSON cfg.configurationFile;
+  private = cache.access == "private";
+  # A Nix that does not know a parameter of an URL warns of it with every command.
+  hasRetries = lib.versionAtLeast (config.nix.package.version or "0") "2.35";
+  parameters =
+    lib.optional (cfg.priority != null) "priority=${toString cfg.priority}"
+    ++ lib.optional (
+      hasRetries && cfg.downloadAttempts != null
+    ) "retry-attempts=${toString cfg.downloadAttempts}";
+  joined = lib.concatStringsSep "&" parameters;
+  url =
+    if parameters == [ ] then
+      cache.substituter
+    else
+      "${cache.substituter}${if private then "&" else "?"}${joined}";
+in
+{
+  inherit cfg cache private;
+
+  options.services.nix-binary-cache.client = {
+    enable = lib.mkEnableOption "the binary cache as a substituter of this machine";
+
+    configurationFile = lib.mkOption {
+      type = lib.types.path;
+      example = lib.literalExpression "./cache.json";
+      description = "What `pulumi stack output nixos --json` printed. It holds no secret.";
+    };
+
+    priority = lib.mkOption {
+      type = lib.types.nullOr lib.types.ints.unsigned;
+      default = null;
+      example = 30;
+      description = ''
+        Which cache this machine asks first: the lower, the earlier; cache.nixos.org has 40.
+        Null leaves it to the cache.
+      '';
+    };
+
+    credentialsFile = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "/run/secrets/nix-cache-reader";
+      description = ''
+        For a private cache: the file, in AWS's format and readable by root alone, that holds what
+        `pulumi stack output readerCredentials --show-secrets` printed. It belongs to a secret
+        manager, never to the Nix store, which everyone can read.
+      '';
+    };
+
+    fallback = lib.mkOption {
+      type = lib.types.bool;
+      default = true;
+      description = ''
+        Whether Nix builds what it cannot download. Without it a build fails while a cache that Nix
+        knows is away.
+      '';
+    };
+
+    connectTimeout = lib.mkOption {
+      type = lib.types.nullOr lib.types.ints.positive;
+      default = 3;
+      description = ''
+        Seconds that Nix waits for a cache to take a connection, this one and all others. Null
+        leaves it to Nix: 15 seconds, and 300 before Nix 2.29.
+      '';
+    };
+
+    downloadAttempts = lib.mkOption {
+      type = lib.types.nullOr lib.types.ints.positive;
+      default = 3;
+      description = ''
+        How often Nix tries to reach a cache before it goes on without it: this one from Nix 2.35
+        on, all of them before. Null leaves it to Nix: 5 times.
+      '';
+    };
+  };
+
+  assertions = [
+    {
+      assertion = cfg.credentialsFile != null -> !lib.hasPrefix builtins.storeDir cfg.credentialsFile;
+      message =
+        "services.nix-binary-cache.client.credentialsFile is in the Nix store, which everyone "
+        + "can read; name a file outside it, as a text.";
+    }
+  ];
+
+  settings = {
+    extra-substituters = [ url ];
+    extra-trusted-public-keys = cache.publicKeys;
+  }
+  // lib.optionalAttrs cfg.fallback { fallback = lib.mkDefault true; }
+  // lib.optionalAttrs (cfg.connectTimeout != null) {
+    connect-timeout = lib.mkDefault cfg.connectTimeout;
+  }
+  // lib.optionalAttrs (!hasRetries && cfg.downloadAttempts != null) {
+    download-attempts = lib.mkDefault cfg.downloadAttempts;
+  };
+}

@@ -1,0 +1,146 @@
+"""Clients whose cache is away: builds of something new go on, on every Nix, after some seconds."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from program.outputs.machines import ClientConfiguration
+from tests.system.cache_bucket import CacheBucket, trust
+from toolbox import throwaway_builder
+from toolbox.base_tree import SUITES
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+LONGEST = 30
+"""Seconds by which a build must go on, on a machine that does other things too.
+
+It takes 10 with the settings that clients are given, and 80 to 300 with Nix's own.
+"""
+
+# Ten derivations, one after the other: each asks the cache anew.
+NEW = """
+let
+  made = number: derivation {{
+    name = "{name}-${{toString number}}";
+    builder = "/bin/sh";
+    system = builtins.currentSystem;
+    before = if number == 0 then "" else made (number - 1);
+    args = [ "-c" "echo $before >$out" ];
+  }};
+in
+made 9
+"""
+
+OLDEST = "bookworm"
+"""Its Nix 2.8 ends builds where a cache has gone that it remembers, for a week, to have reached."""
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, ThrowawayBuilder]]:
+    """A client with each version of Nix, by the name of its suite."""
+    reason = throwaway_builder.available()
+    if reason is not None:
+        pytest.skip(f"no clients with a real Nix: {reason}")
+    with ExitStack() as stack:
+        yield {
+            suite: stack.enter_context(
+                ThrowawayBuilder(tmp_path_factory.mktemp(suite), suite=suite)
+            )
+            for suite in SUITES
+        }
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MinioServer]:
+    """A server of this test's own, since it goes."""
+    with MinioServer(tmp_path / "minio") as running:
+        yield running
+
+
+@contextmanager
+def packets_dropped(port: int) -> Iterator[None]:
+    """Let whatever is sent to a port vanish.
+
+    A listener that never accepts: once its queue is full, the kernel drops what asks to connect
+    (Linux, `tcp(7)`, tcp_abort_on_overflow), as a firewall that drops would.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        with socket.socket() as unanswered:
+            unanswered.settimeout(0.5)
+            assert unanswered.connect_ex(("127.0.0.1", port)) != 0, "it is not away"
+        yield
+
+
+@contextmanager
+def nothing_listening(port: int) -> Iterator[None]:
+    """Let whatever is sent to a port be refused."""
+    with socket.socket() as unused:
+        assert unused.connect_ex(("127.0.0.1", port)) != 0, "it is not away"
+    yield
+
+
+def configure(client: ThrowawayBuilder, bucket: CacheBucket) -> None:
+    """Give a client what the stack's output says, pasted as it is."""
+    trust(client, bucket.server)
+    url = f"{bucket.server.endpoint}/{bucket.name}"
+    text = ClientConfiguration(url, [str(bucket.public_key)], None).nix_conf()
+    client.run(
+        "cat >>/etc/nix/nix.conf; echo ssl-cert-file = /etc/private-ca.pem "
+        ">>/etc/nix/nix.conf; rm -rf ~/.cache/nix",
+        input=text,
+    )
+
+
+def build(client: ThrowawayBuilder, name: str, options: str = "") -> tuple[float, str]:
+    """Build something new; return its seconds, and what was said."""
+    began = time.monotonic()
+    done = client.run(
+        f"timeout --signal=KILL {LONGEST} nix-build --no-out-link {options} -",
+        input=NEW.format(name=name),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return time.monotonic() - began, done.stderr
+
+
+@pytest.mark.parametrize("away", [nothing_listening, packets_dropped])
+def test_a_build_of_something_new_goes_on(
+    clients: Mapping[str, ThrowawayBuilder],
+    server: MinioServer,
+    away: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    kind = away.__name__
+    bucket = CacheBucket(server, "away")
+    for client in clients.values():
+        configure(client, bucket)
+        build(client, f"there-{kind}")
+    port = server.port
+    server.stop()
+
+    def seconds(suite: str) -> float:
+        client = clients[suite]
+        if suite == OLDEST:
+            build(client, f"alone-{kind}", "--option substitute false")
+            client.run("rm -r ~/.cache/nix")
+        taken, said = build(client, f"away-{kind}")
+        assert "unable to download" in said
+        return taken
+
+    with away(port), ThreadPoolExecutor() as pool:
+        taken = dict(zip(SUITES, pool.map(seconds, SUITES), strict=True))
+    print(f"{kind}: {taken} s")
