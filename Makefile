@@ -110,7 +110,7 @@ lint: .venv/ready ## linters and types
 	$(VENV)/mypy
 	$(VENV)/shellcheck $(SHELL_FILES)
 	@linter=$$($(TOOLBOX) workflow-linter) && "$$linter" -shellcheck $(VENV)/shellcheck
-	$(VENV)/zizmor --offline --quiet .github/workflows
+	$(VENV)/zizmor --offline --quiet .github/workflows action.yml
 
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH

@@ -21,7 +21,9 @@ PROGRAM_KEY = KEY
 
 _PUSH = Path(push.__file__).parent
 _FORMATS = Path(formats.__file__).parent
-_LEFT_OUT = frozenset({"push/bootstrap.py", "push/post_build_hook.py", "formats/signing.py"})
+_LEFT_OUT = frozenset(
+    {"push/bootstrap.py", "push/ci_job.py", "push/post_build_hook.py", "formats/signing.py"}
+)
 
 # Single-quoted on one line, without quotes, backslashes and exclamation marks: csh, fish and zsh
 # read such a text as sh does.

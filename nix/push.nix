@@ -27,6 +27,7 @@ stdenvNoCC.mkDerivation {
       (modules ../formats)
     ]) (unions [
       ../push/bootstrap.py
+      ../push/ci_job.py
       ../formats/signing.py
     ]);
   };

@@ -50,6 +50,8 @@ SETTINGS = (
     Setting("access-key-id", "who pushes"),
     Setting("secret-access-key", "and the secret"),
     Setting("secret-access-key-file", f"or a file that holds it; {_CREDENTIALS}"),
+    Setting("session-token", "the token of a short-lived credential (STS)"),
+    Setting("session-token-file", f"or a file that holds it; {_CREDENTIALS}"),
     Setting("signing-key", "secret key, name:base64, the last of which signs", repeats=True),
     Setting("signing-key-file", f"or a file of such keys, one a line; {_CREDENTIALS}"),
     Setting(
@@ -138,6 +140,8 @@ class PushSettings:
     listings: bool
     """Whether listings of NARs are kept, too."""
     paths: tuple[str, ...]
+    session_token: str | None = field(default=None, repr=False)
+    """The token of a short-lived credential; None for a lasting one."""
     virtual: bool = False
     """Whether the host name has the bucket, and the path has not."""
 
@@ -160,7 +164,7 @@ class PushSettings:
     @property
     def signer(self) -> Signer:
         """Who signs the requests."""
-        return Signer(self.access_key_id, self.secret_access_key, self.region)
+        return Signer(self.access_key_id, self.secret_access_key, self.region, self.session_token)
 
     @property
     def public_key(self) -> PublicKey:
@@ -275,6 +279,7 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         virtual=virtual,
         access_key_id=given.matching("access-key-id", r"[\x21-\x7e]+", "the builder's user")[0],
         secret_access_key=_secret_access_key(given),
+        session_token=_session_token(given),
         signing_key=signing_key,
         trusted_keys=(*(key for key in trusted if key != own), own),
         ca_certificate=_ca_certificate(given),
@@ -312,6 +317,14 @@ def _secret_access_key(given: _Given) -> str:
             "secret-access-key is missing or malformed; set it to the secret of the user"
         )
     return secret
+
+
+def _session_token(given: _Given) -> str | None:
+    text = given.credential("session-token-file")
+    token = given.optional("session-token") if text is None else text.rstrip("\r\n")
+    if token is not None and not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
+        raise _refused("session-token is malformed; set it to the token that came with the secret")
+    return token
 
 
 def _signing_key(given: _Given) -> str:

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -40,12 +41,17 @@ class MinioServer:
         port: int = 0,
         detached: bool = False,
         region: str = "us-east-1",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`port` 0 picks a free one; nothing runs before `start`."""
+        """`port` 0 picks a free one; nothing runs before `start`.
+
+        `environment` has further settings of MinIO's (`MINIO_IDENTITY_OPENID_…`).
+        """
         self.directory = directory.resolve()
         self.root_user = "root-of-the-cache"
         self._detached = detached
         self._region = region
+        self._environment = dict(environment or {})
         self._popen: subprocess.Popen[bytes] | None = None
         self._record = self.directory / "server.json"
         self._process = recorded(self._record)
@@ -138,6 +144,7 @@ class MinioServer:
                 "MINIO_REGION": self._region,
                 "MINIO_BROWSER": "off",
                 "MINIO_UPDATE": "off",
+                **self._environment,
             },
         )
         context = ssl.create_default_context(cafile=str(self.ca_file))

@@ -56,3 +56,21 @@ def test_what_may_be_deployed_is_tested_with_the_real_parts() -> None:
         "(github.ref == 'refs/heads/main' || github.ref_type == 'tag')"
     )
     assert "if" not in checks["check"]
+
+
+def test_the_action_has_the_inputs_that_its_page_lists() -> None:
+    action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
+    page = (PROJECT_ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    rows = []
+    for name, given in action["inputs"].items():
+        default = f"`{given['default']}`" if given["default"] else "none"
+        rows.append(f"| `{name}` | {default} | {given['description']} |")
+    assert (
+        page.partition("| input | default | |\n")[2].partition("\n\n")[0].splitlines()[1:] == rows
+    )
+
+
+def test_no_input_of_the_action_becomes_the_text_of_a_script() -> None:
+    action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
+    for step in action["runs"]["steps"]:
+        assert "${{" not in step["run"]

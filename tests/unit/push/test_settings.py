@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -504,3 +505,19 @@ def test_the_cache_directory_is_the_one_of_xdg(monkeypatch: pytest.MonkeyPatch) 
     assert cache_directory() is None
     monkeypatch.delenv("HOME")
     assert cache_directory() is None
+
+
+def test_a_short_lived_credential_has_a_token_that_goes_with_every_request(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("eyJhbGciOi.x_y-z=\n")
+    given_ways = ({"session_token": "eyJhbGciOi.x_y-z="}, {"session_token_file": str(token)})
+    for way in given_ways:
+        given_settings = settings_for(ENDPOINT, **way)
+        headers = given_settings.signer.signed("GET", "s3", "/", (), {}, datetime.now(timezone.utc))
+        assert headers["x-amz-security-token"] == "eyJhbGciOi.x_y-z="
+        assert "x-amz-security-token" in headers["authorization"]
+        assert "eyJ" not in repr(given_settings)
+    assert settings_for(ENDPOINT).session_token is None
+    said = refused(session_token="a b")
+    assert "session-token is malformed; set it to the token that came with the secret" in said
+    assert "a b" not in said

@@ -1,0 +1,264 @@
+"""A job of a continuous integration system that pushes what it builds, while it goes on.
+
+`start` tells Nix of the cache and leaves a hook with it that queues what is built; a process of its
+own pushes what waits, again and again. `finish` pushes what is left, and takes all that away again.
+The queue loses only what is in the cache. Whether the job fails with a push is the job's to say.
+
+It runs from a checkout, with this Python and the machine's Nix, and takes its settings from the
+environment, where such systems keep secrets: never from arguments.
+
+Source: Nix manual, "post-build-hook", `nix.conf`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from push.failure import PushError
+from push.progress import say
+from push.settings import format_settings, read
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_PREFIX = "NIX_BINARY_CACHE_"
+_BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
+_PAUSE = 2.0
+"""Seconds between looks into the queue."""
+_PATIENCE = 900.0
+"""Seconds that the last push in the background may take at the end."""
+
+_USAGE = f"""\
+Usage: python3 -m push.ci_job start | finish [PATH...]
+
+Lets a job use a cache and push what it builds to it. In the environment:
+
+  {_PREFIX}CONFIGURATION      file with what `pulumi stack output nixos --json` printed
+  {_PREFIX}BUILDER            the job's builder in the stack; without it nothing is pushed
+  {_PREFIX}SECRET_ACCESS_KEY  the secret of that builder's user
+  {_PREFIX}ACCESS_KEY_ID      another user than the builder's, of a short-lived credential
+  {_PREFIX}SESSION_TOKEN      and its token
+  {_PREFIX}SIGNING_KEY        the secret key that signs, name:base64
+
+finish pushes the closures of the paths, too, and exits with 1 where something was not pushed.
+"""
+
+_HOOK = """\
+#!/bin/sh
+exec {python} -I -B -c {program}
+"""
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Do what the command line says, and return the exit code."""
+    try:
+        if list(arguments) == ["start"]:
+            return _Job(environment).start()
+        if list(arguments) == ["run"]:
+            return _Job(environment).run()
+        if arguments[:1] == ["finish"]:
+            return _Job(environment).finish(arguments[1:])
+    except PushError as error:
+        say(str(error))
+        return 1
+    sys.stderr.write(_USAGE)
+    return 0 if list(arguments) == ["--help"] else 2
+
+
+class _Job:
+    """One job's files, in a directory that its user alone can enter."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        # A forge's runner gives each job one of its own, and empties it.
+        base = environment.get("RUNNER_TEMP") or tempfile.gettempdir()
+        self._workspace = (
+            environment.get("GITHUB_WORKSPACE") or environment.get("CI_PROJECT_DIR") or os.curdir
+        )
+        self._directory = Path(base, f"nix-binary-cache-{os.getuid()}")
+        self._settings = self._directory / "settings"
+        self._queue = self._directory / "queue"
+        self._hook = self._directory / "post-build-hook"
+        self._stop = self._directory / "stop"
+        self._log = self._directory / "log"
+
+    def start(self) -> int:
+        cache = self._cache()
+        settings = self._push_settings(cache)
+        lines = [
+            f"extra-substituters = {cache['substituter']}",
+            f"extra-trusted-public-keys = {' '.join(cache['publicKeys'])}",
+            "fallback = true",
+        ]
+        if settings is not None:
+            self._make(settings)
+            lines.append(f"post-build-hook = {self._hook}")
+            self._start_pusher()
+        self._configure(lines)
+        print("what this job builds is pushed" if settings else "the cache is set up", flush=True)
+        return 0
+
+    def _make(self, settings: str) -> None:
+        try:
+            # Nix's daemon runs the hook as root, other users' Nix as themselves.
+            self._directory.mkdir(mode=0o711)
+        except OSError as error:
+            raise _refused(
+                f"'{self._directory}' cannot be made ({error.strerror}); run finish first, or "
+                "remove what another job left"
+            ) from None
+        self._queue.mkdir()
+        _write(self._settings, settings, 0o600)
+        program = (
+            f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
+            f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
+        )
+        hook = _HOOK.format(python=shlex.quote(sys.executable), program=shlex.quote(program))
+        _write(self._hook, hook, 0o755)
+
+    def run(self) -> int:
+        """Push what waits, until `finish` says that it is enough."""
+        while not self._stop.exists():
+            if any(self._queue.iterdir()):
+                self._push(["--queue", str(self._queue)])
+            time.sleep(_PAUSE)
+        return 0
+
+    def finish(self, paths: Sequence[str]) -> int:
+        code = 0
+        if self._directory.exists() and self._directory.lstat().st_uid != os.getuid():
+            raise _refused(f"'{self._directory}' is another user's; set RUNNER_TEMP to one of ours")
+        if self._settings.exists():
+            self._stop_pusher()
+            code = self._push(["--queue", str(self._queue)])
+            given = [str(Path(self._workspace, path).absolute()) for path in paths]
+            code = (self._push(given) if given else 0) or code
+            sys.stderr.write(self._log.read_text(errors="replace"))
+        elif paths:
+            raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
+        self._configure(())
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return code
+
+    def _cache(self) -> dict[str, Any]:
+        name = f"{_PREFIX}CONFIGURATION"
+        where = self._environment.get(name, "")
+        remedy = "name the file with what pulumi stack output nixos --json printed"
+        try:
+            cache = json.loads(Path(self._workspace, where).read_text(encoding="utf-8"))
+            parts = [cache["substituter"], *cache["publicKeys"]]
+            if not all(isinstance(part, str) and part.isprintable() for part in parts):
+                raise ValueError
+            if not all(isinstance(cache[part], dict) for part in ("push", "builders")):
+                raise ValueError
+        except (OSError, ValueError, LookupError, TypeError):
+            raise _refused(f"{name} '{where[:200]}' cannot be read; {remedy}") from None
+        return dict(cache)
+
+    def _push_settings(self, cache: Mapping[str, Any]) -> str | None:
+        """Return the push's settings, checked, or None where the job pushes nothing."""
+        builder = self._given("BUILDER")
+        if builder is None:
+            return None
+        if builder not in cache["builders"]:
+            names = ", ".join(sorted(cache["builders"])) or "none"
+            raise _refused(
+                f"{_PREFIX}BUILDER '{builder[:64]}' is no builder of the stack; write one of "
+                f"{names}"
+            )
+        of_builder = cache["builders"][builder]
+        settings = {
+            **cache["push"],
+            "access-key-id": self._given("ACCESS_KEY_ID") or of_builder["accessKeyId"],
+            "secret-access-key": self._given("SECRET_ACCESS_KEY"),
+            "session-token": self._given("SESSION_TOKEN"),
+            "signing-key": self._given("SIGNING_KEY"),
+        }
+        for name in ("secret-access-key", "signing-key"):
+            if settings[name] is None:
+                variable = _PREFIX + name.upper().replace("-", "_")
+                raise _refused(f"{variable} is empty; give the job that secret, or no builder")
+        if cache.get("caCertificate"):
+            settings["ca-certificate"] = base64.b64encode(cache["caCertificate"].encode()).decode()
+        try:
+            text = format_settings(settings)
+        except ValueError as error:
+            raise _refused(f"{error}; give it on one line") from None
+        read(text.splitlines())
+        return text
+
+    def _given(self, name: str) -> str | None:
+        return self._environment.get(_PREFIX + name, "").strip() or None
+
+    def _configure(self, lines: Sequence[str]) -> None:
+        """Put lines into this user's nix.conf, in the place of those that were there before."""
+        base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        path = Path(base, "nix", "nix.conf")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        before, begins, rest = text.partition(f"{_BEGIN}\n")
+        text = before + rest.partition(f"{_END}\n")[2] if begins else text
+        if lines:
+            newline = "" if not text or text.endswith("\n") else "\n"
+            text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def _start_pusher(self) -> None:
+        environment = {
+            name: value for name, value in self._environment.items() if not name.startswith(_PREFIX)
+        }
+        with self._log.open("wb") as log:
+            # The process keeps the lock as long as it lives, whoever is its parent by then.
+            fcntl.flock(log, fcntl.LOCK_EX)
+            subprocess.Popen(
+                [sys.executable, "-m", "push.ci_job", "run"],
+                cwd=_CHECKOUT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _stop_pusher(self) -> None:
+        """Let the push that runs come to its end."""
+        self._stop.touch()
+        until = time.monotonic() + _PATIENCE
+        with self._log.open("rb") as log:
+            while time.monotonic() < until:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(0.1)
+
+    def _push(self, arguments: Sequence[str]) -> int:
+        command = [sys.executable, "-m", "push", "--config", str(self._settings), *arguments]
+        return subprocess.run(command, cwd=_CHECKOUT, check=False).returncode
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Write a new file that has its mode from its first byte on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & stat.S_IRWXU)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    path.chmod(mode)
+
+
+def _refused(what: str) -> PushError:
+    return PushError("settings", what)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

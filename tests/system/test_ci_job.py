@@ -1,0 +1,289 @@
+"""Jobs of a continuous integration system: they use the cache, and fill it while they go on."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from minio import Minio
+from minio.credentials.providers import StaticProvider
+
+from components.access import write_policy
+from tests.system.bucket_verifier import verify
+from tests.system.cache_bucket import CacheBucket, connections, trust
+from tests.system.oidc_issuer import CLIENT, Issuer, issuer
+from tests.system.stack import CHECKOUT
+from toolbox.minio_server import MinioServer
+from toolbox.processes import wait_until
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+ACTION = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+PAGE = (CHECKOUT / "docs" / "ci.md").read_text(encoding="utf-8")
+SOURCE = "/srv/action"
+WORKSPACE = "/srv/workspace"
+JOB = "/tmp/job"
+
+BUILDS = """
+let
+  made = number: derivation {{
+    name = "{name}-${{toString number}}";
+    builder = "/bin/sh";
+    system = builtins.currentSystem;
+    before = if number == 0 then "" else made (number - 1);
+    args = [ "-c" "echo $before {name} >$out" ];
+  }};
+in
+made {last}
+"""
+
+
+class Runner:
+    """A machine that runs jobs: an action's steps, as its file says."""
+
+    def __init__(self, builder: ThrowawayBuilder, bucket: CacheBucket) -> None:
+        self.builder = builder
+        self.bucket = bucket
+        trust(builder, bucket.server)
+        root = builder.root
+        for room in ("push", "formats"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            to = root / SOURCE[1:] / room
+            shutil.copytree(CHECKOUT / room, to, ignore=ignored, dirs_exist_ok=True)
+        (root / WORKSPACE[1:]).mkdir(exist_ok=True)
+        builder.run(f"rm -rf {JOB} ~/.config/nix; mkdir {JOB}")
+        (root / WORKSPACE[1:] / "cache.json").write_text(json.dumps(self.cache()))
+
+    def cache(self) -> dict[str, object]:
+        server, key = self.bucket.server, str(self.bucket.public_key)
+        return {
+            "access": "public",
+            "substituter": f"{server.endpoint}/{self.bucket.name}",
+            "publicKeys": [key],
+            "caCertificate": server.ca_file.read_text(),
+            "push": {
+                "endpoint": server.endpoint,
+                "region": "us-east-1",
+                "bucket": self.bucket.name,
+                "renew": "yes",
+                "trusted-key": [key],
+            },
+            "builders": {"ci": {"accessKeyId": self.bucket.user, "pins": []}},
+        }
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        return {
+            "builder": "ci",
+            "secret-access-key": self.bucket.secret,
+            "signing-key": self.bucket.key.to_nix(),
+        }
+
+    def step(self, inputs: Mapping[str, str], check: bool = True) -> tuple[int, str]:
+        """Run the action with inputs; return the exit code, and what it said."""
+        given = {name: one.get("default", "") for name, one in ACTION["inputs"].items()}
+        assert inputs.keys() <= given.keys()
+        given |= inputs
+        (step,) = [one for one in ACTION["runs"]["steps"] if f"'{given['do']}'" in one["if"]]
+        assert step["working-directory"] == "${{ github.action_path }}"
+        names = {
+            name: value.removeprefix("${{ inputs.").removesuffix(" }}")
+            for name, value in step["env"].items()
+        }
+        variables = {
+            "RUNNER_TEMP": JOB,
+            "GITHUB_WORKSPACE": WORKSPACE,
+            **{name: given[value] for name, value in names.items()},
+        }
+        exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
+        script = f"cd {SOURCE}\n{exports}bash --noprofile --norc -eo pipefail <<'STEP'\n"
+        done = self.builder.run(f"{script}{step['run']}\nSTEP\n", check=check)
+        return done.returncode, done.stdout + done.stderr
+
+    def build(self, name: str, number: int) -> list[str]:
+        """Build so many paths that no store has, as a job does; return them, first to last."""
+        script = "export NIX_SSL_CERT_FILE=/etc/private-ca.pem; nix-build --no-out-link -"
+        top = self.builder.run(script, input=BUILDS.format(name=name, last=number - 1)).stdout
+        paths = self.builder.run(f"nix-store --query --requisites {top}").stdout.split()
+        assert len(paths) == number
+        return paths
+
+    def published(self, paths: list[str]) -> set[str]:
+        keys = self.bucket.objects().keys()
+        return {path for path in paths if f"{Path(path).name[:32]}.narinfo" in keys}
+
+
+@pytest.fixture
+def bucket(minio: MinioServer, request: pytest.FixtureRequest) -> CacheBucket:
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
+    return CacheBucket(minio, f"ci-{name}")
+
+
+def test_what_a_job_builds_is_pushed_while_it_goes_on_and_nothing_is_left(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    runner.step(runner.secrets)
+    paths = runner.build("meanwhile", 12)
+    # The process in the background looks every two seconds; the job goes on all the time.
+    queue = builder.root / JOB[1:] / "nix-binary-cache-0" / "queue"
+    assert wait_until(lambda: not list(queue.iterdir()), 60)
+    assert runner.published(paths) == set(paths)
+    more = runner.build("at-the-end", 3)
+    code, said = runner.step({"do": "finish"})
+    assert code == 0
+    assert "pushed 12 paths" in said or said.count("pushed ") >= 2, said
+    assert runner.published(more) == set(more)
+    assert verify(bucket).problems == []
+    assert builder.run(f"ls -A {JOB}").stdout == ""
+    assert builder.run("cat ~/.config/nix/nix.conf").stdout == ""
+    assert bucket.secret not in said
+    assert runner.bucket.key.to_nix() not in said
+
+
+def test_a_job_takes_from_the_cache_what_another_one_built(
+    builder: ThrowawayBuilder, second_builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    first, second = Runner(builder, bucket), Runner(second_builder, bucket)
+    first.step(first.secrets)
+    paths = first.build("shared", 3)
+    assert first.step({"do": "finish"})[0] == 0
+    # Without a builder it only reads.
+    second.step({})
+    said = second_builder.run(
+        "NIX_SSL_CERT_FILE=/etc/private-ca.pem nix-build --no-out-link -",
+        input=BUILDS.format(name="shared", last=2),
+    ).stderr
+    assert f"copying path '{paths[-1]}' from" in said
+    assert "building" not in said
+    assert second.step({"do": "finish"})[0] == 0
+
+
+def test_a_push_that_fails_fails_the_job_only_where_it_is_asked_to(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    for asked, expected in (("false", 0), ("true", 1)):
+        runner.step({**runner.secrets, "secret-access-key": "wrong"})
+        runner.build(f"refused-{asked}", 2)
+        code, said = runner.step({"do": "finish", "fail-on-push-error": asked}, check=False)
+        assert code == expected, said
+        assert "::warning title=Nix binary cache::not everything was pushed" in said
+        assert "push: " in said
+    assert builder.run(f"ls -A {JOB}").stdout == ""
+
+
+def test_links_are_pushed_at_the_end_where_nix_does_not_let_the_job_set_a_hook(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    top = builder.make_closure(3, 3000, seed=5, name="linked")
+    builder.run(f"ln -sfn {top} {WORKSPACE}/result")
+    runner.step(runner.secrets)
+    code, said = runner.step({"do": "finish", "paths": "result\n"})
+    assert (code, "pushed 3 paths" in said) == (0, True), said
+    assert verify(bucket).problems == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"configuration": "none.json"}, "CONFIGURATION 'none.json' cannot be read; name the file"),
+        ({"builder": "laptop"}, "BUILDER 'laptop' is no builder of the stack; write one of ci"),
+        ({"signing-key": ""}, "SIGNING_KEY is empty; give the job that secret, or no builder"),
+        ({"secret-access-key": ""}, "SECRET_ACCESS_KEY is empty; give the job that secret"),
+        ({"signing-key": "a:b"}, "a signing key is not a secret key"),
+        ({"session-token": "a b"}, "session-token is malformed; set it to the token that came"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_built(
+    builder: ThrowawayBuilder, bucket: CacheBucket, change: Mapping[str, str], said: str
+) -> None:
+    runner = Runner(builder, bucket)
+    code, output = runner.step({**runner.secrets, **change}, check=False)
+    assert code == 1
+    assert said in output
+    assert output.count("\n") == 1
+    assert builder.run(f"ls -A {JOB}").stdout == ""
+    assert builder.run("test ! -e ~/.config/nix/nix.conf").returncode == 0
+
+
+# Short-lived credentials.
+
+
+@pytest.fixture(scope="module")
+def trusted_issuer() -> Iterator[Issuer]:
+    with issuer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def federated(
+    trusted_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MinioServer]:
+    """A server that trusts the issuer, and gives its jobs the policy `jobs`."""
+    environment = {
+        "MINIO_IDENTITY_OPENID_CONFIG_URL": (
+            f"{trusted_issuer.url}/.well-known/openid-configuration"
+        ),
+        "MINIO_IDENTITY_OPENID_CLIENT_ID": CLIENT,
+        "MINIO_IDENTITY_OPENID_ROLE_POLICY": "jobs",
+    }
+    directory = tmp_path_factory.mktemp("federated")
+    with MinioServer(directory, environment=environment) as server:
+        yield server
+
+
+def role() -> str:
+    """Return what the server calls the role: `mc idp openid ls` prints it."""
+    name = base64.urlsafe_b64encode(hashlib.sha1(CLIENT.encode(), usedforsecurity=False).digest())
+    return f"arn:minio:iam:us-east-1::role/{name.rstrip(b'=').decode()}"
+
+
+def test_a_job_pushes_with_a_credential_that_its_forges_token_was_exchanged_for(
+    builder: ThrowawayBuilder, federated: MinioServer, trusted_issuer: Issuer
+) -> None:
+    bucket = CacheBucket(federated, "short-lived")
+    bucket.admin.policy_add("jobs", policy=json.loads(write_policy("short-lived", None)))
+    runner = Runner(builder, bucket)
+    exchange = PAGE.partition("```sh\n")[2].partition("```")[0]
+
+    def credential(token: str) -> dict[str, str]:
+        variables = {"ID_TOKEN": token, "ROLE_ARN": role(), "ENDPOINT": federated.endpoint}
+        exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
+        shown = "env | grep ^NIX_BINARY_CACHE_"
+        ca = "export CURL_CA_BUNDLE=/etc/private-ca.pem"
+        lines = builder.run(f"{ca}\n{exports}{exchange}{shown}").stdout.splitlines()
+        pairs = [line.partition("=")[::2] for line in lines]
+        return {n.removeprefix("NIX_BINARY_CACHE_").lower().replace("_", "-"): v for n, v in pairs}
+
+    got = credential(trusted_issuer.token("repo:home/infra:ref:refs/heads/main"))
+    runner.step({**runner.secrets, **got})
+    paths = runner.build("short-lived", 4)
+    code, said = runner.step({"do": "finish"})
+    assert code == 0, said
+    assert runner.published(paths) == set(paths)
+    assert verify(bucket).problems == []
+
+    # Its rights are a builder's, and without the token it is nobody.
+    client = Minio(
+        federated.endpoint.partition("//")[2],
+        credentials=StaticProvider(
+            got["access-key-id"], got["secret-access-key"], got["session-token"]
+        ),
+        http_client=connections(federated),
+    )
+    with pytest.raises(Exception, match="AccessDenied"):
+        client.remove_object("short-lived", "nix-cache-info")
+    runner.step({**runner.secrets, **got, "session-token": ""})
+    runner.build("nobody", 1)
+    assert "push: " in runner.step({"do": "finish", "fail-on-push-error": "true"}, check=False)[1]
+
+    refused = credential(trusted_issuer.token("job", audience="another"))
+    assert refused == {"access-key-id": "", "secret-access-key": "", "session-token": ""}
