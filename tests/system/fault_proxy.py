@@ -29,6 +29,9 @@ class Request:
     """Path below the bucket, with its query."""
     copies: bool
     """Whether it makes the server copy an object."""
+    path: str = ""
+    """The whole path, with its query."""
+    body: bytes = field(default=b"", repr=False)
 
 
 Fault = Callable[[Request], int]
@@ -96,7 +99,7 @@ def fault_proxy(
         def pass_on(self) -> None:
             length = self.headers.get("Content-Length")
             body = self.rfile.read(int(length)) if length else None
-            request = self.note()
+            request = self.note(body or b"")
             what = fault(request)
             if what != PASS:
                 with lock:
@@ -126,13 +129,15 @@ def fault_proxy(
             self.answer(answer.status, headers, body, truncate=what == TRUNCATE)
             return None
 
-        def note(self) -> Request:
+        def note(self, body: bytes) -> Request:
             with lock:
                 request = Request(
                     len(traffic.requests) + 1,
                     self.command,
                     self.path.lstrip("/").partition("/")[2],
                     "x-amz-copy-source" in self.headers,
+                    self.path,
+                    body,
                 )
                 traffic.requests.append(request)
             return request

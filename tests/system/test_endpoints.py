@@ -22,10 +22,8 @@ from minio.error import MinioAdminException
 
 from tests.plugins.ssh_server import SshServer
 from tests.system.conftest import StackFactory, server_settings
-from tests.system.inventory import Inventory, difference
-from tests.system.minio_client import MinioClient
 from tests.system.reverse_proxy import reverse_proxy, serving
-from tests.system.stack import CHECKOUT, Stack
+from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
 
 STORE_PATH = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting"
@@ -221,45 +219,3 @@ def test_a_deployment_waits_for_a_slow_builder_and_a_preview_does_not(
     assert "did not answer" not in up.output
     closures = [found for found in stack.resources() if found["type"].endswith("nixcache:Closure")]
     assert [found["outputs"]["store_paths"] for found in closures] == [[STORE_PATH]]
-
-
-def test_the_deploying_users_policy_of_the_documents_suffices(
-    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
-) -> None:
-    file = tmp_path / "policy.json"
-    mc = MinioClient(minio, tmp_path)
-    mc.run("admin user add s3", text="pulumi\na-secret-to-deploy-with\n")
-    mc.run(f"admin policy create s3 pulumi {CHECKOUT / 'docs' / 'deployer-policy.json'}")
-    mc.run("admin policy attach s3 pulumi --user pulumi")
-    inventory = Inventory(minio)
-    before = inventory.take()
-    deployer = {"minioUser": "pulumi", "minioPassword": "a-secret-to-deploy-with"}
-    stack = new_stack(**{**server_settings(minio), **deployer})
-    stack.set(builders=[{"name": "a", "local": True}])
-    stack.up().succeeded()
-    stack.set(access="private", retentionDays=9, builders=[{"name": "b", "local": True}])
-    stack.up("--refresh", "--run-program").succeeded()
-    assert stack.operate("drift", "--stack", stack.name).code == 0
-    # It names one bucket, so none can be made to be asked about.
-    asked = stack.operate("check_server", "--stack", stack.name).succeeded()
-    assert "rules and policies were not asked about" in asked.output
-    stack.destroy().succeeded()
-    assert difference(before, inventory.take()) == {}
-
-    # A cache made by hand is adopted with it, too.
-    mc.run("mb s3/nix-cache")
-    document = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject"],
-                "Resource": ["arn:aws:s3:::nix-cache/*"],
-            }
-        ],
-    }
-    file.write_text(json.dumps(document))
-    mc.run(f"admin policy create s3 nix-cache-write {file}")
-    stack.set(adoptBucket=True, access="public")
-    stack.up().succeeded()
-    stack.destroy().succeeded()
