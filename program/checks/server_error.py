@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LONGEST = 1_000
+"""Characters of a sentence."""
+
 
 class ServerError(Exception):
     """The server cannot be used; the message is one sentence with the remedy.
@@ -13,6 +16,7 @@ class ServerError(Exception):
 
     def __init__(self, subject: str, remedy: str, *, reachable: bool = True) -> None:
         """Say what is wrong with `subject`, and what to do."""
-        super().__init__(remedy)
+        # It may hold a server's own word for what is wrong, and a server may be anybody's.
+        super().__init__("".join(one if one.isprintable() else "?" for one in remedy[:_LONGEST]))
         self.subject = subject
         self.reachable = reachable

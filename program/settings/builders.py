@@ -224,7 +224,7 @@ def check_pushed(setting: str, path: str) -> None:
     Raises:
         SettingError: it is something of the kind.
     """
-    if re.search(r"[\x00-\x1f\x7f]", path) or not path.startswith("/"):
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", path) or not path.startswith("/"):
         raise SettingError(
             setting,
             path,

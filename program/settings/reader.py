@@ -9,14 +9,19 @@ from typing import Any
 
 import pulumi
 
+_LONGEST_SHOWN = 200
+"""Characters of a value, or of a setting's name, that a message shows."""
+
 
 class SettingError(pulumi.RunError):
     """A setting that cannot be used: one sentence with the setting, its value and the remedy."""
 
     def __init__(self, setting: str, value: object, remedy: str) -> None:
         """Say what is wrong with a setting; a value of None is not shown."""
-        shown = "" if value is None else f" is {json.dumps(value)}"
-        super().__init__(f"{setting}{shown}: {remedy}")
+        shown = "" if value is None else f" is {_shortened(json.dumps(value))}"
+        # What is unknown may have any name.
+        named = "".join(letter if letter.isprintable() else "?" for letter in setting)
+        super().__init__(f"{_shortened(named)}{shown}: {remedy}")
 
 
 class SettingReader:
@@ -55,8 +60,10 @@ class SettingReader:
     def line(self, name: str, default: str | None = None) -> str:
         """Return a text that is neither empty nor longer than a line."""
         value = self.text(name, default)
-        if not value or re.search(r"[\x00-\x20\x7f]", value):
-            raise SettingError(self.full_name(name), value, "write one word without spaces")
+        if not re.fullmatch(r"[!-~]+", value):
+            raise SettingError(
+                self.full_name(name), value, "write one word of ASCII characters without spaces"
+            )
         return value
 
     def secret(self, name: str) -> str:
@@ -81,7 +88,7 @@ class SettingReader:
         """Return a whole number in `allowed`; `unit` is for the message of a refusal."""
         value = self.take(name, default)
         bounds = f"{allowed.start} to {allowed.stop - 1}{unit and ' '}{unit}"
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,30}", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
             raise SettingError(self.full_name(name), value, f"write a whole number from {bounds}")
@@ -93,7 +100,7 @@ class SettingReader:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise SettingError(self.full_name(name), value, "write a list") from None
         if not isinstance(value, list):
             raise SettingError(self.full_name(name), value, "write a list")
@@ -124,6 +131,10 @@ class SettingReader:
             raise SettingError(
                 self.full_name(name), None, f"is no setting of this program; {remedy}"
             )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def first_duplicate(values: Iterable[str]) -> str | None:

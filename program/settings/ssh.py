@@ -58,6 +58,8 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
     key = reader.text("hostKey")
     remedy = "write the type and the base64 of the host's public key: ssh-ed25519 AAAA…"
     kind, _, rest = key.strip().partition(" ")
+    if not re.fullmatch(r"[a-z0-9@.-]+", kind):
+        raise SettingError(reader.full_name("hostKey"), key, remedy)
     try:
         data = base64.b64decode(rest.split(" ")[0], validate=True)
     except (binascii.Error, ValueError):
@@ -73,6 +75,18 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
     return f"{kind} {rest.split(' ')[0]}"
 
 
+def local_file(setting: str, name: str) -> Path:
+    """Return the path that a setting names, on the machine that runs Pulumi.
+
+    Raises:
+        SettingError: it begins with the home of a user that there is none of.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise SettingError(setting, name, "there is no such user; write the whole path") from None
+
+
 def read_private_key_file(reader: SettingReader) -> str | None:
     """Return the text of the private key in the file that `privateKeyFile` names, or None.
 
@@ -83,13 +97,14 @@ def read_private_key_file(reader: SettingReader) -> str | None:
         return None
     setting = reader.full_name("privateKeyFile")
     name = reader.text("privateKeyFile")
+    path = local_file(setting, name)
     try:
-        text = Path(name).expanduser().read_text(encoding="ascii")
+        text = path.read_text(encoding="ascii")
     except OSError as error:
         raise SettingError(
             setting, name, f"cannot be read ({error.strerror}); name the private key's file"
         ) from None
-    except UnicodeDecodeError:
+    except ValueError:
         raise SettingError(
             setting, name, "is no private key; name the private key's file"
         ) from None

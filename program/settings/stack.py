@@ -11,7 +11,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pulumi
@@ -24,8 +23,11 @@ from program.settings.builders import BuilderSettings, check_s3_name, read_build
 from program.settings.pins import PinSettings, read_pins
 from program.settings.reader import SettingError, SettingReader
 from program.settings.signing_keys import SigningKeySettings, read_signing_keys
-from program.settings.ssh import HOST
+from program.settings.ssh import HOST, local_file
 
+_CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----"
+)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 """The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
@@ -65,6 +67,9 @@ class Endpoint:
             SettingError: no scheme, no host, or more than those.
         """
         remedy = "write the server's address with its scheme, such as https://s3.homelab.local"
+        # A URL's parser drops line breaks, and takes a Kelvin sign for a k.
+        if not re.fullmatch(r"[!-~]+", url):
+            raise SettingError(setting, url, remedy)
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -467,7 +472,7 @@ def _public_url(url: str, default: str) -> str:
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or re.search(r"[\s?#@\"'\\$]", url):
+    if not good or re.search(r"[^!-~]|[?#@\"'\\$`<>{}|^]", url):
         raise SettingError("publicUrl", url, "write an http:// or https:// URL without a query")
     return url.rstrip("/")
 
@@ -475,19 +480,20 @@ def _public_url(url: str, default: str) -> str:
 def _ca_certificate(name: str) -> tuple[str | None, str | None]:
     if not name:
         return None, None
-    path = Path(name).expanduser()
+    path = local_file("caCertificateFile", name)
     try:
         text = path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"
         raise SettingError(
             "caCertificateFile", name, f"cannot be read ({reason}); name the CA's PEM file"
         ) from None
-    if "-----BEGIN CERTIFICATE-----" not in text or "PRIVATE KEY" in text:
+    if not _CERTIFICATE.search(text) or "PRIVATE KEY" in text:
         raise SettingError(
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"
         )
-    return str(path), text
+    # What stands around the certificates would be a part of Nix expressions.
+    return str(path), "".join(f"{block}\n" for block in _CERTIFICATE.findall(text))
 
 
 def _user_secrets(setting: str, text: str, users: Collection[str]) -> dict[str, str]:
@@ -513,7 +519,9 @@ def _user_secrets(setting: str, text: str, users: Collection[str]) -> dict[str, 
 def _upstream_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
     for key in keys:
         try:
-            PublicKey.parse(key)
+            # No more than one form, and no name that means something to whoever reads it.
+            if str(PublicKey.parse(key)) != key or re.search(r"[^!-~]|[\"'\\$`]", key):
+                raise FormatError("a public key's name is of other characters")
         except FormatError:
             raise SettingError(
                 "upstreamKeys",
