@@ -23,7 +23,7 @@ fail() {{
   printf 'credentialsDirectory: %s\\n' "$1" >&2
   exit 1
 }}
-[ "$(id -u)" = 0 ] || fail 'only root can place them; log in as root'
+[ "$(id -u)" = 0 ] || fail 'only root can place them; log in as root, or set sudo: true'
 umask 077
 directory=$1 owner=$2
 shift 2
@@ -52,6 +52,20 @@ for name in "$@"; do
   printf '%s\\n' "$line" >"$directory/.$name.new"
   mv -f -- "$directory/.$name.new" "$directory/$name"
 done
+"""
+
+# $0 and what follows is the command to run. sudo says in many languages that it wants a password.
+_AS_ROOT = """\
+command -v sudo >/dev/null || {
+  echo 'credentialsDirectory: this machine has no sudo; log in as root' >&2
+  exit 1
+}
+sudo -n true 2>/dev/null || {
+  echo 'credentialsDirectory: sudo asks this user for a password; let it run sh without one \
+(NOPASSWD in sudoers), or log in as root' >&2
+  exit 1
+}
+exec sudo -n -- "$0" "$@"
 """
 
 # What another resource has placed since is not this one's to remove: it may be the same builder,
@@ -86,24 +100,30 @@ def place_name(host: str, port: int | None, directory: str) -> str:
     return f"{host}{'' if port is None else f':{port}'}{directory}"
 
 
-def place_command(directory: str, owner: str) -> str:
+def place_command(directory: str, owner: str, *, sudo: bool = False) -> str:
     """Return the command line that writes the files from the lines on standard input.
 
     Args:
         directory: where.
         owner: the stack and, after a blank, the resource that places them.
+        sudo: whether whoever runs it is not root, and becomes it by sudo.
     """
-    return shlex.join(["sh", "-c", _PLACE, "place-credentials", directory, owner, *FILES])
+    return _line(sudo, "sh", "-c", _PLACE, "place-credentials", directory, owner, *FILES)
 
 
-def remove_command(directory: str, owner: str) -> str:
+def remove_command(directory: str, owner: str, *, sudo: bool = False) -> str:
     """Return the command line that removes the files, and the directory once it is empty.
 
     Args:
         directory: where.
         owner: who placed them; what somebody else has placed since stays.
+        sudo: whether whoever runs it is not root, and becomes it by sudo.
     """
-    return shlex.join(["sh", "-c", _REMOVE, "remove-credentials", directory, owner, *FILES])
+    return _line(sudo, "sh", "-c", _REMOVE, "remove-credentials", directory, owner, *FILES)
+
+
+def _line(sudo: bool, *words: str) -> str:
+    return shlex.join([*(("sh", "-c", _AS_ROOT) if sudo else ()), *words])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +138,8 @@ class BuilderCredentialsArgs:
     """The secret key that signs, in Nix's format."""
     connection: command.remote.ConnectionArgs | None = None
     """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
+    sudo: bool = False
+    """Whether the user that SSH logs in as becomes root by `sudo -n`."""
     before_placing: pulumi.ResourceHook | None = None
     """Asked before the files are written; it refuses by raising."""
 
@@ -135,8 +157,8 @@ class BuilderCredentials(pulumi.ComponentResource):
         """Declare the files; `name` says where they are, and is the prefix of its child's name."""
         super().__init__("nixcache:index:BuilderCredentials", name, None, opts)
         owner = f"{pulumi.get_project()}/{pulumi.get_stack()} {name}"
-        create = place_command(args.directory, owner)
-        delete = remove_command(args.directory, owner)
+        create = place_command(args.directory, owner, sudo=args.sudo)
+        delete = remove_command(args.directory, owner, sudo=args.sudo)
         # Another host or directory is another set of files, and should have another name.
         triggers = ["" if args.connection is None else args.connection.host, args.directory]
         hooks = None

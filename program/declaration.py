@@ -190,6 +190,7 @@ def declare_builders(
             files = BuilderCredentialsArgs(
                 directory=builder.credentials_directory,
                 connection=connection,
+                sudo=builder.sudo,
                 secret_access_key=credential.secret_access_key,
                 signing_key=signing_keys[-1].secret_key,
                 before_placing=before_pushes,

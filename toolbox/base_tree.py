@@ -32,8 +32,8 @@ PACKAGES = (
     "sed",
 )
 
-EQUIPMENT = ("fish", "systemd", "tcsh", "zsh")
-"""Packages of a builder for the tests of odd login shells, and of units."""
+EQUIPMENT = ("fish", "sudo", "systemd", "tcsh", "zsh")
+"""Packages of a builder for the tests of odd login shells, of other users, and of units."""
 
 # A machine's own Nix: builds as root without a sandbox, and asks no substituter, since tests
 # have no network. Experimental features stay off, as on a NixOS host.

@@ -55,6 +55,8 @@ class BuilderSettings:
     """The host to go through, if any."""
     credentials_directory: str | None = None
     """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
+    sudo: bool = False
+    """Whether the files there are placed by `sudo -n`, since SSH does not log in as root."""
     pins: tuple[str, ...] = ()
     """Store paths, or links to them, that each of its pushes renews beside what it pushes."""
 
@@ -150,6 +152,7 @@ def _builder(
         port=reader.integer("port", range(1, 65_536), default=22),
         user=reader.line("user", "root"),
         host_key=read_host_key(reader, host),
+        sudo=_sudo(reader, credentials_directory),
         private_key=read_private_key_file(reader) or shared_key or None,
         jump_host=read_jump_host(reader),
     )
@@ -175,6 +178,17 @@ def _s3_user(reader: SettingReader, default: str, *, given_users: bool) -> str:
             "you made for this builder",
         )
     return check_s3_name(reader.full_name("accessKeyId"), reader.text("accessKeyId"))
+
+
+def _sudo(reader: SettingReader, credentials_directory: str | None) -> bool:
+    sudo = reader.boolean("sudo", False)
+    if sudo and credentials_directory is None:
+        raise SettingError(
+            reader.full_name("sudo"),
+            "true",
+            "only files of credentialsDirectory are placed by sudo; leave it out",
+        )
+    return sudo
 
 
 def _credentials_directory(reader: SettingReader) -> str | None:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from components.builder_credentials import place_command, remove_command
 from components.closure_push import summary_of
 from components.push_program import PROGRAM_KEY, archive
 from program.links import follow_links
 from program.settings.stack import parse
+from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import SUMMARY, CacheBucket, Pushed
 from tests.system.test_fetch_push import push
 from tests.unit.configuration import configuration
@@ -169,3 +171,53 @@ def test_a_nix_that_only_the_users_profile_has_is_found(
         machine.run(f"mkdir -p ~/.nix-profile/bin && ln -s {HIDDEN}/* ~/.nix-profile/bin/")
         assert machine.run("command -v nix", check=False).returncode != 0
         assert succeeded(push(machine, bucket, closure)).startswith("pushed 2 paths")
+
+
+# Users that are not root.
+
+
+@pytest.fixture(scope="module")
+def user(machine: ThrowawayBuilder) -> str:
+    """A user of no rights who reaches the Nix daemon, as on a machine of several users."""
+    machine.run(
+        "useradd --create-home --password '*' --shell /bin/bash ann\n"
+        "cp -r /root/.ssh /home/ann/ && chown -R ann: /home/ann/.ssh\n"
+        "groupadd --system nixbld; nohup nix-daemon >/dev/null 2>&1 </dev/null &\n"
+        "for _ in $(seq 100); do [ -S /nix/var/nix/daemon-socket/socket ] && exit; sleep 0.1; done"
+    )
+    return "ann"
+
+
+def test_a_user_that_reaches_the_daemon_pushes(
+    machine: ThrowawayBuilder, closure: str, bucket: CacheBucket, user: str
+) -> None:
+    with logged_in(machine, user):
+        assert machine.run("id -u; test ! -w /nix/store").stdout != "0\n"
+        line = succeeded(push(machine, bucket, closure))
+        assert "pushed 2 paths" in line
+        assert "reused 2" in succeeded(push(machine, bucket, closure))
+    assert verify(bucket).problems == []
+
+
+def test_credentials_are_placed_by_sudo_where_it_asks_for_nothing(
+    machine: ThrowawayBuilder, user: str
+) -> None:
+    directory, owner = "/var/lib/by-sudo", "nixcache/homelab nixbuilder/var/lib/by-sudo"
+    place = place_command(directory, owner, sudo=True)
+    with logged_in(machine, user):
+        refused = machine.run(place, input="secret\nkey\n", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines() == [
+        "credentialsDirectory: sudo asks this user for a password; let it run sh without one "
+        "(NOPASSWD in sudoers), or log in as root"
+    ]
+    machine.run("umask 337; echo 'ann ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/ann")
+    with logged_in(machine, user):
+        machine.run(place, input="secret\nkey\n")
+        assert machine.run(f"cat {directory}/signing-key", check=False).returncode != 0
+    assert machine.run(f"cat {directory}/*-key; stat -c %U:%a {directory}").stdout == (
+        "secret\nkey\nroot:700\n"
+    )
+    with logged_in(machine, user):
+        machine.run(remove_command(directory, owner, sudo=True))
+    assert machine.run(f"test ! -e {directory}").returncode == 0

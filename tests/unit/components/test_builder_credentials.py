@@ -186,3 +186,36 @@ def test_a_directory_from_before_files_said_whose_they_are_is_taken(tmp_path: Pa
         (directory / name).touch()
     assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
     assert (directory / "secret-access-key").read_text() == "S3CRET-USER\n"
+
+
+def with_sudo(tmp_path: Path, answer: str) -> None:
+    """Put a sudo before others that answers so, or becomes root."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sudo").write_text(f"#!/bin/sh\n{answer}\n")
+    (programs / "sudo").chmod(0o755)
+
+
+def test_a_user_that_is_not_root_becomes_it_by_sudo(tmp_path: Path) -> None:
+    with_sudo(
+        tmp_path,
+        'while [ "$1" = -n ] || [ "$1" = -- ]; do shift; done; id() { echo 0; }\n'
+        'printf "#!/bin/sh\\necho 0\\n" >"${0%/*}/id"; exec "$@"',
+    )
+    directory = tmp_path / "credentials"
+    placed = sh(tmp_path, place_command(str(directory), OWNER, sudo=True), uid=1000)
+    assert placed.returncode == 0, placed.stderr
+    assert (directory / "secret-access-key").read_text() == "S3CRET-USER\n"
+    assert sh(tmp_path, remove_command(str(directory), OWNER, sudo=True)).returncode == 0
+    assert not directory.exists()
+
+
+def test_a_sudo_that_asks_for_a_password_is_one_sentence(tmp_path: Path) -> None:
+    with_sudo(tmp_path, "echo 'sudo: Ein Passwort ist notwendig' >&2; exit 1")
+    refused = sh(tmp_path, place_command(str(tmp_path / "new"), OWNER, sudo=True), uid=1000)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "credentialsDirectory: sudo asks this user for a password; let it run sh without one "
+        "(NOPASSWD in sudoers), or log in as root\n"
+    )
+    assert not (tmp_path / "new").exists()
