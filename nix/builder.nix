@@ -15,6 +15,9 @@ let
   # Where the package's post-build hook leaves links. Below gcroots, they keep what they point to
   # from the garbage collector while it waits.
   queue = "/nix/var/nix/gcroots/nix-binary-cache";
+  # What says that there is a generation that no push has begun with. A path unit alone would not do:
+  # what changes while its service runs starts nothing, but what exists when it ends does.
+  newGeneration = "/var/cache/nix-binary-cache/new-generation";
 
   # Complete by itself: a relative path lies where systemd puts what `LoadCredential` names.
   settingsFile =
@@ -37,6 +40,36 @@ let
 
   push = paths: "${cfg.package}/bin/nix-binary-cache-push --config ${settingsFile paths}";
 
+  sandbox = {
+    CapabilityBoundingSet = "";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    NoNewPrivileges = true;
+    PrivateDevices = true;
+    PrivateTmp = true;
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHome = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    ProtectSystem = "strict";
+    RemoveIPC = true;
+    RestrictAddressFamilies = [
+      "AF_UNIX"
+      "AF_INET"
+      "AF_INET6"
+    ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallFilter = [ "@system-service" ];
+    UMask = "0077";
+  };
+
   service = {
     wants = [ "network-online.target" ];
     after = [ "network-online.target" ];
@@ -44,6 +77,7 @@ let
     restartIfChanged = false;
     # The server may be away for long, and a path unit gives up when its service has failed often.
     startLimitIntervalSec = 0;
+    inherit (cfg) onFailure;
     environment = {
       HOME = "%C/nix-binary-cache";
       NIX_REMOTE = "daemon";
@@ -68,35 +102,8 @@ let
       RuntimeDirectoryMode = "0700";
       Nice = 10;
       IOSchedulingClass = "idle";
-
-      CapabilityBoundingSet = "";
-      LockPersonality = true;
-      MemoryDenyWriteExecute = true;
-      NoNewPrivileges = true;
-      PrivateDevices = true;
-      PrivateTmp = true;
-      ProtectClock = true;
-      ProtectControlGroups = true;
-      ProtectHome = true;
-      ProtectHostname = true;
-      ProtectKernelLogs = true;
-      ProtectKernelModules = true;
-      ProtectKernelTunables = true;
-      ProtectProc = "invisible";
-      ProtectSystem = "strict";
-      RemoveIPC = true;
-      RestrictAddressFamilies = [
-        "AF_UNIX"
-        "AF_INET"
-        "AF_INET6"
-      ];
-      RestrictNamespaces = true;
-      RestrictRealtime = true;
-      RestrictSUIDSGID = true;
-      SystemCallArchitectures = "native";
-      SystemCallFilter = [ "@system-service" ];
-      UMask = "0077";
-    };
+    }
+    // sandbox;
   };
 in
 {
@@ -162,6 +169,17 @@ in
       description = ''
         When to push again, in systemd's calendar format, so that entries in use do not expire.
         Null never does.
+      '';
+    };
+
+    onFailure = lib.mkOption {
+      type = lib.types.listOf lib.types.str;
+      default = [ ];
+      example = [ "alert@%n.service" ];
+      description = ''
+        Units that systemd starts whenever a push has failed (`OnFailure=`): when it did not push or
+        renew everything that it should have. It is tried again after a minute at first, and after a
+        quarter of an hour at last; each attempt that fails starts them.
       '';
     };
 
@@ -235,12 +253,38 @@ in
       }
 
       (lib.mkIf cfg.onNewGeneration {
-        systemd.paths.nix-binary-cache-push = {
-          description = "Push each new generation of the system to the binary cache";
+        systemd.paths.nix-binary-cache-new-generation = {
+          description = "Notice each new generation of the system";
           wantedBy = [ "paths.target" ];
           # The directory, not the link in it: a watched link is what it points to, which never
           # changes.
           pathConfig.PathChanged = "/nix/var/nix/profiles";
+        };
+
+        systemd.services.nix-binary-cache-new-generation = {
+          description = "Ask for a push of the system's new generation";
+          # However many generations come at once.
+          startLimitIntervalSec = 0;
+          serviceConfig = {
+            Type = "oneshot";
+            User = user;
+            ExecStart = "${pkgs.coreutils}/bin/touch ${newGeneration}";
+            CacheDirectory = "nix-binary-cache";
+            CacheDirectoryMode = "0700";
+          }
+          // sandbox;
+        };
+
+        systemd.paths.nix-binary-cache-push = {
+          description = "Push each new generation of the system to the binary cache";
+          wantedBy = [ "paths.target" ];
+          pathConfig.PathExists = newGeneration;
+        };
+
+        systemd.services.nix-binary-cache-push = {
+          # Then what is new while it asks is there before links are followed.
+          after = [ "nix-binary-cache-new-generation.service" ];
+          serviceConfig.ExecStartPre = "${pkgs.coreutils}/bin/rm -f ${newGeneration}";
         };
       })
 

@@ -71,12 +71,15 @@ def unit_text(kind: str, unit: Mapping[str, Any], **changes: object) -> str:
             for element in value if isinstance(value, list) else [value]:
                 yield f"{name}={json.dumps(element) if isinstance(element, bool) else element}\n"
 
-    header = {"Description": unit["description"], "After": unit.get("after", [])}
+    header: dict[str, object] = {"Description": unit["description"], "After": unit.get("after", [])}
+    if unit.get("onFailure"):
+        header["OnFailure"] = unit["onFailure"]
     if "startLimitIntervalSec" in unit:
         header["StartLimitIntervalSec"] = unit["startLimitIntervalSec"]
     section = dict(unit[f"{kind}Config"])
     if kind == "service":
-        section["Environment"] = [f'"{name}={v}"' for name, v in unit["environment"].items()]
+        environment = unit.get("environment", {})
+        section["Environment"] = [f'"{name}={v}"' for name, v in environment.items()]
     section |= changes
     return "".join(["[Unit]\n", *lines(header), f"[{kind.title()}]\n", *lines(section)])
 

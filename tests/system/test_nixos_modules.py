@@ -240,7 +240,7 @@ def test_systemd_understands_the_units_and_finds_little_to_attack(
         for name, unit in systemd[f"{kind}s"].items():
             units.append(tmp_path / f"{name}.{kind}")
             units[-1].write_text(unit_text(kind, unit, **PROGRAM[kind]))
-    assert len(units) == 5
+    assert len(units) == 7
     verify = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
     verified = subprocess.run(verify, capture_output=True, text=True, check=False)
     # Two settings are of systemd 254; NixOS has had a later one since 24.05.

@@ -28,6 +28,16 @@ PUSH = "nix-binary-cache-push.service"
 QUEUED = "nix-binary-cache-push-queue.service"
 PROFILES = "/nix/var/nix/profiles"
 GONE = f"/nix/store/{'0' * 32}-gone"
+GATE = "/srv/gate"
+ALERT = "alert@%n.service"
+ALERTS = f"""\
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+StandardOutput=append:{LOG}
+ExecStart=/bin/sh -c 'echo alert: %i $MONITOR_SERVICE_RESULT'
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +62,7 @@ def machine(equipped_builder: ThrowawayBuilder, minio: MinioServer) -> PushingMa
 @pytest.fixture(scope="module")
 def systemd(machine: PushingMachine) -> Iterator[Systemd]:
     """A systemd with the units of the module, which retry within seconds."""
+    machine.write("/etc/systemd/system/alert@.service", ALERTS)
     changes = {
         "service": {
             "StandardOutput": f"append:{LOG}",
@@ -65,10 +76,11 @@ def systemd(machine: PushingMachine) -> Iterator[Systemd]:
     units = {
         f"{name}.{kind}": unit_text(kind, unit, **changes[kind])
         for kind in changes
-        for name, unit in machine.instantiate("builder", machine.settings, "systemd")[
-            f"{kind}s"
-        ].items()
+        for name, unit in machine.instantiate(
+            "builder", {**machine.settings, "onFailure": [ALERT]}, "systemd"
+        )[f"{kind}s"].items()
     }
+    units[PUSH] += f"ExecStartPost=/bin/sh -c '! test -p {GATE} || read line <{GATE}'\n"
     machine.builder.run(f"rm -f {QUEUE}/*")
     with booted(machine.builder, units) as systemd:
         yield systemd
@@ -86,6 +98,40 @@ def test_a_new_generation_is_pushed_with_the_secrets_that_only_the_service_sees(
     as_user = f"setpriv --reuid={USER} --regid={USER} --clear-groups"
     for place in ("/var/lib/nix-binary-cache/signing-key", f"/run/credentials/{PUSH}/signing-key"):
         assert machine.builder.run(f"{as_user} cat {place}", check=False).returncode != 0
+
+
+def test_a_generation_that_is_made_while_a_push_runs_is_pushed_after_it(
+    machine: PushingMachine, systemd: Systemd, cache: Minio
+) -> None:
+    """The gate holds the push once all is pushed: what it saw is old by then."""
+    assert systemd.reaches(PUSH, "dead")
+    first, second = (machine.builder.make_closure(1, 1_000, seed, f"g{seed}") for seed in (1, 2))
+    machine.builder.run(f"mkfifo -m 666 {GATE} && ln -sfn {first} {LINK}")
+    try:
+        machine.builder.run(f"ln -s {first} {PROFILES}/system-2-link")
+        assert systemd.reaches(PUSH, "start-post"), systemd.log()
+        machine.builder.run(f"ln -sfn {second} {LINK} && ln -s {second} {PROFILES}/system-3-link")
+        assert systemd.reaches("nix-binary-cache-new-generation.service", "dead")
+        assert [bool(narinfos(cache, path)) for path in (first, second)] == [True, False]
+    finally:
+        machine.builder.run(f"mv {GATE} {GATE}.open && echo >{GATE}.open")
+    assert systemd.reaches(PUSH, "dead")
+    assert wait_until(lambda: bool(narinfos(cache, second)), 30), systemd.log()
+
+
+def test_a_push_that_fails_starts_what_is_to_tell(
+    machine: PushingMachine, systemd: Systemd
+) -> None:
+    assert systemd.reaches(PUSH, "dead")
+    told = systemd.log().count(f"alert: {PUSH} exit-code")
+    machine.builder.run(f"ln -sfn {GONE} {LINK} && ln -sfn {GONE} {PROFILES}/system-4-link")
+    assert wait_until(lambda: systemd.log().count(f"alert: {PUSH} exit-code") > told, 30), (
+        systemd.log()
+    )
+    good = machine.build_with_hook("good")
+    machine.builder.run(f"ln -sfn {good} {LINK}")
+    assert systemd.reaches(PUSH, "dead")
+    assert systemd.property(PUSH, "Result") == "success"
 
 
 def test_what_is_built_leaves_the_queue_by_itself(

@@ -153,6 +153,8 @@ let
         chmod +x "$2"
       '';
     };
+    # Units name them, and nobody builds what only units name.
+    coreutils = "/usr";
     nix = programs "nix-bin";
     python3 =
       let
