@@ -215,13 +215,17 @@ def _tell_failures(outcome: Outcome, so_far: str | None) -> bool:
     """Say what is not in the bucket and why, the reasons last; return whether there is anything."""
     if not outcome.unpushed:
         return False
-    paths = [path for path, failure in outcome.unpushed.items() if failure.step != "list"]
+    shown = {
+        path: "renewed" if failure.step == "renew" else "pushed"
+        for path, failure in outcome.unpushed.items()
+        if failure.step != "list"
+    }
     if so_far is not None and outcome.done:
         say(f"so far: {so_far}")
-    for path in paths[:_SHOWN]:
-        say(f"not pushed: {path}")
-    if len(paths) > _SHOWN:
-        say(f"not pushed: {len(paths) - _SHOWN} more paths")
+    for path, what in list(shown.items())[:_SHOWN]:
+        say(f"not {what}: {path}")
+    if len(shown) > _SHOWN:
+        say(f"not pushed: {len(shown) - _SHOWN} more paths")
     if outcome.blocked:
         say(f"not published: {len(outcome.blocked)} paths that refer to them")
     reasons: dict[tuple[str, str], Failure] = {}

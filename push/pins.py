@@ -67,8 +67,14 @@ class _Entry:
         return [f"{STORE_DIR}/{name}" for name in self.narinfo.references]
 
 
-def read_pins(bucket: Bucket, listing: Listing) -> list[Pin]:
-    """Return the pins that a listing names; one that cannot be read is told, and left out."""
+def read_pins(bucket: Bucket, listing: Listing, failures: dict[str, Failure]) -> list[Pin]:
+    """Return the pins that a listing names; one that cannot be read is told, and left out.
+
+    Args:
+        bucket: where they are.
+        listing: of their folder.
+        failures: why the server did not let one be read is added, by the pin.
+    """
     names = [one.key[len(PIN_FOLDER) :] for one in listing.objects]
     names = [name for name in names if PIN_NAME.fullmatch(name)]
     if listing.truncated:
@@ -77,7 +83,7 @@ def read_pins(bucket: Bucket, listing: Listing) -> list[Pin]:
     pins = []
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Failure):
-            say(f"pins: {name} cannot be read: {answer.what}")
+            failures[f"pin {name}"] = Failure("renew", answer.what, answer.kind)
             continue
         try:
             pins.append(Pin(name, parse_pin(answer.body)))
@@ -121,6 +127,8 @@ class PinRenewal:
         self._pin_of: dict[str, str] = {}
         self.renewed: set[str] = set()
         """Store paths whose lease began anew."""
+        self.failures: dict[str, Failure] = {}
+        """What the server did not let be renewed, by store path; another try may help."""
         self.broken: dict[str, dict[str, str]] = {}
         """Of each pin that is incomplete, what it lacks and why, by store path."""
 
@@ -173,7 +181,7 @@ class PinRenewal:
         below: dict[str, str] = {}
         for path, answer in zip(paths, self._bucket.attempt(requests), strict=True):
             if isinstance(answer, Failure):
-                self._break(path, answer.what)
+                self._fail(path, answer)
             elif answer.status != 404:
                 below |= self._take(path, answer)
             elif first:
@@ -239,7 +247,12 @@ class PinRenewal:
         )
 
     def _failed(self, one: _Entry, failure: Failure) -> None:
-        self._lost(one, failure.what)
+        self._fail(one.path, failure)
+        self._advance(self._order.settle(one.path))
+
+    def _fail(self, path: str, failure: Failure) -> None:
+        what = f"pin {self._pin_of[path]}: {failure.what}"
+        self.failures[path] = Failure("renew", what, failure.kind)
 
     def _lost(self, one: _Entry, why: str) -> None:
         """Note what cannot be renewed; what refers to it is renewed all the same, to be mended."""

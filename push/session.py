@@ -142,7 +142,8 @@ class Session:
         logs = [LOGS] if self._settings.logs else []
         first = FirstLook(self._bucket, *logs, *([PINS] if pinned else []))
         closure = self._list(given, outcome)
-        pins = read_pins(self._bucket, first.others()[-1]) if pinned else []
+        failures: dict[str, Failure] = {}
+        pins = read_pins(self._bucket, first.others()[-1], failures) if pinned else []
         closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
         self._forget_old_proofs()
@@ -157,19 +158,30 @@ class Session:
             beside.publish(inventory)
             self._publish(inventory, outcome)
         self._prove(closure, own, outcome)
-        self._renew_pins(pins, closure, beside)
+        failures |= self._renew_pins(pins, closure, beside)
         beside.tell()
         outcome.summary.reused = (
             len(own)
             - outcome.summary.pushed
             - (len(outcome.unpushed.keys() & {path.path for path in own}) + len(outcome.blocked))
         )
+        if failures:
+            outcome.unpushed |= failures
+            # The next push of this session tries again.
+            self._pins_on = ""
         self._memory.save()
         return outcome
 
-    def _renew_pins(self, pins: Sequence[Pin], closure: _Closure, beside: Beside) -> None:
-        """Renew what pins keep and is not in the closure: this machine may never have had it."""
+    def _renew_pins(
+        self, pins: Sequence[Pin], closure: _Closure, beside: Beside
+    ) -> Mapping[str, Failure]:
+        """Renew what pins keep and is not in the closure: this machine may never have had it.
+
+        Returns:
+            what could not be renewed, and may be another time.
+        """
         day = today(self._transfers)
+        failures: Mapping[str, Failure] = {}
         if pins:
             renewal = PinRenewal(
                 self._bucket,
@@ -182,7 +194,9 @@ class Session:
             renewal.run(pins)
             tell(renewal)
             beside.renew(renewal.due)
+            failures = renewal.failures
         self._pins_on = day
+        return failures
 
     def _forget_old_proofs(self) -> None:
         """Look again for what was found long ago: standard input may stay open for weeks."""

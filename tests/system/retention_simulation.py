@@ -1,10 +1,13 @@
 """Sixty days of pushes in a few minutes, with leases and with the recipe's single rule.
 
-Two builders push closures that change daily; one of them stops. Everything is real but the time:
-the server, the push script, `nix copy`, the store. A day passes by writing every object of the
-bucket again with a time of last write that is a day earlier, and by making what `nix copy`
-remembers a day older. MinIO counts expiry from the last write and evaluates it when it lists or
-reads, so what it lists is what is stored: it deletes from its disk what a listing finds expired.
+Two builders push closures that change daily; one of them stops. The cache itself keeps two pins:
+one that no builder has in its store from the second day on, and one whose builder is gone.
+
+Everything is real but the time: the server, the push script, `nix copy`, the store. A day passes by
+writing every object of the bucket again with a time of last write that is a day earlier, and by
+making what `nix copy` remembers a day older. MinIO counts expiry from the last write and evaluates
+it when it lists or reads, so what it lists is what is stored: it deletes from its disk what a
+listing finds expired.
 
 The cache is read each morning, when a day's expiry has happened and no push has yet renewed or
 repaired anything. Nothing that is whole in the morning was broken the evening before.
@@ -16,7 +19,7 @@ import json
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -28,10 +31,12 @@ import urllib3
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from components.retention import ExpirationRule, expiration_rules
+from components.retention import OWN_FOLDER, ExpirationRule, expiration_rules
 from formats.narinfo import NarInfo
+from formats.pin import format_pin, pin_key
 from formats.signing import verified_by
 from tests.system.cache_bucket import CacheBucket
+from tests.system.fault_proxy import fault_proxy
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 RETENTION_DAYS = 7
@@ -48,6 +53,26 @@ PULLED_EVERY = 10
 """Days between pulls of the oldest closure within the lease by a real Nix."""
 
 FIRST, SECOND = "first", "second"
+
+
+@dataclass(frozen=True)
+class CachePin:
+    """A closure that the cache keeps from the first day on."""
+
+    builder: str
+    """Who pushes it, as long as it is in that builder's store."""
+    lost_on: int
+    """The day from which on nobody has it but the cache."""
+    until: int
+    """The day on which the pin is removed."""
+
+
+CACHE_PINS = {
+    "release": CachePin(FIRST, lost_on=1, until=40),
+    "left-behind": CachePin(SECOND, lost_on=STOPS_ON, until=50),
+}
+COUNTED_ON = 10
+"""The day on which it is counted what each builder asks for."""
 CONNECTIONS = 8
 NIX_CACHE_INFO = "nix-cache-info"
 ONE_DAY = timedelta(days=1)
@@ -154,6 +179,19 @@ def build(machine: ThrowawayBuilder, planned: Mapping[str, Sequence[str]]) -> di
     return dict(line.split(" ") for line in built.splitlines())
 
 
+def references_of(machine: ThrowawayBuilder, tops: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the store paths of closures, with what each refers to besides itself."""
+    script = (
+        f"for path in $(nix-store --query --requisites {' '.join(tops)}); do "
+        "echo $path $(nix-store --query --references $path); done"
+    )
+    found = {}
+    for line in machine.run(script).stdout.splitlines():
+        path, *references = line.split()
+        found[path] = tuple(one for one in references if one != path)
+    return found
+
+
 # --------------------------------------------------------------------------- two ways to push
 
 
@@ -164,6 +202,12 @@ class Way(Protocol):
 
     def push(self, builder: str, *paths: str) -> None:
         """Push closures as a builder."""
+
+    def begin(self, day: int) -> None:
+        """Do what is done on a day besides pushing."""
+
+    def pinned(self, day: int) -> Sequence[str]:
+        """Return the tops that the cache itself keeps on a day."""
 
     def day_passes(self) -> None:
         """Make whatever the builders remember a day older."""
@@ -190,15 +234,50 @@ def set_lifecycle(bucket: CacheBucket, rules: Sequence[ExpirationRule]) -> None:
 class Leases:
     """The project's own way: its rules, its push script."""
 
-    def __init__(self, bucket: CacheBucket, machine: ThrowawayBuilder) -> None:
+    def __init__(
+        self, bucket: CacheBucket, machine: ThrowawayBuilder, pins: Mapping[str, str]
+    ) -> None:
         self.bucket = bucket
+        self.pins = pins
+        self.asked: dict[str, set[str]] = {}
+        """The keys that each builder asked for on the day on which that is counted."""
         self._machine = machine
+        self._day = 0
         set_lifecycle(bucket, expiration_rules(RETENTION_DAYS, GRACE_DAYS))
+
+    def begin(self, day: int) -> None:
+        """Pin and unpin; take from the store what nobody has any more."""
+        self._day = day
+        for pin, path in self.pins.items():
+            it = CACHE_PINS[pin]
+            if day == 0:
+                self.bucket.put(pin_key(pin), format_pin([path]).encode())
+            if day == it.lost_on:
+                gone = f"nix-store --delete $(nix-store --query --requisites {path})"
+                self._machine.run(f"rm /nix/var/nix/gcroots/{pin} && {gone} && ! test -e {path}")
+            if day == it.until:
+                self.bucket.remove(pin_key(pin))
+
+    def pinned(self, day: int) -> Sequence[str]:
+        """Return the tops of the pins that there are on a day."""
+        return [path for pin, path in self.pins.items() if day < CACHE_PINS[pin].until]
 
     def push(self, builder: str, *paths: str) -> None:
         """Push with the real script; both builders are one machine here, and it keeps nothing."""
         assert builder in (FIRST, SECOND)
-        self.bucket.push(self._machine, *paths, renew="yes").succeeded()
+        own = [
+            path
+            for pin, path in self.pins.items()
+            if CACHE_PINS[pin].builder == builder and self._day < CACHE_PINS[pin].lost_on
+        ]
+        if self._day != COUNTED_ON:
+            self.bucket.push(self._machine, *paths, *own, renew="yes").succeeded()
+            return
+        with fault_proxy(self.bucket.server) as proxy:
+            self.bucket.push(
+                self._machine, *paths, *own, renew="yes", endpoint=proxy.url
+            ).succeeded()
+        self.asked[builder] = {request.key.partition("?")[0] for request in proxy.requests}
 
     def day_passes(self) -> None:
         """Nothing to do: a push remembers nothing."""
@@ -226,6 +305,13 @@ class Recipe:
         bucket.client.set_bucket_policy(bucket.name, anyone)
         machine.run("cat >/srv/recipe-ca.pem", input=bucket.server.ca_file.read_text())
         machine.run("umask 077; cat >/srv/recipe-key", input=bucket.key.to_nix())
+
+    def begin(self, day: int) -> None:
+        """Do nothing else."""
+
+    def pinned(self, _: int) -> Sequence[str]:
+        """Return nothing: it has no pins but a builder's."""
+        return []
 
     def push(self, builder: str, *paths: str) -> None:
         """Push with `nix copy`, which remembers in the builder's own home."""
@@ -298,6 +384,7 @@ class Simulation:
         """Let the days pass; `pull` has a real Nix pull now and then."""
         with ThreadPoolExecutor(CONNECTIONS) as self._threads:
             for day in range(DAYS + REST_DAYS):
+                self.way.begin(day)
                 for builder, tops in pushes(day).items():
                     self.way.push(builder, *(self.paths[top] for top in tops))
                 self._day_passes()
@@ -330,7 +417,7 @@ class Simulation:
         return [
             top
             for pushed in range(max(0, day - days), day)
-            for tops in pushes(pushed).values()
+            for tops in (*pushes(pushed).values(), self.way.pinned(pushed))
             for top in tops
         ]
 
@@ -355,7 +442,9 @@ class Simulation:
             live_bytes=sum(self._size(key, sizes) for key in live),
             stored_bytes=sum(sizes.values()),
             problems=tuple(self._problems(tops, readable)),
-            overdue=tuple(sorted(objects.keys() - allowed)),
+            overdue=tuple(
+                sorted(key for key in objects.keys() - allowed if not key.startswith(OWN_FOLDER))
+            ),
         )
 
     def _problems(
@@ -428,7 +517,16 @@ def simulate(
     began = datetime.now(timezone.utc).date()
     planned = plan()
     paths = build(machine, planned)
-    ours = Simulation(Leases(leases, machine), machine, planned, paths)
+    pins = {
+        pin: machine.make_closure(3, 3_000, seed, pin) for seed, pin in enumerate(CACHE_PINS, 60)
+    }
+    kept = references_of(machine, pins.values())
+    ours = Simulation(
+        Leases(leases, machine, pins),
+        machine,
+        {**planned, **kept},
+        {**paths, **{path: path for path in kept}},
+    )
     theirs = Simulation(Recipe(recipe, machine), machine, planned, paths)
     with ThreadPoolExecutor(2) as threads:
         running = [threads.submit(ours.run, pull=True), threads.submit(theirs.run, pull=False)]

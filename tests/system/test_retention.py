@@ -300,6 +300,7 @@ def test_for_sixty_days_every_closure_within_its_lease_is_whole_and_nothing_else
     assert [morning for morning in ours.mornings if morning.problems] == []
     assert [morning for morning in ours.mornings if morning.overdue] == []
     assert ours.pulls > 0
+    check_pins(ours)
     # The last closure, and nothing else.
     assert figures["stored_bytes_end"] == figures["live_bytes_end"]
     # What the documentation shows, and the picture is drawn from.
@@ -311,3 +312,18 @@ def test_for_sixty_days_every_closure_within_its_lease_is_whole_and_nothing_else
     # The recipe is broken from the day on which what all closures share has expired.
     first_broken = next(morning.day for morning in recipe.mornings if morning.problems)
     assert first_broken == RETENTION_DAYS + 1
+
+
+def check_pins(ours: retention_simulation.Simulation) -> None:
+    """That pins lived until they were removed, and no longer, each morning has shown already."""
+    assert isinstance(ours.way, retention_simulation.Leases)
+    release = ours.way.pins["release"]
+    kept = {narinfo_key(path) for path in retention_simulation.closure([release], ours.planned)}
+    assert len(kept) == 3
+    asked = ours.way.asked
+    assert kept <= asked[retention_simulation.FIRST]
+    # What one builder has renewed today the next one looks at, and walks no further.
+    assert kept & asked[retention_simulation.SECOND] == {narinfo_key(release)}
+    for pin in retention_simulation.CACHE_PINS.values():
+        assert pin.lost_on + RETENTION_DAYS + GRACE_DAYS < pin.until
+        assert pin.until + RETENTION_DAYS + GRACE_DAYS < retention_simulation.DAYS
