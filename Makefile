@@ -71,6 +71,10 @@ check-server: .venv/ready ## tell whether an S3 server can keep the promises: ma
 empty: .venv/ready ## remove what a stack's bucket holds, once you typed its name
 	$(run)
 
+.PHONY: import
+import: .venv/ready ## copy paths of another cache: make import FROM=https://old KEYS=old-1:… PATHS=FILE
+	$(run)
+
 .PHONY: preview-markdown
 preview-markdown: .venv/ready ## report a preview as Markdown
 	$(run)

@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         description: str | None,
         *,
         stack_required: bool = True,
+        module: str | None = None,
     ) -> None:
         """Read `--stack NAME`, which every operation takes.
 
@@ -38,11 +39,12 @@ class Parser(argparse.ArgumentParser):
             arguments: its further arguments, in the words of a usage line.
             description: what it does.
             stack_required: whether there is nothing to do without a stack.
+            module: the module's name, where it is not the operation's.
         """
         given = f' [ARGS="{arguments}"]' if arguments else ""
         super().__init__(
             usage=f"make {operation} [STACK=NAME]{given}\n       python -m "
-            f"operations.{operation.replace('-', '_')} --stack NAME {arguments}".rstrip(),
+            f"operations.{module or operation.replace('-', '_')} --stack NAME {arguments}".rstrip(),
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

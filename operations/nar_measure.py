@@ -70,13 +70,19 @@ class _Measured:
         return f"sha256:{nix32_encode(self._digest.digest())}"
 
 
-def measure_nar(stream: Readable, compression: str, limit: int) -> NarMeasure:
+def measure_nar(
+    stream: Readable,
+    compression: str,
+    limit: int,
+    keep: Callable[[bytes], object] = lambda _: None,
+) -> NarMeasure:
     """Read `stream` to its end.
 
     Args:
         stream: the compressed NAR.
         compression: what the narinfo says it is compressed with.
         limit: the size in bytes that the narinfo gives the NAR; reading stops once it is passed.
+        keep: is given each piece of the NAR.
 
     Raises:
         NarError: it is damaged, larger than `limit`, or compressed in a way not known here.
@@ -86,12 +92,20 @@ def measure_nar(stream: Readable, compression: str, limit: int) -> NarMeasure:
         raise NarError(f"its compression is none of {', '.join(_READERS)}")
     file = _Measured(stream)
     nar = _Measured(reader(cast(BinaryIO, file)))
+    damaged = NarError(f"it is no whole {compression} file")
+    while True:
+        try:
+            piece = nar.read(_PIECE)
+        except _DAMAGE:
+            raise damaged from None
+        if nar.size > limit:
+            raise NarError(f"it holds more than the {limit} bytes of its NarSize")
+        if not piece:
+            break
+        keep(piece)
     try:
-        while nar.read(_PIECE):
-            if nar.size > limit:
-                raise NarError(f"it holds more than the {limit} bytes of its NarSize")
         while file.read(_PIECE):
             pass
     except _DAMAGE:
-        raise NarError(f"it is no whole {compression} file") from None
+        raise damaged from None
     return NarMeasure(file.hash(), file.size, nar.hash(), nar.size)

@@ -194,6 +194,19 @@ def _operation(call: Call) -> int:
     return _operate(stack, call.verb, arguments)
 
 
+def _import(call: Call) -> int:
+    arguments = call.arguments
+    for name in ("FROM", "KEYS"):
+        if call.given.get(name):
+            arguments += [f"--{name.lower()}", call.given[name]]
+    file = call.given.get("PATHS")
+    if file:
+        # The operation runs in the stack's directory.
+        arguments += ["--paths", file if file == "-" else str(Path(file).absolute())]
+    stack = None if "--help" in arguments else _told(call)
+    return _operate(stack, "import_cache", arguments)
+
+
 def _told(call: Call) -> Stack:
     """Return the stack that is meant, and say which it is."""
     stack = stacks.existing(call.stack)
@@ -266,6 +279,7 @@ COMMANDS = {
     "repair": Command(_operation, ["STACK", "ARGS"]),
     "empty": Command(_operation, ["STACK", "ARGS"]),
     "check-server": Command(_operation, ["STACK", "ARGS"]),
+    "import": Command(_import, ["STACK", "FROM", "KEYS", "PATHS", "ARGS"]),
     "preview-markdown": Command(_operation, ["STACK", "ARGS"]),
     "tools": Command(_tools),
     "workflow-linter": Command(_workflow_linter),
