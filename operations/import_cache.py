@@ -20,7 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,13 +33,14 @@ from urllib3.exceptions import HTTPError
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.keys import PublicKey, shown_key
+from formats.narinfo import narinfo_of
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from formats.store_path import STORE_DIR
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
-from operations.other_cache import Offer, OtherCache, Walk, named
+from operations.other_cache import CONNECTIONS, Offer, OtherCache, Walk, named
 from operations.pulumi_cli import OperationError, read_output, read_text
 from operations.upstream import UpstreamCache, ask, upstream_caches
 from program.checks.s3_client import explain
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen.stack,
             _url(chosen.url),
             _keys(" ".join(chosen.keys)),
-            _wanted(chosen.paths, chosen.path),
+            read_wanted(chosen.paths, chosen.path),
             chosen.ca_file,
         )
     )
@@ -126,7 +128,16 @@ def _keys(text: str) -> list[PublicKey]:
     return keys
 
 
-def _wanted(file: str | None, paths: Sequence[str]) -> list[str]:
+def read_wanted(file: str | None, paths: Sequence[str]) -> list[str]:
+    """Return what is to be copied, each once: store paths, or names of narinfos.
+
+    Args:
+        file: where they stand, a line each; `-` is standard input.
+        paths: more of them.
+
+    Raises:
+        OperationError: the file cannot be read, a line is none, or there is nothing.
+    """
     lines = list(paths)
     if file is not None:
         try:
@@ -169,7 +180,7 @@ def _import(
         raise OperationError(f"{ca_file} cannot be read as CA certificates ({error})") from None
     if not walk.offers and not walk.left:
         raise OperationError(_nothing(url, walk))
-    upstreams = upstream_caches(stack.settings.upstream_keys, 1)
+    upstreams = upstream_caches(stack.settings.upstream_keys, CONNECTIONS)
     try:
         with _Import(settings, key, other, progress) as it:
             outcome = it.run(walk, upstreams)
@@ -195,8 +206,8 @@ def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:
     builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", stack.name)
     if not builders:
         raise OperationError(
-            f"stack {stack.name} has no builder whose user could write; give it one, and run make "
-            f"up STACK={stack.name}"
+            f"stack {stack.name} has no builder whose user could write; give it one, and deploy "
+            "that"
         )
     access = next(iter(builders.values()))
     command = ("stack", "output", "signingKeyBackup", "--show-secrets")
@@ -315,23 +326,29 @@ class _Import:
         lost = set(asked) & renewal.broken.get("import", {}).keys()
         for path, failure in renewal.failures.items():
             self._outcome.problems[path] = failure.what
-        missing = set()
-        for path in lost:
-            if path in walk.absent:
-                answer = ask(upstreams, f"{path.rpartition('/')[2][:32]}.narinfo")
-                if answer.found:
-                    self._outcome.left += 1
-                    continue
-                whose = f", and {walk.absent[path]} refers to it" if walk.absent[path] else ""
-                self._outcome.problems[path] = f"the other cache does not have it{whose}"
-            missing.add(path)
+        elsewhere = set(self._elsewhere(walk, sorted(lost & walk.absent.keys()), upstreams))
+        self._outcome.left += len(elsewhere)
         for path in walk.refused.keys() - lost:
             # Somebody has pushed it: what the other cache says of it does not matter.
             if path in asked:
                 del walk.refused[path]
         for name in walk.absent.keys() - set(asked):
             self._outcome.problems[name] = "the other cache does not have it"
-        return missing
+        return lost - elsewhere
+
+    def _elsewhere(
+        self, walk: Walk, absent: Sequence[str], upstreams: Sequence[UpstreamCache]
+    ) -> Iterator[str]:
+        """Yield those of the paths that an upstream cache has; note those that nobody has."""
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            answers = threads.map(lambda path: ask(upstreams, narinfo_of(path)), absent)
+            for path, answer in zip(absent, answers, strict=True):
+                if answer.found:
+                    yield path
+                    continue
+                whose = f", and {walk.absent[path]} refers to it" if walk.absent[path] else ""
+                silent = f"; {' and '.join(answer.silent)} cannot be asked" if answer.silent else ""
+                self._outcome.problems[path] = f"the other cache does not have it{whose}{silent}"
 
     # -------------------------------------------------------------------------------- the threads
 

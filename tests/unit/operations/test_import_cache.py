@@ -1,0 +1,167 @@
+"""What an import takes of its command line and of another cache, and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
+from formats.signing import SecretKey
+from operations import other_cache
+from operations.import_cache import _Space, main, read_wanted
+from operations.other_cache import OtherCache, named
+from tests.unit.push.paths import store_path
+
+KEY, UPSTREAM = SecretKey.generate("old-1"), SecretKey.generate("up-1")
+LIBC = store_path("libc", 1000)
+TOP = store_path("top", 500, LIBC, itself=True)
+
+
+def signed(narinfo: NarInfo, key: SecretKey = KEY) -> NarInfo:
+    return replace(narinfo, signatures=(key.sign(narinfo.fingerprint),))
+
+
+def offered(**changes: object) -> NarInfo:
+    """Return what the cache says of `LIBC`."""
+    return replace(signed(LIBC.narinfo("nar/libc.nar.xz", "xz")), **changes)  # type: ignore[arg-type]
+
+
+class Files:
+    """A cache's files, in the place of the client."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BytesIO]:
+        response = BytesIO(self.files.get(name, b""))
+        response.status = 200 if name in self.files else 404  # type: ignore[attr-defined]
+        yield response
+
+
+def walk(
+    *narinfos: NarInfo, wanted: str = TOP.path, files: Mapping[str, bytes] | None = None
+) -> other_cache.Walk:
+    """Walk through a cache that has these narinfos."""
+    texts = {narinfo_of(one.store_path): one.format().encode() for one in narinfos}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other_cache, "CacheClient", lambda *_: Files({**texts, **(files or {})}))
+        cache = OtherCache("https://x", [KEY.public_key], [UPSTREAM.public_key], None)
+    return cache.walk([wanted], lambda _: None)
+
+
+TOP_INFO = signed(TOP.narinfo("nar/top.nar.xz", "xz"))
+
+
+def test_a_closure_is_found_and_only_what_is_signed_is_believed() -> None:
+    foreign = SecretKey.generate("x-1").sign("something")
+    told = replace(TOP_INFO, signatures=(foreign, *TOP_INFO.signatures), deriver=TOP.base_name)
+    found = walk(told, offered(), wanted=narinfo_of(TOP.path))
+    assert found.offers.keys() == {TOP.path, LIBC.path}
+    assert found.offers[TOP.path].path == replace(TOP, signatures=TOP_INFO.signatures)
+    assert (found.left, found.absent, found.refused) == (set(), {}, {})
+
+
+def test_what_an_upstream_key_has_signed_is_left_to_it() -> None:
+    found = walk(TOP_INFO, signed(offered(), UPSTREAM))
+    assert (set(found.offers), found.left) == ({TOP.path}, {LIBC.path})
+
+
+def test_what_the_cache_lacks_is_told_with_what_refers_to_it() -> None:
+    assert walk(TOP_INFO).absent == {LIBC.path: TOP.path}
+
+
+@pytest.mark.parametrize(
+    ("narinfo", "why"),
+    [
+        (offered(nar_size=7), "none of the given keys has signed it"),
+        (offered(signatures=()), "bears signatures of nobody"),
+        (signed(offered(), SecretKey.generate("old-1")), "bears signatures of old-1"),
+        (offered(url="https://elsewhere/nar"), "nowhere below the cache's URL"),
+        (offered(url="nar/../../x"), "nowhere below the cache's URL"),
+        (offered(url="/etc/passwd"), "nowhere below the cache's URL"),
+    ],
+)
+def test_what_cannot_be_believed_is_refused(narinfo: NarInfo, why: str) -> None:
+    found = walk(TOP_INFO, narinfo)
+    assert found.offers.keys() == {TOP.path}
+    assert why in found.refused[LIBC.path]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff", "no ASCII text"),
+        (b"StorePath: x\n", "malformed"),
+        (b"x" * (LARGEST_NARINFO + 9), "too large"),
+        (TOP_INFO.format().encode(), "about another path"),
+    ],
+)
+def test_what_is_no_narinfo_of_the_path_is_refused(content: bytes, why: str) -> None:
+    found = walk(TOP_INFO, files={narinfo_of(LIBC.path): content})
+    assert why in found.refused[LIBC.path]
+
+
+def test_paths_are_named_by_themselves_or_by_their_narinfos() -> None:
+    digest = TOP.hash_part
+    assert named(TOP.path) == TOP.path
+    assert named(digest) == named(f"{digest}.narinfo") == f"{digest}.narinfo"
+    for line in ("", "/etc/passwd", f"{TOP.path}/bin", f"nar/{digest}.nar", "../x.narinfo"):
+        assert named(line) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--from", "old.example", "--keys", "k"], "FROM is 'old.example': write the cache's URL"),
+        (["--from", "https://x", "--keys", "old-1:secret"], "KEYS has 'old-1:...', which is no pu"),
+        (["--from", "https://x", "--keys", " "], "KEYS is empty"),
+        (["--from", "https://x", "--keys", str(KEY.public_key)], "there is nothing to copy"),
+        (
+            ["--from", "https://x", "--keys", str(KEY.public_key), "--paths", "/nowhere"],
+            "PATHS is /nowhere, which cannot be read",
+        ),
+        (
+            ["--from", "https://x", "--keys", str(KEY.public_key), "/etc"],
+            "'/etc' is neither a store path nor a narinfo's name",
+        ),
+    ],
+)
+def test_a_command_line_that_cannot_work_is_refused_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--stack", "s", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert sentence in told
+    assert len(told.splitlines()) == 1
+
+
+def test_standard_input_and_lines_of_a_file_name_paths_once(tmp_path: Path) -> None:
+    file = tmp_path / "paths"
+    file.write_text(f"{TOP.path}\n\n{LIBC.path}\n{TOP.path}\n")
+    assert read_wanted(str(file), [TOP.path]) == [TOP.path, LIBC.path]
+
+
+def test_downloads_wait_for_the_disk_and_one_that_is_larger_than_it_goes_alone() -> None:
+    space = _Space(10)
+    assert space.take(50)
+    taken: list[bool] = []
+    thread = threading.Thread(target=lambda: taken.append(space.take(5)))
+    thread.start()
+    thread.join(0.05)
+    assert not taken
+    space.give(50)
+    thread.join(10)
+    assert taken == [True]
+    waiting = threading.Thread(target=lambda: taken.append(space.take(6)))
+    waiting.start()
+    space.close()
+    waiting.join(10)
+    assert taken == [True, False]
