@@ -41,7 +41,7 @@ from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
 from operations.other_cache import CONNECTIONS, Offer, OtherCache, Walk, named
-from operations.pulumi_cli import OperationError, read_output, read_text
+from operations.pulumi_cli import OperationError, read_output
 from operations.upstream import UpstreamCache, ask, upstream_caches
 from program.checks.s3_client import explain
 from program.push_settings import push_settings
@@ -203,15 +203,15 @@ def _nothing(url: str, walk: Walk) -> str:
 
 def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:
     """Return how a push of a builder of the stack would be done, and the key that signs."""
-    builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", stack.name)
+    outputs = read_output("stack", "output", "--show-secrets", "--stack", stack.name)
+    builders = outputs.get("builders")
     if not builders:
         raise OperationError(
             f"stack {stack.name} has no builder whose user could write; give it one, and deploy "
             "that"
         )
     access = next(iter(builders.values()))
-    command = ("stack", "output", "signingKeyBackup", "--show-secrets")
-    secrets = [line for line in read_text(*command, "--stack", stack.name).splitlines() if line]
+    secrets = str(outputs["signingKeyBackup"]).split()
     certificate = stack.settings.ca_certificate
     values = {
         **push_settings(stack.settings),

@@ -42,6 +42,8 @@ class Old:
     key: SecretKey
     top: str
     other: str
+    alone: list[str]
+    """Paths that refer to no other."""
     asked: list[str] = field(default_factory=list)
     serves: int | None = None
     """How many NARs it serves; the others wait for `goes_on`. None serves all."""
@@ -49,6 +51,9 @@ class Old:
 
     def narinfo(self, path: str) -> Path:
         return self.directory / narinfo_of(path)
+
+    def nar(self, path: str) -> Path:
+        return self.directory / NarInfo.parse(self.narinfo(path).read_text()).url
 
     def nars(self) -> list[str]:
         """Return the NARs that were asked for since the last call."""
@@ -59,11 +64,11 @@ class Old:
 
 @pytest.fixture(scope="module")
 def old(builder: ThrowawayBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
-    """A cache with two closures, as people have them: by `nix copy`, compressed with xz."""
+    """A cache with a few closures, as people have them: by `nix copy`, compressed with xz."""
     key = SecretKey.generate("old.test-1")
     tops = [
         builder.make_closure(paths, 600_000, seed, f"old-{seed}")
-        for paths, seed in ((PATHS, 81), (OTHERS, 82))
+        for paths, seed in ((PATHS, 81), (OTHERS, 82), (1, 83), (1, 84))
     ]
     builder.run(
         f"cat >/srv/old-key && nix --extra-experimental-features nix-command copy --to "
@@ -72,7 +77,7 @@ def old(builder: ThrowawayBuilder, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     authority = make_authority(tmp_path_factory.mktemp("old"))
     directory = builder.root / PLACE[1:]
-    it = Old("", authority.ca_file, directory, key, tops[0], tops[1])
+    it = Old("", authority.ca_file, directory, key, tops[0], tops[1], tops[2:])
     with _serving(it, authority.server_certificate, authority.server_key) as url:
         it.url = url
         yield it
@@ -251,38 +256,28 @@ def test_what_lies_is_not_copied_nor_what_refers_to_it(
     stack: Stack, old: Old, minio: MinioServer
 ) -> None:
     text = old.narinfo(old.other).read_text()
-    needed = NarInfo.parse(text).references
-    (lying, *_) = [name for name in needed if name not in old.other]
-    leaf = old.directory / f"{lying[:32]}.narinfo"
-    told = leaf.read_text()
+    lying = next(one for one in NarInfo.parse(text).references if one not in old.other)
     before = cached(minio)
-    nar, top_nar = (NarInfo.parse(one).url for one in (told, text))
-    content = (old.directory / nar).read_bytes()
+    nar, larger = (old.nar(path) for path in (f"/nix/store/{lying}", old.top))
+    kept = {file: file.read_bytes() for file in (nar, *map(old.narinfo, old.alone))}
+    unsigned, anothers = map(old.narinfo, old.alone)
     try:
         # A NAR that is another's, under a narinfo that is signed well.
-        (old.directory / nar).write_bytes((old.directory / top_nar).read_bytes())
-        lied = imported(stack, old, old.other)
-        assert lied.code == 1
-        assert f"not copied: /nix/store/{lying}: its NAR cannot be had: it " in lied.output
-        assert "that refer to them" in lied.output
-        assert {narinfo_of(old.other), f"{lying[:32]}.narinfo"}.isdisjoint(cached(minio))
-        (old.directory / nar).write_bytes(content)
-        # A narinfo that says of a path what nobody has signed.
-        leaf.write_text(told.replace("NarSize: ", "NarSize: 1"))
-        lied = imported(stack, old, old.other)
-        assert lied.code == 1
-        assert (
-            f"not copied: /nix/store/{lying}: none of the given keys has signed it" in lied.output
-        )
-        # One that is another's.
-        leaf.write_text(text)
-        lied = imported(stack, old, old.other)
-        assert f"not copied: /nix/store/{lying}: its narinfo is about another path" in lied.output
-        assert {narinfo_of(old.other), f"{lying[:32]}.narinfo"}.isdisjoint(cached(minio))
+        nar.write_bytes(larger.read_bytes())
+        unsigned.write_text(unsigned.read_text().replace("NarSize: ", "NarSize: 1"))
+        anothers.write_text(text)
+        lied = imported(stack, old, old.other, *old.alone)
     finally:
-        (old.directory / nar).write_bytes(content)
-        leaf.write_text(told)
+        for file, content in kept.items():
+            file.write_bytes(content)
+    assert lied.code == 1
+    assert f"not copied: /nix/store/{lying}: its NAR cannot be had: it " in lied.output
+    assert "that refer to them" in lied.output
+    assert f"not copied: {old.alone[0]}: none of the given keys has signed it" in lied.output
+    assert f"not copied: {old.alone[1]}: its narinfo is about another path" in lied.output
+    paths = (old.other, f"/nix/store/{lying}", *old.alone)
+    assert cached(minio).isdisjoint(map(narinfo_of, paths))
     assert before <= cached(minio)
-    assert imported(stack, old, old.other).code == 0
-    assert narinfo_of(old.other) in cached(minio)
+    assert imported(stack, old, old.other, *old.alone).code == 0
+    assert cached(minio) >= set(map(narinfo_of, paths))
     assert stack.operate("audit", "--stack", stack.name, "--hash", "all").code == 0
