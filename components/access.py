@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_minio as minio
 
-from components.retention import OWN_KEYS
+from components.retention import OWN_FOLDER, OWN_KEYS
+from formats.push_status import STATUS_FOLDER
 
 _USERNAME = "aws:username"
 _NO_ADMINISTRATION = {"Effect": "Deny", "Action": ["admin:*"]}
+
+_PUT = "s3:PutObject"
 
 WRITE_ACTIONS = (
     "s3:AbortMultipartUpload",
@@ -26,13 +29,34 @@ WRITE_ACTIONS = (
     "s3:ListBucket",
     "s3:ListBucketMultipartUploads",
     "s3:ListMultipartUploadParts",
-    "s3:PutObject",
+    _PUT,
 )
 """What a push needs, and `nix copy --to s3://…` by hand; deleting is not among it."""
 
+CACHE_FILES = (
+    "*.narinfo",
+    "*.ls",
+    "nar/*",
+    "log/*",
+    "debuginfo/*",
+    "realisations/*",
+    "build-trace-v2/*",
+)
+"""Keys that Nix, or a push, writes to a binary cache, as policies have them."""
+
+# The program's own, whatever else a user's policies say; and what only looks like a cache's file.
+_KEPT = (
+    *(key for key in OWN_KEYS if key != OWN_FOLDER),
+    *(f"{OWN_FOLDER}{name}" for name in ("push.pyz", "pins/*", "*.narinfo", "*.ls")),
+)
+
 
 def write_policy(bucket: str, users: Collection[str] | None) -> str:
-    """Return the IAM policy that lets `users` push to `bucket`, but for what the stack keeps there.
+    """Return the IAM policy that lets `users` push to `bucket`.
+
+    They write a cache's files, and each the status of its own pushes, and nothing else. Where
+    somebody else makes the users, servers differ in what a user's name is, and whether a policy can
+    say it: there each may write the others' status.
 
     Whoever has the policy and is not named in it may do nothing. So a user that leaves the list has
     lost its rights with the policy's update, before anything is pushed and long before the engine,
@@ -43,11 +67,17 @@ def write_policy(bucket: str, users: Collection[str] | None) -> str:
         users: who may; None is whoever has the policy.
     """
     arn = f"arn:aws:s3:::{bucket}"
-    own = [f"{arn}/{key}{'*' if key.endswith('/') else ''}" for key in OWN_KEYS]
-    denied = {"Effect": "Deny", "Action": ["s3:PutObject"], "Resource": own}
+    kept = [f"{arn}/{key}" for key in _KEPT]
+    denied = {"Effect": "Deny", "Action": [_PUT], "Resource": kept}
     if users is not None and not users:
         return _policy(denied)
-    return _policy(_allowed(users, WRITE_ACTIONS, [arn, f"{arn}/*"]), denied)
+    status = f"{STATUS_FOLDER}{'*' if users is None else f'${{{_USERNAME}}}'}"
+    written = [f"{arn}/{key}" for key in (*CACHE_FILES, status)]
+    return _policy(
+        _allowed(users, [one for one in WRITE_ACTIONS if one != _PUT], [arn, f"{arn}/*"]),
+        _allowed(users, [_PUT], written),
+        denied,
+    )
 
 
 def read_policy(bucket: str, user: str | None) -> str:

@@ -23,3 +23,8 @@ compresses and signs just the paths that the bucket lacks. They are dealt into b
 It needs Python 3.10 and Nix 2.8, nothing newer and nothing else: this package and `formats` are
 standard library only.
 """
+
+from __future__ import annotations
+
+VERSION = "0.1.0"
+"""The project's, as `pyproject.toml` has it: what a builder runs may be older than the stack."""

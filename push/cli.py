@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,9 +18,13 @@ from push.progress import Summary, say
 from push.queue import Queue
 from push.session import Outcome, Session
 from push.settings import PushSettings
+from push.status import started_by
 
 _PROGRAM = "nix-binary-cache-push"
 _SHOWN = 10
+_SECONDS_BETWEEN_TELLING = 60.0
+
+_Tell = Callable[[Outcome], None]
 
 _USAGE = """\
 Usage: {program} [--config FILE|-] [--dry-run | --stdin | --queue DIRECTORY] [PATH...]
@@ -118,14 +123,29 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if given.dry_run:
             return _look(session, settings)
-        if given.stdin:
-            return _push_lines(session)
-        if given.queue is not None:
-            return _push_queue(session, Queue(Path(given.queue)))
-        return _push_once(session, settings.paths)
+        tell = partial(session.tell, _started_by(given, standard_input))
+        try:
+            if given.stdin:
+                return _push_lines(session, tell)
+            if given.queue is not None:
+                return _push_queue(session, Queue(Path(given.queue)), tell)
+            return _push_once(session, settings.paths, tell)
+        except PushError:
+            tell(None)
+            raise
     finally:
         _ignore_signals()
         session.close()
+
+
+def _started_by(given: _Arguments, standard_input: Callable[[], str]) -> str:
+    return started_by(
+        os.environ,
+        # What a deployment sends has read standard input already.
+        deployed=standard_input is not _standard_input,
+        queue=given.queue is not None,
+        stdin=given.stdin,
+    )
 
 
 def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
@@ -146,9 +166,10 @@ def _standard_input() -> str:
         raise _refused("standard input is no text in UTF-8; see --help") from None
 
 
-def _push_once(session: Session, paths: Sequence[str]) -> int:
+def _push_once(session: Session, paths: Sequence[str], tell: _Tell) -> int:
     began = time.monotonic()
     outcome = session.push(paths)
+    tell(outcome)
     line = outcome.summary.line("pushed", time.monotonic() - began)
     if _tell_failures(outcome, line):
         return 1
@@ -168,15 +189,23 @@ def _look(session: Session, settings: PushSettings) -> int:
     return 0
 
 
-def _push_lines(session: Session) -> int:
+def _push_lines(session: Session, tell: _Tell) -> int:
     """Push what lines name, as many at once as have come by then."""
-    code = 0
+    code, told = 0, -_SECONDS_BETWEEN_TELLING
+    so_far: Outcome | None = None
     for lines in _lines():
         outcome = session.push(lines)
+        so_far = outcome if so_far is None else so_far + outcome
+        # Who waits for the lines waits for this, too: not after each of them.
+        if time.monotonic() - told >= _SECONDS_BETWEEN_TELLING:
+            tell(so_far)
+            told, so_far = time.monotonic(), None
         if _tell_failures(outcome, None):
             code = 1
         for line in outcome.done:
             print(line, flush=True)
+    if so_far is not None:
+        tell(so_far)
     return code
 
 
@@ -196,7 +225,7 @@ def _lines() -> Iterator[list[str]]:
             yield lines
 
 
-def _push_queue(session: Session, queue: Queue) -> int:
+def _push_queue(session: Session, queue: Queue, tell: _Tell) -> int:
     """Push what waits, and take out of the queue what is in the bucket, and nothing else."""
     if not queue.targets and not queue.strange:
         return 0
@@ -204,6 +233,7 @@ def _push_queue(session: Session, queue: Queue) -> int:
     outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
     queue.remove(outcome.done)
     outcome.unpushed |= queue.strange
+    tell(outcome)
     line = outcome.summary.line("pushed", time.monotonic() - began)
     if _tell_failures(outcome, line):
         return 1

@@ -49,9 +49,11 @@ class Memory:
         self.narinfos: dict[str, RememberedNarInfo] = {}
         self.upstream: set[str] = set()
         """Digests of signatures that were verified."""
+        self.nix: tuple[str, str] | None = None
+        """Which file this machine's Nix was, and what version."""
         loaded = _load(path) if path is not None else None
         if loaded is not None:
-            self.narinfos, self.upstream = loaded
+            self.narinfos, self.upstream, self.nix = loaded
 
     @classmethod
     def of(cls, settings: PushSettings) -> Memory:
@@ -74,6 +76,7 @@ class Memory:
                     for key, one in narinfos.items()
                 },
                 "upstream": sorted(self.upstream)[:_MOST_ENTRIES],
+                **({} if self.nix is None else {"nix": list(self.nix)}),
             },
             separators=(",", ":"),
         )
@@ -93,7 +96,10 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 
-def _load(path: Path) -> tuple[dict[str, RememberedNarInfo], set[str]] | None:
+_Loaded = tuple[dict[str, RememberedNarInfo], set[str], tuple[str, str] | None]
+
+
+def _load(path: Path) -> _Loaded | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -104,8 +110,13 @@ def _load(path: Path) -> tuple[dict[str, RememberedNarInfo], set[str]] | None:
             if not mine or not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 return None
             content = json.loads(file.read(_LARGEST))
-        return _narinfos(content["narinfos"]), set(map(_text, content["upstream"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        nix = content.get("nix")
+        return (
+            _narinfos(content["narinfos"]),
+            set(map(_text, content["upstream"])),
+            None if nix is None else (_text(nix[0]), _text(nix[1])),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

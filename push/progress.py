@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 def say(line: str) -> None:
@@ -38,6 +38,12 @@ class Summary:
     skipped_bytes: int = 0
     renewed: int = 0
     repaired: int = 0
+
+    def __add__(self, later: Summary) -> Summary:
+        """Return what this push and a later one came to."""
+        return Summary(
+            **{one.name: getattr(self, one.name) + getattr(later, one.name) for one in fields(self)}
+        )
 
     def line(self, verb: str, seconds: float) -> str:
         """Return the one line, such as `pushed 12 paths (48.1 MB), reused 288, …`."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from formats.push_status import PushStatus
 from formats.store_path import STORE_DIR
+from push import VERSION
 from push.beside import Beside
 from push.bucket import Bucket
 from push.connection import Route
@@ -31,6 +33,7 @@ from push.progress import Summary, say
 from push.publishing import Publication, today
 from push.settings import PushSettings
 from push.staging import Staging
+from push.status import StatusObject, host
 from push.store import (
     Nix,
     NixError,
@@ -59,6 +62,21 @@ class Outcome:
     """Paths that are not in the bucket because of one of the former, which is the value."""
     done: list[str] = field(default_factory=list)
     """What was given, of which the whole closure is in the bucket."""
+    own: int = 0
+    """Paths of the closures that no upstream cache signs."""
+    own_bytes: int = 0
+    """Bytes of their NARs, before compression."""
+
+    def __add__(self, later: Outcome) -> Outcome:
+        """Return what this push and a later one came to."""
+        return Outcome(
+            self.summary + later.summary,
+            self.unpushed | later.unpushed,
+            self.blocked | later.blocked,
+            [*self.done, *later.done],
+            self.own + later.own,
+            self.own_bytes + later.own_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,7 @@ class Session:
         pins = read_pins(self._bucket, first.others()[-1], failures) if pinned else []
         closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
+        outcome.own, outcome.own_bytes = len(own), sum(path.nar_size for path in own)
         self._forget_old_proofs()
         left = [path for path in own if path.path not in self._proven]
         inventory = self._inventory(left, closure.paths, first) if left else None
@@ -171,6 +190,45 @@ class Session:
             self._pins_on = ""
         self._memory.save()
         return outcome
+
+    def tell(self, started_by: str, outcome: Outcome | None) -> None:
+        """Leave in the bucket what pushes came to, for people.
+
+        Args:
+            started_by: what started them, one of `formats.push_status.STARTED_BY`.
+            outcome: what they came to; None where nothing more could be done.
+        """
+        if outcome is None and self._transfers.day is None:
+            # The server has never answered, or this machine could not even ask.
+            return
+        told = outcome or Outcome(Summary(), unpushed={"": Failure("", "")})
+        summary = told.summary
+        status = PushStatus(
+            started_by=started_by,
+            host=host(),
+            own=told.own,
+            own_bytes=told.own_bytes,
+            pushed=summary.pushed,
+            pushed_bytes=summary.pushed_bytes,
+            renewed=summary.renewed,
+            repaired=summary.repaired,
+            failures=len(told.unpushed) + len(told.blocked),
+            nix=self._nix_version(),
+            program=VERSION,
+        )
+        where = StatusObject(self._transfers, self._loop, self._settings.access_key_id)
+        where.leave(status, quietly=outcome is None)
+
+    def _nix_version(self) -> str:
+        """Return the version of this machine's Nix, which is asked once for each."""
+        try:
+            identity = self._nix.identity
+            if self._memory.nix is None or self._memory.nix[0] != identity:
+                self._memory.nix = (identity, self._nix.version())
+                self._memory.save()
+        except (NixError, OSError):
+            return ""
+        return self._memory.nix[1]
 
     def _renew_pins(
         self, pins: Sequence[Pin], closure: _Closure, beside: Beside

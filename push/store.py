@@ -30,6 +30,7 @@ _MOST_LINKS = 64
 _ARGUMENT_BYTES = 100_000
 _UNTRUSTED = re.compile(r"path '([^']+)' is untrusted")
 _HINT = re.compile(r" \(use '--show-trace' to show [a-z ]*\)")
+_VERSION = re.compile(r"[0-9]+\.[0-9]+[0-9A-Za-z.+_-]*")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -166,6 +167,23 @@ class Nix:
             )
         self._program = program
         self._environment = {**environment, "PATH": path, "LC_ALL": "C"}
+
+    @property
+    def identity(self) -> str:
+        """Which file it is, as long as nobody puts another one in its place."""
+        file = Path(self._program).stat()
+        return f"{os.path.realpath(self._program)} {file.st_mtime_ns} {file.st_size}"
+
+    def version(self) -> str:
+        """Return the number of its version.
+
+        Raises:
+            NixError: it does not tell.
+        """
+        match = _VERSION.search(self._run(["--version"]))
+        if match is None:
+            raise NixError("nix does not tell its version")
+        return match[0]
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line that runs nix."""

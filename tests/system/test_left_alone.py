@@ -586,10 +586,20 @@ def test_builders_write_nothing_that_the_deployment_keeps_in_the_bucket(
     stack.up().succeeded()
     ((user, secret),) = secrets_of(stack).items()
     builder = inventory.client(user, secret)
-    for key in ("nix-cache-info", "index.html", "_nixcache/push.pyz", "_nixcache/x/y"):
+    status = "_nixcache/status"
+    for key in (
+        "nix-cache-info",
+        "index.html",
+        "index.htm",
+        "_nixcache/push.pyz",
+        "_nixcache/x/y",
+        "_nixcache/pins/x.narinfo",
+        f"{status}/somebody-else",
+        f"{status}/{user}/x",
+    ):
         with pytest.raises(S3Error, match="AccessDenied"):
             put_as(builder, "own-files", key)
-    for key in (f"{'0' * 32}.narinfo", f"nar/{'1' * 52}.nar", "index.htm", "nix-cache-inf"):
+    for key in (f"{'0' * 32}.narinfo", f"nar/{'1' * 52}.nar", f"{status}/{user}"):
         put_as(builder, "own-files", key)
     with pytest.raises(S3Error, match="AccessDenied"):
         builder.remove_object("own-files", f"{'0' * 32}.narinfo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pulumi
@@ -10,6 +11,7 @@ import pulumi_minio as minio
 import pytest
 
 from components.access import (
+    CACHE_FILES,
     WRITE_ACTIONS,
     BuilderAccess,
     BuilderAccessArgs,
@@ -22,6 +24,7 @@ from components.access import (
     without_administration,
     write_policy,
 )
+from components.retention import is_cache_file
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
 
@@ -48,22 +51,71 @@ def test_a_builder_has_a_user_whose_secret_nobody_chose_and_the_recipes_policy(
     settled(lambda: access({"laptop": "nixbuilder"}, {}))
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nixbuilder"}
     policy = json.loads(engine.inputs("minio:index/iamPolicy:IamPolicy")["policy"])
-    allowed, denied, administration = policy["Statement"]
+    read, written, denied, administration = policy["Statement"]
     assert administration == {"Effect": "Deny", "Action": ["admin:*"]}
-    assert sorted(allowed["Action"]) == sorted(WRITE_ACTIONS)
-    assert not [action for action in allowed["Action"] if "Delete" in action or "*" in action]
-    assert allowed["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
-    assert allowed["Condition"] == {"StringEquals": {"aws:username": ["nixbuilder"]}}
-    assert (denied["Effect"], denied["Action"]) == ("Deny", ["s3:PutObject"])
-    assert denied["Resource"] == [
-        "arn:aws:s3:::nix-cache/nix-cache-info",
-        "arn:aws:s3:::nix-cache/index.html",
-        "arn:aws:s3:::nix-cache/_nixcache/*",
-    ]
+    actions = [*read["Action"], *written["Action"]]
+    assert sorted(actions) == sorted(WRITE_ACTIONS)
+    assert not [action for action in actions if "Delete" in action or "*" in action]
+    assert read["Resource"] == ["arn:aws:s3:::nix-cache", "arn:aws:s3:::nix-cache/*"]
+    assert written["Action"] == denied["Action"] == ["s3:PutObject"]
+    status = "arn:aws:s3:::nix-cache/_nixcache/status/${aws:username}"
+    assert [one for one in written["Resource"] if "_nixcache" in one] == [status]
+    for allowed in (read, written):
+        assert allowed["Effect"] == "Allow"
+        assert allowed["Condition"] == {"StringEquals": {"aws:username": ["nixbuilder"]}}
+    assert denied["Effect"] == "Deny"
     assert engine.inputs("minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment") == {
         "userName": "nixbuilder",
         "policyName": "nix-cache-write",
     }
+
+
+KEY_HASH = "0" * 32
+NAR_HASH = "1" * 52
+
+
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [
+        (f"{KEY_HASH}.narinfo", True),
+        (f"{KEY_HASH}.ls", True),
+        (f"nar/{NAR_HASH}.nar.zst", True),
+        (f"log/{KEY_HASH}-x.drv", True),
+        ("_nixcache/status/alice", True),
+        ("_nixcache/status/bob", False),
+        ("_nixcache/status/alice/x", False),
+        ("_nixcache/push.pyz", False),
+        ("_nixcache/pins/live", False),
+        ("_nixcache/pins/live.narinfo", False),
+        ("_nixcache/x.ls", False),
+        ("nix-cache-info", False),
+        ("index.html", False),
+        ("ca.pem", False),
+    ],
+)
+def test_a_builder_writes_a_caches_files_and_its_own_status_and_nothing_else(
+    key: str, may: bool
+) -> None:
+    statements = json.loads(write_policy("nix-cache", ["alice", "bob"]))["Statement"]
+
+    def matches(effect: str) -> bool:
+        return any(
+            fnmatchcase(f"arn:aws:s3:::nix-cache/{key}", one.replace("${aws:username}", "alice"))
+            for statement in statements
+            if statement["Effect"] == effect and "s3:PutObject" in statement["Action"]
+            for one in statement["Resource"]
+        )
+
+    assert (matches("Allow") and not matches("Deny")) == may
+
+
+@pytest.mark.parametrize(
+    "key",
+    [f"{KEY_HASH}.narinfo", f"nar/{NAR_HASH}.nar", f"log/{KEY_HASH}-x.drv", f"{KEY_HASH}.ls"],
+)
+def test_what_a_policy_takes_for_a_caches_file_the_lifecycle_does_too(key: str) -> None:
+    assert is_cache_file(key)
+    assert any(fnmatchcase(key, pattern) for pattern in CACHE_FILES)
 
 
 def test_builders_share_a_policy_and_keep_the_secrets_that_they_have(

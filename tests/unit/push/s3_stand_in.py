@@ -13,6 +13,8 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from formats.push_status import STATUS_FOLDER
+
 BUCKET = "cache"
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 
@@ -104,8 +106,8 @@ class StandIn:
         )
 
     def asked(self, method: str) -> list[Seen]:
-        """Return the requests of one method."""
-        return [one for one in self.seen if one.method == method]
+        """Return the requests of one method, but for those about the status that pushes leave."""
+        return [one for one in self.seen if one.method == method and STATUS_FOLDER not in one.key]
 
     def answer(self, seen: Seen) -> Reply | Raw:
         """Return what is answered."""

@@ -87,6 +87,8 @@ class StoneNix:
         named = dict(pairwise(arguments))
         store = Path(named.get("--store", "file:///").removeprefix("file://"))
         try:
+            if "--version" in arguments:
+                return Ran(0, "nix (Nix) 2.34.8\n", "")
             if "path-info" in arguments:
                 return Ran(0, json.dumps(self._closure(paths)), "")
             if "sign" in arguments:

@@ -184,7 +184,7 @@ def assert_whole(server: StandIn, *paths: StorePath) -> None:
 
 
 def written(server: StandIn) -> list[str]:
-    return [seen.key for seen in server.seen if seen.method == "PUT"]
+    return [seen.key for seen in server.asked("PUT")]
 
 
 def only(key: Callable[[str], bool], reply: Reply | Raw, *, method: str = "PUT") -> Script:
@@ -213,12 +213,17 @@ def test_a_push_writes_each_narinfo_after_what_it_needs(closure: Machine) -> Non
         assert max(order[key] for key in needed) < order[narinfo_key(path)]
 
 
-def test_with_nothing_new_a_push_costs_three_requests_side_by_side(closure: Machine) -> None:
+def test_with_nothing_new_a_push_costs_three_requests_side_by_side_and_its_status(
+    closure: Machine,
+) -> None:
     closure.push(TOP).counts()
     closure.server.seen.clear()
+    closure.nix.asked.clear()
     assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
-    listed = sorted(seen.query.get("prefix", "") for seen in closure.server.seen)
-    assert listed == ["", "_nixcache/pins/", "nar/"]
+    *looks, told = closure.server.seen
+    assert sorted(seen.query.get("prefix", "") for seen in looks) == ["", "_nixcache/pins/", "nar/"]
+    assert (told.method, told.key) == ("PUT", "_nixcache/status/builder")
+    assert "--version" not in " ".join(closure.nix.asked)
     closure.forget()
     assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
     assert_whole(closure.server, *ALL)
