@@ -51,6 +51,10 @@ push: .venv/ready ## let a stack's builders push again now; BUILDER=NAME lets on
 pull: .venv/ready ## pull what was pushed into an empty store, as a client does, and verify it
 	$(run)
 
+.PHONY: status
+status: .venv/ready ## show builders, pins and what expires when: make status STACK=homelab
+	$(run)
+
 .PHONY: audit
 audit: .venv/ready ## read a cache back as clients do: make audit STACK=homelab ARGS="--hash all"
 	$(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class DeployedStack:
     closures: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Store paths whose closures the cache is to have, by who says so: `builder NAME pushed`, `pin
     NAME keeps`."""
+    builders: Mapping[str, str] = field(default_factory=dict)
+    """The user of each builder on the server, by the builder's name."""
     reader: Credential | None = None
     """Who clients of a private cache read as; None where everyone may read."""
 
@@ -71,8 +74,11 @@ def read_stack(name: str) -> DeployedStack:
     Raises:
         OperationError: as `read_settings`; or it has not been deployed.
     """
-    settings = read_settings(name)
-    outputs = read_output("stack", "output", "--stack", name)
+    # The CLI takes a while to start, and is asked twice.
+    with ThreadPoolExecutor(1) as thread:
+        answering = thread.submit(read_output, "stack", "output", "--stack", name)
+        settings = read_settings(name)
+        outputs = answering.result()
     try:
         return DeployedStack(
             name,
@@ -80,6 +86,10 @@ def read_stack(name: str) -> DeployedStack:
             outputs["substituter"],
             tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
             _closures(outputs.get("builders") or {}, outputs.get("pins") or {}),
+            {
+                name: str(builder["accessKeyId"])
+                for name, builder in (outputs.get("builders") or {}).items()
+            },
             _reader(name, settings.reader_profile) if settings.private else None,
         )
     except (KeyError, FormatError):

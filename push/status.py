@@ -141,7 +141,7 @@ class StatusObject:
     def _refusal(self, failure: Failure) -> str:
         if failure.kind.endswith("AccessDenied"):
             return (
-                f"the server does not let {self._user} write {self._key}; pulumi up gives builders "
-                "that right"
+                f"the server does not let {self._user} write {self._key}; run pulumi up "
+                "--refresh to give builders that right"
             )
         return failure.what

@@ -274,6 +274,8 @@ COMMANDS = {
     "push": Command(_operation, ["STACK", "BUILDER", "ARGS"]),
     "pull": Command(_pull, ["STACK", "ARGS"]),
     "shell": Command(_shell, ["STACK"]),
+    "status": Command(_operation, ["STACK", "ARGS"]),
+    "report": Command(_operation, ["STACK", "ARGS"]),
     "audit": Command(_operation, ["STACK", "ARGS"]),
     "drift": Command(_operation, ["STACK", "ARGS"]),
     "repair": Command(_operation, ["STACK", "ARGS"]),

@@ -30,7 +30,8 @@ from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 
 from components.retention import ExpirationRule
-from formats.s3 import ErrorAnswer, parse_error
+from formats.error import FormatError
+from formats.s3 import ErrorAnswer, ListedObject, parse_error, parse_listing
 from formats.sigv4 import Signer, encoded_path, encoded_query
 from program.checks.server_error import ServerError
 
@@ -291,6 +292,33 @@ class Server:
                 if entry.last_modified is not None:
                     yield str(entry.object_name), entry.last_modified
 
+    def listing(self, bucket: str, prefix: str = "") -> Iterator[ListedObject]:
+        """Yield what a listing says of each object whose key begins with `prefix`.
+
+        Read strictly, as pushes read it, and several times faster than by the S3 client.
+
+        Raises:
+            ServerError: no answer, no such bucket, or the server refuses the user.
+        """
+        after = ""
+        while True:
+            query = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
+            query += [("prefix", prefix)] if prefix else []
+            query += [("start-after", after)] if after else []
+            answer = self.ask("GET", bucket, "", query)
+            if not answer.done:
+                raise _refusal(answer.error.code or f"HTTP status {answer.status}")
+            try:
+                page = parse_listing(answer.body)
+            except FormatError as error:
+                raise ServerError("endpoint", f"{error}; see what answers there") from None
+            yield from page.objects
+            if not page.truncated:
+                return
+            if page.last_key is None or page.last_key <= after:
+                raise ServerError("endpoint", "its listing does not go on; see the server's log")
+            after = page.last_key
+
     def contents(self, bucket: str) -> Iterator[str]:
         """Yield the name of each object, of one that is there in several versions for each of them.
 
@@ -419,8 +447,14 @@ def explain(error: MinioException | HTTPError) -> ServerError | None:
         return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)
     if error.code == "NoSuchBucket":
         return None
-    unknown = ("endpoint", f"the server answers {error.code}; see its log")
-    return ServerError(*_REMEDIES.get(str(error.code), unknown))
+    return _refusal(str(error.code))
+
+
+def _refusal(code: str) -> ServerError:
+    if code == "NoSuchBucket":
+        return _NoBucketError()
+    unknown = ("endpoint", f"the server answers {code}; see its log")
+    return ServerError(*_REMEDIES.get(code, unknown))
 
 
 def _expiring(rule: Rule) -> ExpirationRule | None:

@@ -63,6 +63,7 @@ EXECUTED = {
         "make repair STACK=…",
         "make push STACK=homelab",
         "make audit",
+        "make status STACK=homelab",
         "; run make repair STACK=… ",
     ),
     "test_a_bucket_that_is_gone_is_made_again_and_filled_again": (
@@ -154,6 +155,9 @@ EXECUTED = {
     ),
     f"{FIRST_HOUR}test_a_clients_terminal_fetches_what_was_pushed": (
         "make shell is a client's terminal",
+    ),
+    "test_status.py::test_where_builders_may_not_tell_a_refresh_gives_them_the_right": (
+        "run pulumi up --refresh to give builders that right",
     ),
     "test_left_alone.py::test_a_failing_push_leaves_nobody_in_who_should_be_out": (
         "pulumi up --continue-on-error does the rest",
@@ -310,6 +314,7 @@ def test_what_an_audit_finds_is_put_right_by_what_it_advises(person: Person) -> 
         ".venv/bin/python -m operations.audit --stack homelab --hash 100 --json audit.json"
     )
     assert "\n0 findings" in audited
+    assert "a deployment on " in person.done("make status STACK=homelab")
 
 
 def test_a_bucket_that_is_gone_is_made_again_and_filled_again(person: Person) -> None:

@@ -1,0 +1,315 @@
+"""What is known of a cache without reading it: from one listing, and from what pushes have told.
+
+Pure. A listing tells when each object was written, by the server's clock, and so when it expires.
+Whose closure it belongs to it does not tell; that builders say themselves, and it is shown as what
+they say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from components.retention import expires_at
+from formats.error import FormatError
+from formats.narinfo import is_nar_key
+from formats.push_status import Lease, PushStatus, parse_status, status_key, user_of
+from formats.s3 import ListedObject
+
+DAYS_AHEAD = 7
+"""Days of which is told what expires on them, where entries live for so long."""
+
+LARGEST_SHOWN = 10
+"""How many of the largest NARs are told."""
+
+_NARINFO = ".narinfo"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How long a cache keeps what nobody pushes any more."""
+
+    retention_days: int | None
+    """What the promise says; None is for ever."""
+    rule_days: int | None
+    """After how many days the bucket's rules take a narinfo."""
+    grace_days: int
+    """How many days more they leave a NAR."""
+    at_midnight: bool
+    """Whether the server rounds expiry up to midnight UTC."""
+
+    def due(self, written: datetime, *, nar: bool = False) -> datetime | None:
+        """Return when an object goes that was last written then; None where it never does."""
+        if self.rule_days is None:
+            return None
+        days = self.rule_days + (self.grace_days if nar else 0)
+        if self.at_midnight:
+            return expires_at(written, days)
+        return written + timedelta(days=days)
+
+
+@dataclass(frozen=True)
+class PinnedClosure:
+    """What a pin keeps, as far as the cache has it."""
+
+    name: str
+    targets: tuple[str, ...] = ()
+    """The store paths whose closures it keeps, the newest first."""
+    paths: int = 0
+    """Store paths of these closures that the cache has."""
+    nar_bytes: int = 0
+    """Bytes of their NARs, compressed."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """What is missing or broken, by store path, and why."""
+    unreadable: str = ""
+    """Why it is no pin that this program writes; empty where it is one."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it cannot keep what it is to keep."""
+        return bool(self.lost or self.unreadable)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was read of a cache."""
+
+    objects: Sequence[ListedObject]
+    """All of the bucket's."""
+    statuses: Mapping[str, bytes]
+    """What each builder's user has told, by the user's name."""
+    pins: Sequence[PinnedClosure] = ()
+    path_of: Mapping[str, str] = field(default_factory=dict)
+    """The store path that a NAR is known to be, by the NAR's name: of pins alone."""
+
+
+@dataclass(frozen=True)
+class BuilderState:
+    """A builder's pushes, as it tells them."""
+
+    name: str
+    user: str
+    last_push: datetime | None
+    """When it last told of a push, by the server's clock; None where it never did."""
+    status: PushStatus | None
+    """What that push came to; None where it never told, or told something else."""
+    lease: Lease | None
+    """What the last push kept that kept all."""
+    expires: datetime | None
+    """When what that one kept begins to expire, if nothing pushes; None where nothing does."""
+    overdue: bool
+    """Whether no push has kept all for half of the retention."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """What was written, or expires, on one day."""
+
+    day: date
+    entries: int = 0
+    nars: int = 0
+    nar_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LargeNar:
+    """One of the largest NARs."""
+
+    name: str
+    size: int
+    written: datetime
+    store_path: str | None
+    """The store path that it is, where a pin keeps it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a cache at one time."""
+
+    stack: str
+    substituter: str
+    at: datetime
+    rules: Rules
+    keys: tuple[str, ...]
+    """Names of the keys that clients trust; the last one signs."""
+    entries: int
+    """Narinfos."""
+    nars: int
+    nar_bytes: int
+    """Bytes of all NARs, compressed."""
+    oldest: datetime | None
+    """When the narinfo was written that was written first."""
+    newest: datetime | None
+    """When a narinfo was last written."""
+    builders: tuple[BuilderState, ...]
+    former: tuple[str, ...]
+    """Users that have told of pushes and are no builder's of this stack."""
+    pins: tuple[PinnedClosure, ...]
+    written: tuple[Day, ...]
+    """What was written on each day that anything was, the oldest first."""
+    expiring: tuple[Day, ...]
+    """What expires on each day from today on that anything does, if nothing pushes."""
+    largest: tuple[LargeNar, ...]
+
+    @property
+    def findings(self) -> list[str]:
+        """What somebody should see to, a sentence each."""
+        found = []
+        for builder in self.builders:
+            if builder.overdue:
+                found.append(f"builder {builder.name}: {self._since(builder)}")
+        for pin in self.pins:
+            if pin.unreadable:
+                found.append(
+                    f"pin {pin.name}: cannot be read: {pin.unreadable}; run pulumi up --refresh to "
+                    "put it back"
+                )
+            elif pin.lost:
+                path, why = next(iter(pin.lost.items()))
+                more = f" (and {len(pin.lost) - 1} more)" if len(pin.lost) > 1 else ""
+                found.append(f"pin {pin.name} is incomplete: {path}: {why}{more}")
+        return found
+
+    def _since(self, builder: BuilderState) -> str:
+        if builder.last_push is None:
+            return "it has told of no push yet"
+        if builder.status is None:
+            return "what it tells of its pushes cannot be read"
+        if builder.lease is None:
+            return "no push that kept all it has is known"
+        days = (self.at - builder.lease.at).days
+        return f"for {days} days no push has kept all it has, of the {self.rules.retention_days}"
+
+    def expiring_by(self, day: date) -> Day:
+        """Return what expires until the end of a day."""
+        due = [one for one in self.expiring if one.day <= day]
+        return Day(
+            day,
+            sum(one.entries for one in due),
+            sum(one.nars for one in due),
+            sum(one.nar_bytes for one in due),
+        )
+
+
+def evaluate(
+    stack: str,
+    substituter: str,
+    keys: Sequence[str],
+    builders: Mapping[str, str],
+    rules: Rules,
+    seen: Seen,
+    now: datetime,
+) -> Status:
+    """Return what is known of a cache.
+
+    Args:
+        stack: the stack's name.
+        substituter: the URL that clients read from.
+        keys: the names of its keys, the last of which signs.
+        builders: the user of each builder, by the builder's name.
+        rules: how long it keeps what nobody pushes.
+        seen: what was read of it.
+        now: the present time, in UTC.
+    """
+    narinfos = [one for one in seen.objects if _is_narinfo(one.key)]
+    nars = [one for one in seen.objects if is_nar_key(one.key)]
+    told = {
+        user: one.last_modified for one in seen.objects if (user := user_of(one.key)) is not None
+    }
+    moments = [one.last_modified for one in narinfos]
+    return Status(
+        stack=stack,
+        substituter=substituter,
+        at=now,
+        rules=rules,
+        keys=tuple(keys),
+        entries=len(narinfos),
+        nars=len(nars),
+        nar_bytes=sum(one.size for one in nars),
+        oldest=min(moments, default=None),
+        newest=max(moments, default=None),
+        builders=tuple(
+            _builder(name, user, told.get(user), seen.statuses.get(user), rules, now)
+            for name, user in builders.items()
+        ),
+        former=tuple(sorted(told.keys() - set(builders.values()))),
+        pins=tuple(seen.pins),
+        written=_days(
+            ((one.last_modified.date(), one) for one in narinfos),
+            ((one.last_modified.date(), one) for one in nars),
+        ),
+        expiring=_days(_due(narinfos, rules, now), _due(nars, rules, now, nar=True)),
+        largest=tuple(
+            LargeNar(one.key, one.size, one.last_modified, seen.path_of.get(one.key))
+            for one in sorted(nars, key=lambda one: (-one.size, one.key))[:LARGEST_SHOWN]
+        ),
+    )
+
+
+def asked_for(objects: Iterable[ListedObject], users: Iterable[str]) -> dict[str, str]:
+    """Return the names of the objects in which users tell of their pushes, by the user's name."""
+    there = {one.key for one in objects}
+    keys = {user: status_key(user) for user in users}
+    return {user: key for user, key in keys.items() if key is not None and key in there}
+
+
+def _is_narinfo(name: str) -> bool:
+    return name.endswith(_NARINFO) and "/" not in name
+
+
+def _builder(
+    name: str,
+    user: str,
+    written: datetime | None,
+    content: bytes | None,
+    rules: Rules,
+    now: datetime,
+) -> BuilderState:
+    status = None
+    if written is not None and content is not None:
+        try:
+            status = parse_status(content)
+        except FormatError:
+            status = None
+    lease = status.lease(written) if status is not None and written is not None else None
+    # What a builder tells of a push before is its own word: it cannot have been later than this.
+    if lease is not None and written is not None and lease.at > written:
+        lease = None
+    overdue = False
+    if rules.retention_days is not None:
+        half = timedelta(days=rules.retention_days / 2)
+        overdue = lease is None or now - lease.at > half
+    return BuilderState(
+        name,
+        user,
+        written,
+        status,
+        lease,
+        None if lease is None else rules.due(lease.at),
+        overdue,
+    )
+
+
+def _due(
+    objects: Iterable[ListedObject], rules: Rules, now: datetime, *, nar: bool = False
+) -> Iterable[tuple[date, ListedObject]]:
+    """Yield objects with the day on which they go; what a server has not removed yet goes today."""
+    for one in objects:
+        due = rules.due(one.last_modified, nar=nar)
+        if due is not None:
+            yield max(due, now).date(), one
+
+
+def _days(
+    narinfos: Iterable[tuple[date, ListedObject]], nars: Iterable[tuple[date, ListedObject]]
+) -> tuple[Day, ...]:
+    entries: Counter[date] = Counter(day for day, _ in narinfos)
+    files: Counter[date] = Counter()
+    sizes: Counter[date] = Counter()
+    for day, one in nars:
+        files[day] += 1
+        sizes[day] += one.size
+    days = sorted(entries.keys() | files.keys())
+    return tuple(Day(day, entries[day], files[day], sizes[day]) for day in days)

@@ -1,0 +1,87 @@
+"""What pins keep, read from the bucket as pushes read it.
+
+Requests grow with what the pins keep, and not with the bucket: a narinfo that the listing lacks is
+not asked for. What no key of the cache has signed is not walked through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from formats.error import FormatError
+from formats.keys import PublicKey
+from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
+from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
+from formats.signing import verified_by
+from formats.store_path import STORE_DIR
+from operations.cache_status import PinnedClosure
+
+Read = Callable[[str, int], bytes | None]
+"""Returns an object of at most so many bytes, None where there is none."""
+
+
+@dataclass
+class PinnedClosures:
+    """The closures of all pins of a cache."""
+
+    read: Read
+    sizes: Mapping[str, int]
+    """Bytes of each object of the bucket, by its name."""
+    keys: Sequence[PublicKey]
+    """The cache's keys."""
+    threads: Executor
+    path_of: dict[str, str] = field(default_factory=dict)
+    """The store path that a NAR is, by the NAR's name."""
+
+    def all(self) -> list[PinnedClosure]:
+        """Return what each pin keeps, by name."""
+        names = [
+            name.removeprefix(PIN_FOLDER) for name in self.sizes if name.startswith(PIN_FOLDER)
+        ]
+        return [self._closure(name) for name in sorted(names) if PIN_NAME.fullmatch(name)]
+
+    def _closure(self, name: str) -> PinnedClosure:
+        try:
+            targets = parse_pin(self.read(f"{PIN_FOLDER}{name}", LARGEST_PIN) or b"")
+        except FormatError as error:
+            return PinnedClosure(name, unreadable=str(error))
+        lost = {
+            target: "the cache does not have it"
+            for target in targets
+            if narinfo_of(target) not in self.sizes
+        }
+        paths = nar_bytes = 0
+        seen = set(targets)
+        level = [target for target in targets if target not in lost]
+        while level:
+            below: list[str] = []
+            for path, narinfo in zip(level, self.threads.map(self._narinfo, level), strict=True):
+                if narinfo is None:
+                    lost[path] = "its narinfo is broken, or no key of this cache has signed it"
+                    continue
+                size = self.sizes.get(narinfo.url)
+                if size is None or size != narinfo.file_size:
+                    lost[path] = "its NAR is gone, or has another size"
+                paths, nar_bytes = paths + 1, nar_bytes + (size or 0)
+                self.path_of[narinfo.url] = path
+                for reference in narinfo.references:
+                    needed = f"{STORE_DIR}/{reference}"
+                    # What the bucket lacks may be an upstream cache's: the audit asks there.
+                    if needed not in seen and narinfo_of(needed) in self.sizes:
+                        seen.add(needed)
+                        below.append(needed)
+            level = below
+        return PinnedClosure(name, targets, paths, nar_bytes, lost)
+
+    def _narinfo(self, path: str) -> NarInfo | None:
+        """Return a path's narinfo, None where it is none that a push would walk through."""
+        try:
+            narinfo = NarInfo.parse((self.read(narinfo_of(path), LARGEST_NARINFO) or b"").decode())
+        except (FormatError, UnicodeDecodeError):
+            return None
+        trusted = {key.name: key for key in self.keys}
+        if narinfo.store_path != path or not verified_by(narinfo, trusted):
+            return None
+        return narinfo

@@ -1,0 +1,139 @@
+"""Shows on one screen what is known of a stack's cache: builders, pins, what expires when.
+
+It lists the bucket once, and reads what each builder has left there of its last push, and what pins
+keep. It changes nothing. Exit code 0: all is well; 1: a builder has not pushed all it has for half
+of the retention, or a pin is incomplete; 2: it could not be told.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from formats.push_status import LARGEST_STATUS
+from formats.s3 import ListedObject
+from operations.cache_status import Rules, Seen, Status, asked_for, evaluate
+from operations.command_line import DONE, FOUND, Parser, Progress, run
+from operations.deployed_stack import DeployedStack, read_stack
+from operations.pinned_closures import PinnedClosures
+from operations.pulumi_cli import OperationError
+from operations.status_text import as_json, as_prometheus, screen
+from program.checks.deployment import server_of
+from program.checks.server_error import ServerError
+from program.settings.stack import Settings
+
+STANDARD_OUTPUT = "-"
+
+_AT_ONCE = 8
+
+
+def status_of(stack: DeployedStack, operation: str) -> Status:
+    """Return what is known of a stack's cache.
+
+    Args:
+        stack: the stack.
+        operation: who asks, for what is said meanwhile.
+
+    Raises:
+        OperationError: the server does not answer, or refuses the user.
+    """
+    try:
+        seen = _seen(stack, Progress(operation))
+    except ServerError as error:
+        raise OperationError(f"{error.subject}: {error}") from None
+    return evaluate(
+        stack.name,
+        stack.substituter,
+        [key.name for key in stack.public_keys],
+        stack.builders,
+        rules_of(stack.settings),
+        seen,
+        datetime.now(timezone.utc),
+    )
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return how long a stack's cache keeps what nobody pushes."""
+    return Rules(
+        settings.retention_days,
+        settings.rule_days,
+        settings.grace_days,
+        settings.expires_at_midnight,
+    )
+
+
+def _seen(stack: DeployedStack, progress: Progress) -> Seen:
+    settings = stack.settings
+    server = server_of(settings)
+    objects: list[ListedObject] = []
+    for one in server.listing(settings.bucket):
+        objects.append(one)
+        progress(f"{len(objects):,} objects listed")
+
+    def read(name: str, most: int) -> bytes | None:
+        return server.read(settings.bucket, name, most)
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        told = asked_for(objects, stack.builders.values())
+        contents = threads.map(lambda name: read(name, LARGEST_STATUS) or b"", told.values())
+        statuses = dict(zip(told, contents, strict=True))
+        sizes = {one.key: one.size for one in objects}
+        closures = PinnedClosures(read, sizes, stack.public_keys, threads)
+        return Seen(objects, statuses, closures.all(), closures.path_of)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show the status of the stack that the command line names; return the exit code."""
+    parser = Parser("status", "[--json FILE] [--prometheus FILE]", __doc__)
+    what = "; - prints it in place of the screen"
+    parser.add_argument("--json", metavar="FILE", help=f"write all of it as JSON{what}")
+    parser.add_argument(
+        "--prometheus", metavar="FILE", help=f"write metrics for node_exporter{what}"
+    )
+    chosen = parser.parse_args(arguments)
+    return run(lambda: _status(chosen.stack, chosen.json, chosen.prometheus))
+
+
+def _status(stack: str, json_file: str | None, prometheus_file: str | None) -> int:
+    status = status_of(read_stack(stack), "status")
+    shown = True
+    for file, render in ((json_file, as_json), (prometheus_file, as_prometheus)):
+        if file == STANDARD_OUTPUT:
+            print(render(status), end="")
+            shown = False
+        elif file is not None:
+            write_whole(Path(file), render(status))
+    if shown:
+        print(screen(status))
+    return FOUND if status.findings else DONE
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file at once: whoever reads it meanwhile gets the one before.
+
+    Raises:
+        OperationError: it cannot be written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as written:
+                written.write(text)
+            Path(name).chmod(0o644)
+            Path(name).replace(file)
+        except OSError:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise OperationError(f"{file} cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

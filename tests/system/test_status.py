@@ -1,0 +1,179 @@
+"""The status of a real cache: what pushes tell, what a pin lacks, and what expires when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from formats.narinfo import narinfo_of
+from formats.pin import pin_key
+from formats.push_status import parse_status, status_key
+from tests.system.cache_bucket import connections, put_as_of
+from tests.system.conftest import builder_settings, server_settings
+from tests.system.minio_client import MinioClient
+from tests.system.stack import Outcome, Stack
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+pytestmark = pytest.mark.system
+
+PATHS = 5
+BUCKET = "told"
+KEY = str(status_key("told-nixbuilder"))
+
+
+@pytest.fixture(scope="module")
+def mc(minio: MinioServer, tmp_path_factory: pytest.TempPathFactory) -> MinioClient:
+    return MinioClient(minio, tmp_path_factory.mktemp("mc"))
+
+
+@pytest.fixture(scope="module")
+def closure(builder: ThrowawayBuilder) -> str:
+    return builder.make_closure(PATHS, 100_000, seed=51, name="told")
+
+
+@pytest.fixture(scope="module")
+def stack(
+    engine: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    minio: MinioServer,
+    builder: ThrowawayBuilder,
+    closure: str,
+) -> Stack:
+    """A stack whose builder has pushed once, by the deployment, and whose pin keeps that."""
+    stack = Stack(engine, tmp_path_factory.mktemp("told"))
+    stack.set(
+        server_settings(minio),
+        bucket=BUCKET,
+        upstreamKeys=[],
+        sshPrivateKey=builder.private_key,
+        builders=[builder_settings(builder, closure)],
+        pins=[{"name": "release", "path": closure}],
+    )
+    stack.up().succeeded()
+    return stack
+
+
+def told(stack: Stack) -> tuple[Outcome, Mapping[str, Any]]:
+    """Return what `make status` shows, and what it has for machines."""
+    file = stack.project / "status.json"
+    outcome = stack.operate("status", "--stack", stack.name, "--json", str(file))
+    assert file.exists(), outcome.output
+    status = json.loads(file.read_text())
+    assert outcome.code == (1 if status["findings"] else 0)
+    return outcome, status
+
+
+def test_one_screen_shows_what_pushed_what_is_kept_and_what_expires(
+    stack: Stack, closure: str
+) -> None:
+    outcome, status = told(stack)
+    assert outcome.code == 0, outcome.output
+    assert (status["entries"], status["nars"]) == (PATHS, PATHS)
+    (builder,) = status["builders"]
+    assert builder["status"]["started_by"] == "deployment"
+    assert (builder["lease"]["own"], builder["status"]["pushed"]) == (PATHS, PATHS)
+    assert builder["status"]["nix"].startswith("2.")
+    midnight = datetime.now(timezone.utc).date() + timedelta(days=8)
+    assert builder["expires"] == f"{midnight}T00:00:00Z"
+    (pin,) = status["pins"]
+    assert (pin["name"], pin["targets"], pin["paths"], pin["lost"]) == (
+        "release",
+        [closure],
+        PATHS,
+        {},
+    )
+    assert "cache.test-1 signs" in outcome.output
+    assert f"{PATHS} later" in outcome.output
+
+
+def test_metrics_are_written_whole_for_node_exporter(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "nix-binary-cache.prom"
+    command = ("status", "--stack", stack.name, "--prometheus", str(file))
+    stack.operate(*command).succeeded()
+    families = {one.name: one for one in text_string_to_metric_families(file.read_text())}
+    (entries,) = families["nix_binary_cache_entries"].samples
+    assert (entries.value, entries.labels) == (PATHS, {"stack": stack.name})
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]
+    nowhere = stack.operate(*command[:-1], str(tmp_path / "none" / "x.prom"))
+    assert (nowhere.code, "cannot be written" in nowhere.output) == (2, True)
+    printed = stack.operate(*command[:-1], "-").succeeded().output
+    assert printed.startswith("# HELP nix_binary_cache_")
+
+
+def test_a_builder_that_stopped_and_a_pin_that_lacks_something_are_found(
+    stack: Stack, minio: MinioServer, mc: MinioClient, closure: str
+) -> None:
+    content = mc.run(f"cat s3/{BUCKET}/{KEY}").encode()
+    assert parse_status(content).kept_all
+    then = datetime.now(timezone.utc) - timedelta(days=4)
+    put_as_of(minio, connections(minio), BUCKET, KEY, content, then)
+    outcome, status = told(stack)
+    late = "! builder nixbuilder: for 4 days no push has kept all it has, of the 7"
+    assert late in outcome.output
+    assert status["builders"][0]["last_push"] == f"{then:%Y-%m-%dT%H:%M:%SZ}"
+
+    mc.run(f"rm s3/{BUCKET}/{narinfo_of(closure)}")
+    outcome, _ = told(stack)
+    assert f"pin release is incomplete: {closure}: the cache does not have it" in outcome.output
+    # The push that mends it tells of itself.
+    stack.operate("push", "--stack", stack.name).succeeded()
+    outcome, status = told(stack)
+    assert outcome.code == 0, outcome.output
+    assert status["builders"][0]["status"]["pushed"] == 1
+
+
+def test_nobody_elses_text_does_harm(stack: Stack, mc: MinioClient, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.write_text(f'{{"host": "\x1b[2J{"x" * 3000}"}}')
+    mc.run(f"cp {hostile} s3/{BUCKET}/{KEY}")
+    mc.run(f"cp {hostile} s3/{BUCKET}/_nixcache/status/somebody")
+    mc.run(f"cp {hostile} s3/{BUCKET}/{pin_key('odd')}")
+    outcome, _ = told(stack)
+    assert "! builder nixbuilder: what it tells of its pushes cannot be read" in outcome.output
+    assert "! pin odd: cannot be read: " in outcome.output
+    assert "somebody: no builder of this stack" in outcome.output
+    assert "\x1b" not in outcome.output
+    mc.run(f"rm s3/{BUCKET}/{pin_key('odd')} s3/{BUCKET}/_nixcache/status/somebody")
+    # Nothing of it is a deployment's to mend, and none of it expires.
+    assert not stack.changes("--refresh")
+    assert stack.operate("drift", "--stack", stack.name).code == 0
+
+
+def test_where_builders_may_not_tell_a_refresh_gives_them_the_right(
+    stack: Stack, mc: MinioClient, tmp_path: Path
+) -> None:
+    """A policy of before: it let builders write the cache, and nothing of the program's folder."""
+    mc.run(f"rm s3/{BUCKET}/{KEY}")
+    before = tmp_path / "before.json"
+    policy = json.loads(mc.run("--json admin policy info s3 told-write"))["policyInfo"]["Policy"]
+    for statement in policy["Statement"]:
+        resources = [one for one in statement["Resource"] if "/status/" not in one]
+        statement["Resource"] = resources
+    before.write_text(json.dumps(policy))
+    mc.run(f"admin policy create s3 told-write {before}")
+    advice = "run pulumi up --refresh to give builders that right"
+    pushed = stack.operate("push", "--stack", stack.name).succeeded()
+    assert advice in pushed.output
+    outcome, _ = told(stack)
+    assert "builder nixbuilder: it has told of no push yet" in outcome.output
+    stack.run("up", "--refresh", "--yes", "--skip-preview", "-s", stack.name).succeeded()
+    assert advice not in stack.operate("push", "--stack", stack.name).succeeded().output
+    assert told(stack)[0].code == 0
+
+
+def test_a_builder_that_left_is_shown_as_such_and_an_emptied_bucket_can_go(stack: Stack) -> None:
+    stack.set(builders=[], pins=[])
+    stack.up().succeeded()
+    outcome, status = told(stack)
+    assert status["former"] == ["told-nixbuilder"]
+    assert "told-nixbuilder: no builder of this stack" in outcome.output
+    stack.operate("empty", "--stack", stack.name, text=f"{BUCKET}\n").succeeded()
+    assert told(stack)[1]["former"] == []
+    stack.destroy().succeeded()

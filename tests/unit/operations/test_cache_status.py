@@ -1,0 +1,217 @@
+"""What is known of a cache: from a listing and what builders tell, however hostile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date, datetime, timedelta, timezone
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from formats.push_status import PushStatus, format_status
+from formats.s3 import ListedObject
+from operations.cache_status import PinnedClosure, Rules, Seen, Status, asked_for, evaluate
+from operations.status_text import as_json, as_prometheus, screen
+
+NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+WEEK = Rules(retention_days=7, rule_days=7, grace_days=1, at_midnight=True)
+TOLD = PushStatus(
+    started_by="timer",
+    host="nixbuilder",
+    own=12,
+    own_bytes=3_400_000_000,
+    pushed=2,
+    pushed_bytes=40_000,
+    renewed=10,
+    repaired=0,
+    failures=0,
+    nix="2.34.8",
+    program="0.1.0",
+)
+KEY = "_nixcache/status/cache-one"
+HOSTILE = (
+    "x" * 10_000,
+    "\x1b[2J\x1b]0;owned\x07",
+    "<script>alert(1)</script>",
+    '"} 1\nfake_metric 2',
+    "a\u202eb",
+    "\\",
+)
+
+
+def listed(key: str, days_old: float, size: int = 100) -> ListedObject:
+    return ListedObject(key, size, "etag", NOW - timedelta(days=days_old))
+
+
+def narinfo(number: int, days_old: float) -> ListedObject:
+    return listed(f"{number:032}.narinfo", days_old)
+
+
+def nar(number: int, days_old: float, size: int = 1000) -> ListedObject:
+    return listed(f"nar/{number:052}.nar.zst", days_old, size)
+
+
+def status_of(
+    *objects: ListedObject,
+    told: bytes | None = None,
+    rules: Rules = WEEK,
+    pins: tuple[PinnedClosure, ...] = (),
+    builders: tuple[tuple[str, str], ...] = (("one", "cache-one"),),
+    stack: str = "homelab",
+) -> Status:
+    statuses = {} if told is None else {"cache-one": told}
+    seen = Seen(objects, statuses, pins)
+    keys = ["cache.test-1", "cache.test-2"]
+    url = "https://s3.test/cache"
+    return evaluate(stack, url, keys, dict(builders), rules, seen, NOW)
+
+
+def test_a_builder_that_pushed_today_is_fine_and_it_is_told_when_its_entries_expire() -> None:
+    status = status_of(listed(KEY, 0.2), told=format_status(TOLD))
+    (builder,) = status.builders
+    assert builder.lease is not None
+    assert (builder.lease.own, builder.overdue) == (12, False)
+    # Rounded up to midnight, as S3 does: at least seven days, and less than eight.
+    assert builder.expires == datetime(2026, 12, 5, tzinfo=timezone.utc)
+    assert status.findings == []
+
+
+@pytest.mark.parametrize(
+    ("days_old", "changes", "finding"),
+    [
+        (3.4, {}, None),
+        (3.6, {}, "builder one: for 3 days no push has kept all it has, of the 7"),
+        (0.1, {"failures": 1}, "builder one: no push that kept all it has is known"),
+        (0.1, {"started_by": "queue"}, "builder one: no push that kept all it has is known"),
+    ],
+)
+def test_a_builder_is_overdue_where_nothing_kept_all_it_has_for_half_of_the_retention(
+    days_old: float, changes: dict[str, object], finding: str | None
+) -> None:
+    told = format_status(replace(TOLD, **changes))  # type: ignore[arg-type]
+    status = status_of(listed(KEY, days_old), told=told)
+    assert status.findings == ([] if finding is None else [finding])
+    # Where nothing expires, nothing is ever late.
+    for_ever = Rules(None, None, 1, at_midnight=True)
+    forever = status_of(listed(KEY, days_old), told=told, rules=for_ever)
+    assert forever.findings == []
+    assert forever.builders[0].expires is None
+
+
+def test_a_push_that_failed_hides_neither_the_one_before_nor_its_lease() -> None:
+    before = TOLD.lease(NOW - timedelta(days=2))
+    told = replace(TOLD, failures=3, pushed=0, before=before)
+    status = status_of(listed(KEY, 0), told=format_status(told))
+    assert status.builders[0].expires == datetime(2026, 12, 3, tzinfo=timezone.utc)
+    assert status.findings == []
+    assert "3 not pushed" in screen(status)
+    # A lease that began after the object was written is nobody's.
+    later = replace(told, before=TOLD.lease(NOW + timedelta(days=300)))
+    assert status_of(listed(KEY, 0), told=format_status(later)).builders[0].lease is None
+
+
+def test_a_builder_that_never_told_is_found_and_a_former_one_is_shown() -> None:
+    status = status_of(listed("_nixcache/status/gone", 40))
+    assert status.findings == ["builder one: it has told of no push yet"]
+    assert status.former == ("gone",)
+    assert "gone: no builder of this stack" in screen(status)
+
+
+def test_only_statuses_that_are_there_are_asked_for() -> None:
+    objects = [listed(KEY, 1), listed("_nixcache/status/other", 1)]
+    assert asked_for(objects, ["cache-one", "cache-two", "a/b"]) == {"cache-one": KEY}
+
+
+def test_entries_are_counted_by_the_day_on_which_they_go() -> None:
+    status = status_of(
+        narinfo(1, 0), narinfo(2, 0), narinfo(3, 5), narinfo(4, 20),
+        nar(1, 0), nar(2, 0, 5000), nar(3, 5), nar(4, 20),
+        listed("nix-cache-info", 90), listed("nar/strange name", 1), listed("a/b.narinfo", 1),
+    )  # fmt: skip
+    assert (status.entries, status.nars, status.nar_bytes) == (4, 4, 8000)
+    due = {(one.day, one.entries, one.nars, one.nar_bytes) for one in status.expiring}
+    assert due == {
+        # What the server has not removed yet goes today.
+        (date(2026, 11, 27), 1, 1, 1000),
+        (date(2026, 11, 30), 1, 0, 0),
+        (date(2026, 12, 1), 0, 1, 1000),
+        (date(2026, 12, 5), 2, 0, 0),
+        (date(2026, 12, 6), 0, 2, 6000),
+    }
+    assert status.expiring_by(date(2026, 11, 30)).entries == 2
+    assert [one.size for one in status.largest] == [5000, 1000, 1000, 1000]
+    assert "1 today, 1 2026-11-30, 2 later" in screen(status)
+
+
+def test_where_expiry_is_not_rounded_up_it_is_told_to_the_minute() -> None:
+    to_the_hour = Rules(retention_days=7, rule_days=8, grace_days=1, at_midnight=False)
+    status = status_of(listed(KEY, 1), told=format_status(TOLD), rules=to_the_hour)
+    assert status.builders[0].expires == NOW + timedelta(days=7)
+
+
+def test_a_pin_that_is_incomplete_is_found_with_what_it_lacks() -> None:
+    path = "/nix/store/" + "0" * 32 + "-release"
+    lost = {path: "its NAR is gone, or has another size", "other": "x"}
+    pins = (
+        PinnedClosure("live", (path,), 3, 500, lost),
+        PinnedClosure("odd", unreadable="a pin is no text"),
+    )
+    status = status_of(listed(KEY, 0), told=format_status(TOLD), pins=pins)
+    assert status.findings == [
+        f"pin live is incomplete: {path}: its NAR is gone, or has another size (and 1 more)",
+        "pin odd: cannot be read: a pin is no text; run pulumi up --refresh to put it back",
+    ]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_is_hostile_reaches_no_terminal_and_no_metric(text: str) -> None:
+    content = json.loads(format_status(TOLD)) | {"host": text}
+    status = status_of(
+        listed(KEY, 0),
+        listed(f"_nixcache/status/{text}", 0),
+        listed(f"nar/{text}", 0),
+        told=json.dumps(content).encode(),
+        stack=text,
+        pins=(PinnedClosure("live", lost={text: text}),),
+    )
+    assert status.builders[0].status is None
+    assert status.findings[0] == "builder one: what it tells of its pushes cannot be read"
+    shown = screen(status)
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+    names = {family.name for family in text_string_to_metric_families(as_prometheus(status))}
+    assert all(name.startswith("nix_binary_cache_") for name in names)
+    assert json.loads(as_json(status))["stack"] == text
+
+
+def test_metrics_are_prometheus_and_named_as_it_wants() -> None:
+    pins = (PinnedClosure("live", ("x",), 3, 500),)
+    objects = (narinfo(1, 1), nar(1, 1), listed(KEY, 0.5))
+    text = as_prometheus(status_of(*objects, told=format_status(TOLD), pins=pins))
+    families = list(text_string_to_metric_families(text))
+    assert all(family.type == "gauge" and family.documentation for family in families)
+    values = {
+        (sample.name, sample.labels.get("builder") or sample.labels.get("pin")): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    name = "nix_binary_cache"
+    assert values[f"{name}_entries", None] == 1
+    assert values[f"{name}_nar_bytes", None] == 1000
+    pushed = (NOW - timedelta(days=0.5)).timestamp()
+    assert values[f"{name}_last_push_timestamp_seconds", "one"] == pushed
+    assert values[f"{name}_builder_overdue", "one"] == 0
+    assert values[f"{name}_pin_complete", "live"] == 1
+    units = ("_seconds", "_bytes", "_info", "_paths", "_entries", "_failures")
+    plain = ("_nars", "_complete", "_overdue")
+    assert all(family.name.endswith((*units, *plain)) for family in families)
+    assert {sample.labels["stack"] for family in families for sample in family.samples} == {
+        "homelab"
+    }
+
+
+def test_what_is_not_known_is_no_metric_of_1970() -> None:
+    text = as_prometheus(status_of(builders=()))
+    assert "oldest" not in text
+    assert "last_push" not in text
+    assert text.endswith("\n")
