@@ -55,6 +55,10 @@ pull: .venv/ready ## pull what was pushed into an empty store, as a client does,
 status: .venv/ready ## show builders, pins and what expires when: make status STACK=homelab
 	$(run)
 
+.PHONY: report
+report: .venv/ready ## draw the same as a page: make report STACK=homelab
+	$(run)
+
 .PHONY: audit
 audit: .venv/ready ## read a cache back as clients do: make audit STACK=homelab ARGS="--hash all"
 	$(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,17 @@ from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.pins import Pins, PinsArgs, targets_now
 from components.signing_key import SigningKey
+from formats.error import FormatError
 from program.checks import recorded
 from program.checks.deployment import Settled
 from program.connections import ssh_connection
+from program.outputs import figures
+from program.outputs.figures import Figures
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.push_settings import push_settings
 from program.settings.builders import BuilderSettings
+from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
@@ -77,7 +82,8 @@ def declare_cache(
         settled: what is known of the server.
         before_pushes: asked before anything is put into the bucket.
     """
-    page = client.apply(lambda known: landing_page(known, settings.retention_days))
+    shown = _figures(settings)
+    page = client.apply(lambda known: landing_page(known, settings.retention_days, shown))
     return BinaryCache(
         "cache",
         BinaryCacheArgs(
@@ -98,6 +104,22 @@ def declare_cache(
         ),
         pulumi.ResourceOptions(provider=server),
     )
+
+
+def _figures(settings: Settings) -> Figures | None:
+    """Return what the page shows of the cache.
+
+    Raises:
+        SettingError: the environment has something else than figures.
+    """
+    if settings.private or not settings.page_figures:
+        return None
+    try:
+        return figures.current(os.environ, recorded.read().content("index.html"))
+    except FormatError as error:
+        raise SettingError(
+            "pageFigures", None, f"{error}, which {figures.VARIABLE} has; unset it"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,13 @@ class Recorded:
         """The names of the objects that the program itself keeps in the bucket."""
         return frozenset(str(found["objectName"]) for found in self.outputs(OBJECT))
 
+    def content(self, key: str) -> str:
+        """Return the text of an object since the last deployment; empty where it has none."""
+        for found in self.outputs(OBJECT):
+            if found["objectName"] == key:
+                return str(found.get("content") or "")
+        return ""
+
     def pinned(self, name: str) -> tuple[str, ...]:
         """Return what a pin keeps since the last deployment: store paths, the newest first."""
         for found in self.outputs(OBJECT):

@@ -1,75 +1,33 @@
-"""The cache's page for people: one HTML file that asks for nothing else. Pure.
-
-Its two languages stand side by side in the text, and a style shows one of them; without scripts
-that is English. The content security policy lets the page run its own style and script, by their
-hashes, and nothing more.
-
-Source: W3C, "Content Security Policy Level 3"; WAI-ARIA for the roles.
-"""
+"""The cache's page for people: how to reach it, whom to trust, what to paste. Pure."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
-from urllib.parse import quote
 
+from program.outputs.figures import Figures
 from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
-
-_STYLE = Path(__file__).with_name("landing_page.css").read_text(encoding="utf-8")
-_SCRIPT = Path(__file__).with_name("landing_page.js").read_text(encoding="utf-8")
-
-_ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="none" stroke="#5277c3" '
-    'stroke-width="1.6" stroke-linecap="round"><path d="M8 1v14M2 4.5l12 7M2 11.5l12-7"/></svg>'
-)
+from program.outputs.page import STYLE, both, document, section
 
 
-def landing_page(client: ClientConfiguration, retention_days: int | None) -> str:
+def landing_page(
+    client: ClientConfiguration, retention_days: int | None, figures: Figures | None = None
+) -> str:
     """Return the HTML text of a public cache's page.
 
     Args:
         client: what a machine needs to use the cache.
         retention_days: days that an entry lives after its last push; None for ever.
+        figures: what it had when somebody looked; None shows none.
     """
     name = client.substituter.partition("://")[2]
-    titles = f"{name}: a Nix binary cache", f"{name}：Nix 二进制缓存"
-    policy = (
-        f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+    return document(
+        (f"{name}: a Nix binary cache", f"{name}：Nix 二进制缓存"),
+        name,
+        both(*_about(retention_days)),
+        ("" if figures is None else figures.markup()) + "".join(_sections(client)),
+        STYLE,
     )
-    return f"""\
-<!doctype html>
-<html lang="en" data-title-en="{escape(titles[0])}" data-title-zh="{escape(titles[1])}">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{escape(titles[0])}</title>
-<link rel="icon" href="data:image/svg+xml,{quote(_ICON)}">
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
-<nav aria-label="Language / 语言">
-<button type="button" data-language="en" lang="en" aria-pressed="true">English</button>
-<button type="button" data-language="zh" lang="zh-Hans" aria-pressed="false">中文</button>
-</nav>
-<h1>{escape(name)}</h1>
-<p class="quiet">{_both(*_about(retention_days))}</p>
-</header>
-<main>
-{"".join(_sections(client))}</main>
-<p role="status" class="spoken"></p>
-{_said("copied", "Copied", "已复制")}
-{_said("selected", "Selected: press Ctrl+C to copy", "已选中，请按 Ctrl+C 复制")}
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
 
 
 def is_landing_page(page: bytes) -> bool:
@@ -93,13 +51,13 @@ def _about(retention_days: int | None) -> tuple[str, str]:
 
 def _sections(client: ClientConfiguration) -> Iterator[str]:
     keys = len(client.public_keys)
-    yield _section(
+    yield section(
         "url",
         ("Address", "地址"),
         ("What Nix calls a substituter.", "即 Nix 所说的 substituter。"),
         _snippet("url-text", ("Substituter", "Substituter"), client.substituter, wrap=True),
     )
-    yield _section(
+    yield section(
         "keys",
         ("Public keys" if keys > 1 else "Public key", "公钥"),
         (
@@ -114,7 +72,7 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
             for name in [escape(key.partition(":")[0])]
         ),
     )
-    yield _section(
+    yield section(
         "nixos",
         ("Use it on NixOS", "在 NixOS 上使用"),
         (
@@ -123,7 +81,7 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         ),
         _snippet("nixos-text", ("NixOS module", "NixOS 模块"), client.nixos_configuration()),
     )
-    yield _section(
+    yield section(
         "flake",
         ("Use it in a flake", "在 flake 中使用"),
         (
@@ -132,7 +90,7 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         ),
         _snippet("flake-text", ("flake.nix", "flake.nix"), client.flake_nix_config()),
     )
-    yield _section(
+    yield section(
         "nix-conf",
         ("Use it with any other Nix", "在其他系统上使用"),
         (
@@ -142,7 +100,7 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         _snippet("nix-conf-text", ("nix.conf", "nix.conf"), client.nix_conf()),
     )
     if client.ca_certificate is not None:
-        yield _section(
+        yield section(
             "ca",
             ("The certificate authority", "证书颁发机构"),
             (
@@ -160,13 +118,6 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         )
 
 
-def _section(name: str, heading: tuple[str, str], lead: tuple[str, str], *figures: str) -> str:
-    return (
-        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{_both(*heading)}</h2>\n'
-        f'<p class="quiet">{_both(*lead)}</p>\n{"".join(figures)}</section>\n'
-    )
-
-
 def _snippet(name: str, caption: tuple[str, str], text: str, wrap: bool = False) -> str:
     """Return a text with its caption and a button that copies it.
 
@@ -176,34 +127,12 @@ def _snippet(name: str, caption: tuple[str, str], text: str, wrap: bool = False)
     attributes = f'role="region" tabindex="0" aria-labelledby="{name}-caption"'
     if wrap:
         attributes = 'class="wrap"'
-    label = _both(
+    label = both(
         f'Copy<span class="spoken"> {caption[0]}</span>',
         f'复制<span class="spoken">{caption[1]}</span>',
     )
     return (
-        f'<figure>\n<figcaption><span id="{name}-caption">{_both(*caption)}</span>'
+        f'<figure>\n<figcaption><span id="{name}-caption">{both(*caption)}</span>'
         f'<button type="button" data-copies="{name}">{label}</button></figcaption>\n'
         f'<pre {attributes}><code id="{name}">{shown}</code></pre>\n</figure>\n'
     )
-
-
-def _both(english: str, chinese: str) -> str:
-    """Return markup in both languages, of which the style shows one."""
-    if english == chinese:
-        return english
-    return (
-        f'<span lang="en" data-text="en">{english}</span>'
-        f'<span lang="zh-Hans" data-text="zh">{chinese}</span>'
-    )
-
-
-def _said(done: str, english: str, chinese: str) -> str:
-    return "".join(
-        f'<template data-say="{done}" data-language="{language}">{text}</template>'
-        for language, text in (("en", english), ("zh", chinese))
-    )
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"

@@ -123,6 +123,7 @@ class Settings:
     expires_at_midnight: bool
     confirm_shorter_retention: bool
     confirm_shared_bucket: bool
+    page_figures: bool
     want_mass_query: bool
     priority: int
     signing_keys: SigningKeySettings
@@ -291,6 +292,7 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         expires_at_midnight=reader.boolean("expiresAtMidnight"),
         confirm_shorter_retention=reader.boolean("confirmShorterRetention"),
         confirm_shared_bucket=reader.boolean("confirmSharedBucket"),
+        page_figures=reader.boolean("pageFigures"),
         want_mass_query=reader.boolean("wantMassQuery"),
         priority=reader.integer("priority", range(1_000_001)),
         signing_keys=signing_keys,

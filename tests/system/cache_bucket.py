@@ -26,6 +26,7 @@ from minio.time import utcnow
 
 from components.push_program import archive
 from formats.keys import PublicKey
+from formats.push_status import STATUS_FOLDER
 from formats.signing import SecretKey
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -149,8 +150,10 @@ class CacheBucket:
         return Pushed(ran.returncode, ran.stdout, ran.stderr)
 
     def objects(self) -> dict[str, Object]:
-        """Return every object by its key."""
-        return {str(o.object_name): o for o in self.client.list_objects(self.name, recursive=True)}
+        """Return every object by its key, but for what pushes tell of themselves."""
+        listed = self.client.list_objects(self.name, recursive=True)
+        objects = {str(one.object_name): one for one in listed}
+        return {key: one for key, one in objects.items() if not key.startswith(STATUS_FOLDER)}
 
     def get(self, key: str) -> bytes:
         """Return an object's content."""

@@ -64,6 +64,9 @@ EXECUTED = {
         "make push STACK=homelab",
         "make audit",
         "make status STACK=homelab",
+        ".venv/bin/python -m operations.status --stack homelab --prometheus cache.prom",
+        "make report STACK=homelab",
+        "make report STACK=homelab ARGS=--publish",
         "; run make repair STACK=… ",
     ),
     "test_a_bucket_that_is_gone_is_made_again_and_filled_again": (
@@ -315,6 +318,10 @@ def test_what_an_audit_finds_is_put_right_by_what_it_advises(person: Person) -> 
     )
     assert "\n0 findings" in audited
     assert "a deployment on " in person.done("make status STACK=homelab")
+    person.done(".venv/bin/python -m operations.status --stack homelab --prometheus cache.prom")
+    assert "build/report-homelab.html" in person.done("make report STACK=homelab")
+    person.settings("homelab", pageFigures=True)
+    person.done("make report STACK=homelab ARGS=--publish")
 
 
 def test_a_bucket_that_is_gone_is_made_again_and_filled_again(person: Person) -> None:

@@ -169,6 +169,7 @@ TABLE = [
     Row("anonymousListing", "false → true", {"access": "public", "anonymousListing": True},
         {"access to table": NOW}),
     Row("anonymousListing", "true → false", {"anonymousListing": False}, {"access to table": NOW}),
+    Row("pageFigures", "false → true, and nothing is published", {"pageFigures": True}),
     Row("expire", "true → false", {"expire": False}, {"lifecycle of table": GONE, **PAGE}),
     Row("expire", "false → true, beside other things", {"expire": True}, before="photos",
         refused="objects would expire that are no files of a cache: 1 (photos/ (1))"),

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from formats.narinfo import narinfo_of
 from formats.pin import pin_key
 from formats.push_status import parse_status, status_key
+from operations.report_page import history_of
 from tests.system.cache_bucket import connections, put_as_of
 from tests.system.conftest import builder_settings, server_settings
 from tests.system.minio_client import MinioClient
@@ -166,6 +167,35 @@ def test_where_builders_may_not_tell_a_refresh_gives_them_the_right(
     stack.run("up", "--refresh", "--yes", "--skip-preview", "-s", stack.name).succeeded()
     assert advice not in stack.operate("push", "--stack", stack.name).succeeded().output
     assert told(stack)[0].code == 0
+
+
+def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no_other_time(
+    stack: Stack, mc: MinioClient
+) -> None:
+    def page() -> str:
+        return mc.run(f"cat s3/{BUCKET}/index.html")
+
+    report = ("report", "--stack", stack.name, "--output", "report.html")
+    off = stack.operate(*report, "--publish")
+    assert (off.code, "set pageFigures to true" in off.output) == (2, True)
+    stack.set(pageFigures=True)
+    assert not stack.changes()
+    stack.operate(*report, "--publish").succeeded()
+    assert f"<dd>{PATHS}</dd>" in page()
+    assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in page()
+    shown = page()
+    # Neither a preview, a refresh nor a deployment measures anything.
+    mc.run(f"cp s3/{BUCKET}/nix-cache-info s3/{BUCKET}/{'0' * 32}.narinfo")
+    assert not stack.changes("--refresh")
+    stack.up().succeeded()
+    stack.operate(*report).succeeded()
+    assert page() == shown
+    stack.operate(*report, "--publish").succeeded()
+    assert f"<dd>{PATHS + 1}</dd>" in page()
+    assert not stack.changes("--refresh")
+    mc.run(f"rm s3/{BUCKET}/{'0' * 32}.narinfo")
+    # What a page keeps of the reports before it is one figure a day.
+    assert len(history_of((stack.project / "report.html").read_text())) == 1
 
 
 def test_a_builder_that_left_is_shown_as_such_and_an_emptied_bucket_can_go(stack: Stack) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from components.access import read_policy, write_policy
 from components.retention import expiration_rules
+from formats.push_status import STATUS_FOLDER
 from tests.system.conftest import builder_settings
 from tests.system.stack import Stack
 from toolbox.servers.ceph_rgw import CephRGW
@@ -61,10 +62,12 @@ class Life:
     ended: bool = False
 
     def objects(self) -> dict[str, datetime]:
-        """Return when each object was last written."""
+        """Return when each object was last written, but for what pushes tell of themselves."""
         listed = self.server.client().list_objects(BUCKET, recursive=True)
         return {
-            str(entry.object_name): entry.last_modified for entry in listed if entry.last_modified
+            str(entry.object_name): entry.last_modified
+            for entry in listed
+            if entry.last_modified and not str(entry.object_name).startswith(STATUS_FOLDER)
         }
 
     def declared(self, retention: int) -> dict[str, int]:

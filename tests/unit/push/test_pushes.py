@@ -401,7 +401,7 @@ def test_what_lies_beside_costs_one_listing_while_nothing_is_due(logging: Machin
     logging.server.seen.clear()
     ran = logging.push(TOP, **BOTH)
     assert "beside" not in ran.log
-    listed = sorted(seen.query.get("prefix", "") for seen in logging.server.seen)
+    listed = sorted(seen.query.get("prefix", "") for seen in logging.server.asked("GET"))
     assert listed == ["", "_nixcache/pins/", "log/", "nar/"]
 
 

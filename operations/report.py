@@ -1,0 +1,105 @@
+"""Writes a report of a stack's cache: one HTML page that asks for nothing else.
+
+It shows what make status shows, as a picture: what is how old, what expires when, and how the cache
+has grown since former reports, whose figures the page keeps itself. With --publish, the cache's own
+page for people shows three of its numbers. Exit code 0: it is written; 2: it could not be done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from operations.cache_status import Status
+from operations.command_line import CANNOT_RUN, DONE, Parser, run
+from operations.deployed_stack import DeployedStack, read_stack
+from operations.pulumi_cli import OperationError, on_terminal
+from operations.report_page import (
+    LARGEST_PAGE,
+    Reported,
+    figures_of,
+    history_of,
+    history_with,
+    report_page,
+)
+from operations.state import read_state
+from operations.status import status_of, write_whole
+from program.checks.recorded import OBJECT
+from program.outputs.figures import VARIABLE
+
+PAGE = "index.html"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report of the stack that the command line names; return the exit code."""
+    parser = Parser("report", "[--output FILE] [--publish]", __doc__)
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where it is written (build/report-NAME.html)"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="show three numbers on the cache's page for people"
+    )
+    chosen = parser.parse_args(arguments)
+    return run(lambda: _report(chosen.stack, chosen.output, publish=chosen.publish))
+
+
+def _report(name: str, output: Path | None, *, publish: bool) -> int:
+    stack = read_stack(name)
+    if publish:
+        check_page(stack)
+    file = output or Path("build", f"report-{name}.html")
+    if output is None:
+        file.parent.mkdir(exist_ok=True)
+    status = status_of(stack, "report")
+    history = history_with(former(file), status)
+    write_whole(file, report_page(status, history))
+    print(f"{file}: {status.entries:,} entries, {len(status.findings)} findings")
+    return _publish(name, status) if publish else DONE
+
+
+def former(file: Path) -> list[Reported]:
+    """Return the figures that a report at this place keeps of those before it."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as before:
+            return history_of(before.read(LARGEST_PAGE))
+    except OSError:
+        return []
+
+
+def check_page(stack: DeployedStack) -> None:
+    """Refuse to publish where no page shows it.
+
+    Raises:
+        OperationError: the cache is private, or its setting is off.
+    """
+    if stack.settings.private:
+        raise OperationError(f"stack {stack.name}: a private cache has no page for people")
+    if not stack.settings.page_figures:
+        raise OperationError(
+            f"stack {stack.name}: its page shows no figures; set pageFigures to true"
+        )
+
+
+def _publish(name: str, status: Status) -> int:
+    """Let the engine write the page again, with these figures and nothing else."""
+    target = list(page_options(read_state(name).resources))
+    os.environ[VARIABLE] = str(figures_of(status))
+    try:
+        code = on_terminal("up", "--yes", "--skip-preview", "--stack", name, *target)
+    finally:
+        del os.environ[VARIABLE]
+    return DONE if code == 0 else CANNOT_RUN
+
+
+def page_options(urns: Iterable[str]) -> Iterator[str]:
+    """Yield the option of `pulumi up` that lets the page alone be written."""
+    for urn in urns:
+        kind, name = urn.split("::")[2], urn.rpartition("::")[2]
+        if kind.rpartition("$")[2] == OBJECT and name.endswith(PAGE):
+            yield f"--target={urn}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

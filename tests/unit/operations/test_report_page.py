@@ -1,0 +1,182 @@
+"""The report: what it draws, what it keeps of those before it, and whose text does no harm."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from formats.push_status import PushStatus, format_status
+from formats.s3 import ListedObject
+from operations.cache_status import PinnedClosure, Rules, Seen, Status, evaluate
+from operations.pulumi_cli import OperationError
+from operations.report import check_page, former, page_options
+from operations.report_page import (
+    MOST_REPORTS,
+    Reported,
+    figures_of,
+    history_of,
+    history_with,
+    report_page,
+)
+from tests.unit.operations.test_audit import stack
+
+NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+TOLD = PushStatus(
+    started_by="timer",
+    host="nixbuilder",
+    own=1204,
+    own_bytes=3_410_000_000,
+    pushed=0,
+    pushed_bytes=0,
+    renewed=1204,
+    repaired=0,
+    failures=0,
+    nix="2.34.8",
+    program="0.1.0",
+)
+SYSTEM = "/nix/store/2w8rqgjhr5wnsw9b6fhxyqzmx5qsknpx-nixos-system-26.05"
+
+
+def listed(key: str, days_old: float, size: int = 700) -> ListedObject:
+    return ListedObject(key, size, "etag", NOW - timedelta(days=days_old))
+
+
+def entries() -> list[ListedObject]:
+    objects = [listed("_nixcache/status/cache-one", 0.3), listed("_nixcache/status/cache-two", 5)]
+    for number in range(60):
+        days_old = (number % 9) * 0.9
+        objects.append(listed(f"{number:032}.narinfo", days_old))
+        objects.append(listed(f"nar/{number:052}.nar.zst", days_old, (number + 1) * 1_234_567))
+    return [*objects, listed(f"{99:032}.narinfo", 40)]
+
+
+def status_of(
+    *, stack: str = "homelab", pins: tuple[PinnedClosure, ...] = (), told: bytes
+) -> Status:
+    late = format_status(replace(TOLD, started_by="path", failures=2))
+    seen = Seen(
+        entries(),
+        {"cache-one": told, "cache-two": late},
+        pins,
+        {f"nar/{59:052}.nar.zst": SYSTEM},
+    )
+    builders = {"one": "cache-one", "two": "cache-two", "three": "cache-three"}
+    rules = Rules(7, 7, 1, at_midnight=True)
+    return evaluate(stack, "https://s3.test/cache", ["k-1"], builders, rules, seen, NOW)
+
+
+STATUS = status_of(
+    told=format_status(TOLD),
+    pins=(
+        PinnedClosure("live", (SYSTEM, SYSTEM), 1391, 1_730_000_000),
+        PinnedClosure("release", (SYSTEM,), 12, 300_000, {SYSTEM: "its NAR is gone"}),
+        PinnedClosure("odd", unreadable="a pin is no text of store paths"),
+    ),
+)
+EVIL = "<img src=x onerror=alert(1)></script><script>document.title='taken over'</script>\x1b[2J"
+HOSTILE_STATUS = status_of(
+    stack=EVIL, told=EVIL.encode(), pins=(PinnedClosure(EVIL, (EVIL,), lost={EVIL: EVIL}),)
+)
+
+
+class Page(HTMLParser):
+    """Elements of a page, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_it_says_everything_in_both_languages_and_asks_for_nothing() -> None:
+    html = report_page(STATUS, history_with([], STATUS))
+    shown = Page(html)
+    languages = [attributes.get("data-text") for _, attributes in shown.elements]
+    assert languages.count("en") == languages.count("zh") > 40
+    assert not [tag for tag, _ in shown.elements if tag in ("img", "iframe", "object", "form", "a")]
+    assert not [a for _, a in shown.elements if "src" in a or "style" in a]
+    for words in ("1,204 paths", "3.4 GB", "2026-12-05", "nixos-system-26.05", "2 not pushed"):
+        assert words in html
+    assert report_page(STATUS, history_with([], STATUS)) == html
+
+
+def test_what_is_wrong_is_said_first_and_a_cache_without_anything_is_a_page_too() -> None:
+    html = report_page(STATUS, [])
+    assert html.index("builder three: it has told of no push yet") < html.index('id="builders"')
+    rules = Rules(None, None, 1, at_midnight=True)
+    empty = evaluate("empty", "https://s3.test", [], {}, rules, Seen([], {}), NOW)
+    html = report_page(empty, history_with([], empty))
+    for words in ("All is well", "No builder is declared", "Nothing expires", "It is empty"):
+        assert words in html
+
+
+def test_nobody_elses_text_is_markup() -> None:
+    html = report_page(HOSTILE_STATUS, history_with([], HOSTILE_STATUS))
+    shown = Page(html)
+    tags = [tag for tag, _ in shown.elements]
+    assert (tags.count("script"), tags.count("img")) == (2, 0)
+    assert "\x1b" not in "".join(shown.words)
+
+
+def test_the_page_keeps_the_figures_of_those_before_it_one_a_day() -> None:
+    days = [NOW - timedelta(days=day) for day in range(MOST_REPORTS + 50, 0, -1)]
+    history: list[Reported] = []
+    for day in days:
+        history = history_with(history, replace(STATUS, at=day))
+    history = history_with(history, replace(STATUS, at=NOW - timedelta(hours=2)))
+    history = history_with(history, STATUS)
+    assert len(history) == MOST_REPORTS
+    assert history[-1] == Reported(NOW, STATUS.entries, STATUS.nar_bytes)
+    page = report_page(STATUS, history)
+    assert history_of(page) == history
+    assert "now" in page
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        "[",
+        "7",
+        "{}",
+        "[7]",
+        "[{}]",
+        "[" * 100_000,
+        json.dumps([{"at": "now", "entries": 1, "narBytes": 1}]),
+        json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": -1, "narBytes": 1}]),
+        json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": 1, "narBytes": "<b>"}]),
+        json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": True, "narBytes": 1}]),
+    ],
+)
+def test_a_former_report_that_somebody_changed_is_none(reports: str, tmp_path: Path) -> None:
+    page = report_page(STATUS, history_with([], STATUS))
+    changed = re.sub(r'(id="reports">)[^<]*', lambda found: found[1] + reports, page)
+    file = tmp_path / "report.html"
+    file.write_text(changed, encoding="utf-8")
+    assert former(file) == []
+    assert former(tmp_path) == []
+    assert former(tmp_path / "none.html") == []
+
+
+def test_figures_are_published_where_a_page_shows_them() -> None:
+    check_page(stack(pageFigures=True))
+    for changes, why in (({}, "set pageFigures to true"), ({"access": "private"}, "no page")):
+        with pytest.raises(OperationError, match=why):
+            check_page(stack(**changes))
+    start = "urn:pulumi:homelab::nixcache::nixcache:index:BinaryCache$minio:index/s3Object:S3Object"
+    urns = [f"{start}::cache-nix-cache-info", f"{start}::cache-index.html"]
+    assert list(page_options(urns)) == [f"--target={urns[1]}"]
+    figures = figures_of(STATUS)
+    assert (figures.at, figures.entries) == (NOW, STATUS.entries)
