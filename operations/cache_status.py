@@ -180,7 +180,8 @@ class Status:
         if builder.lease is None:
             return "no push that kept all it has is known"
         days = (self.at - builder.lease.at).days
-        return f"for {days} days no push has kept all it has, of the {self.rules.retention_days}"
+        lived = self.rules.retention_days
+        return f"no push has kept all it has for {days} of the {lived} days that entries live"
 
     def expiring_by(self, day: date) -> Day:
         """Return what expires until the end of a day."""

@@ -100,7 +100,7 @@ def report_page(status: Status, history: Sequence[Reported]) -> str:
     return document(
         (f"{name}: the state of the cache", f"{name}：缓存状态"),
         name,
-        f'{escape(_plain(status.substituter))}<span class="moment">{_moment(status.at)}</span>',
+        f'{_text(status.substituter)}<span class="moment">{_moment(status.at)}</span>',
         "".join([*_sections(status, history), _kept(history)]),
         _STYLE,
     )
@@ -189,15 +189,38 @@ def _age(days: int) -> str:
 
 
 def _findings(status: Status) -> str:
-    found = status.findings
+    found = list(zip(status.findings, _findings_in_chinese(status), strict=True))
     if not found:
         text = both(
             "All is well: every builder pushes, every pin is whole.",
             "一切正常：所有构建机都在推送，所有 pin 都完整。",
         )
         return f'<p class="verdict well">{text}</p>\n'
-    items = "".join(f"<li>{escape(_plain(one))}</li>\n" for one in found)
-    return f'<ul class="verdict ill" lang="en">\n{items}</ul>\n'
+    items = "".join(f"<li>{both(_text(one), _text(other))}</li>\n" for one, other in found)
+    return f'<ul class="verdict ill">\n{items}</ul>\n'
+
+
+def _findings_in_chinese(status: Status) -> Iterator[str]:
+    """Yield what `Status.findings` has, in its order."""
+    for builder in status.builders:
+        if not builder.overdue:
+            continue
+        if builder.last_push is None:
+            what = "尚未报告任何推送"
+        elif builder.status is None:
+            what = "它报告的推送结果无法读取"
+        elif builder.lease is None:
+            what = "没有已知的推送保留了它的全部内容"
+        else:
+            days, lived = (status.at - builder.lease.at).days, status.rules.retention_days
+            what = f"已有 {days} 天没有推送保留它的全部内容（条目保留 {lived} 天）"
+        yield f"构建机 {builder.name}：{what}"
+    for pin in status.pins:
+        if pin.unreadable:
+            yield f"pin {pin.name} 无法读取：它不是 pin，刷新部署即可恢复"
+        elif pin.lost:
+            more = f"（另有 {len(pin.lost) - 1} 个）" if len(pin.lost) > 1 else ""
+            yield f"pin {pin.name} 不完整：缺少 {next(iter(pin.lost))}{more}"
 
 
 def _builders(status: Status) -> str:
@@ -221,7 +244,7 @@ def _builder(builder: BuilderState, status: Status) -> str:
         push = f"{_moment(builder.last_push)}{_small(both('cannot be read', '无法读取'))}"
     else:
         english, chinese = _STARTED_BY[told.started_by]
-        host = escape(told.host)
+        host = _text(told.host)
         what = both(f"by {english} on {host}", f"由 {host} 上的{chinese}触发")
         outcome = _outcome(told.failures, told.pushed, told.renewed)
         push = f"{_moment(builder.last_push)}{_small(what)}{_small(outcome)}"
@@ -235,7 +258,7 @@ def _builder(builder: BuilderState, status: Status) -> str:
         expires = _NONE if builder.expires is None else _moment(builder.expires, exact=False)
     mark = ' class="late"' if builder.overdue else ""
     return _row(
-        f'<th scope="row"{mark}>{escape(_plain(builder.name))}</th>',
+        f'<th scope="row"{mark}>{_text(builder.name)}</th>',
         (push, ("last push", "最近推送")),
         (keeps, ("keeps", "保留")),
         (expires, ("expires from", "开始过期")),
@@ -314,10 +337,10 @@ def _closures(status: Status) -> str:
     head = (("whose", "归属"), ("paths", "路径"), ("size", "大小"))
     for builder in status.builders:
         if builder.lease is not None:
-            name = both(f"builder {escape(builder.name)}", f"构建机 {escape(builder.name)}")
+            name = both(f"builder {_text(builder.name)}", f"构建机 {_text(builder.name)}")
             rows.append(_closure_row(name, builder.lease.own, builder.lease.own_bytes, largest))
     for pin in status.pins:
-        name = both(f"pin {escape(pin.name)}", f"pin {escape(pin.name)}")
+        name = both(f"pin {_text(pin.name)}", f"pin {_text(pin.name)}")
         rows.append(_closure_row(name + _pinned(pin), pin.paths, pin.nar_bytes, largest))
     if not rows:
         return _empty(("Nobody has told of one yet.", "尚无报告。"))
@@ -328,7 +351,7 @@ def _closures(status: Status) -> str:
 def _pinned(pin: PinnedClosure) -> str:
     if not pin.targets:
         return ""
-    return _small(escape(pin.targets[0].rpartition("/")[2][33:]))
+    return _small(_text(pin.targets[0].rpartition("/")[2][33:]))
 
 
 def _closure_row(name: str, paths: int, size: int, largest: int) -> tuple[int, str]:
@@ -344,7 +367,7 @@ def _nars(status: Status) -> str:
     head = (("name", "名称"), ("written", "写入"), ("size", "大小"))
     body = "".join(
         _row(
-            f'<th scope="row" class="name">{escape(_nar_name(one.name, one.store_path))}</th>',
+            f'<th scope="row" class="name">{_text(_nar_name(one.name, one.store_path))}</th>',
             (_date(one.written.date()), head[1]),
             (_bar(one.size, largest, "bytes", size_in_words(one.size)), head[2]),
         )
@@ -474,6 +497,11 @@ def _date(day: date) -> str:
 
 def _plain_date(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d")
+
+
+def _text(text: str) -> str:
+    """Return markup for a text, whoever wrote it."""
+    return escape(_plain(text))
 
 
 def _plain(text: str) -> str:

@@ -116,7 +116,7 @@ def test_a_builder_that_stopped_and_a_pin_that_lacks_something_are_found(
     then = datetime.now(timezone.utc) - timedelta(days=4)
     put_as_of(minio, connections(minio), BUCKET, KEY, content, then)
     outcome, status = told(stack)
-    late = "! builder nixbuilder: for 4 days no push has kept all it has, of the 7"
+    late = "! builder nixbuilder: no push has kept all it has for 4 of the 7 days"
     assert late in outcome.output
     assert status["builders"][0]["last_push"] == f"{then:%Y-%m-%dT%H:%M:%SZ}"
 

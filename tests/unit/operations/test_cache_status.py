@@ -81,7 +81,7 @@ def test_a_builder_that_pushed_today_is_fine_and_it_is_told_when_its_entries_exp
     ("days_old", "changes", "finding"),
     [
         (3.4, {}, None),
-        (3.6, {}, "builder one: for 3 days no push has kept all it has, of the 7"),
+        (3.6, {}, "builder one: no push has kept all it has for 3 of the 7 days that entries live"),
         (0.1, {"failures": 1}, "builder one: no push that kept all it has is known"),
         (0.1, {"started_by": "queue"}, "builder one: no push that kept all it has is known"),
     ],
