@@ -103,6 +103,10 @@ bench-push: prepare ## time pushes against nix copy and the recipe: build/bench-
 bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json
 	@$(VENV)/python -m benchmarks.bench_audit
 
+.PHONY: bench-status
+bench-status: .venv/ready ## time the status of 10,000 entries: build/bench-status.json
+	@$(VENV)/python -m benchmarks.bench_status
+
 .PHONY: tools
 tools: .venv/ready ## get the tools and say where each came from
 	$(run)

@@ -1,0 +1,78 @@
+"""What a status asks of a server: one listing, and nothing of any entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from formats.pin import format_pin, pin_key
+from formats.s3 import ListedObject
+from operations import status
+from operations.pulumi_cli import OperationError
+from operations.status import status_of, write_whole
+from program.checks.server_error import ServerError
+from tests.unit.operations.test_audit import NOWHERE, stack
+
+NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+
+
+@dataclass
+class FakeServer:
+    """A server of ten thousand entries."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def listing(self, bucket: str) -> Iterator[ListedObject]:
+        self.asked.append(f"list {bucket}")
+        keys = [f"{number:032}.narinfo" for number in range(10_000)]
+        keys += ["_nixcache/status/one", "_nixcache/status/former", pin_key("live")]
+        for key in keys:
+            yield ListedObject(key, 100, "etag", NOW)
+
+    def read(self, _: str, key: str, most: int) -> bytes | None:
+        self.asked.append(f"read {key}")
+        return format_pin([]).encode()[:most] if key == pin_key("live") else None
+
+
+def test_ten_thousand_entries_are_one_listing_and_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = FakeServer()
+    monkeypatch.setattr(status, "server_of", lambda _: server)
+    found = status_of(replace(stack(), builders={"a": "one", "b": "two"}), "status")
+    assert (found.entries, found.former) == (10_000, ("former",))
+    assert sorted(server.asked) == sorted(
+        ["list nix-cache", "read _nixcache/status/one", f"read {pin_key('live')}"]
+    )
+
+
+def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object, __: str) -> Iterator[ListedObject]:
+        raise ServerError("user", "the server denies it")
+        yield
+
+    monkeypatch.setattr(FakeServer, "listing", refused)
+    monkeypatch.setattr(status, "server_of", lambda _: FakeServer())
+    with pytest.raises(OperationError, match="user: the server denies it"):
+        status_of(stack(), "status")
+
+
+def test_a_server_that_is_silent_is_one_sentence() -> None:
+    with pytest.raises(OperationError, match=r"endpoint: .*no S3 server answers"):
+        status_of(stack(endpoint=NOWHERE), "status")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "x.prom"
+    write_whole(file, "one\n")
+    write_whole(file, "two\n")
+    assert file.read_text() == "two\n"
+    assert file.stat().st_mode & 0o777 == 0o644
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OperationError, match="directory cannot be written"):
+        write_whole(tmp_path / "directory", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "x.prom"]
