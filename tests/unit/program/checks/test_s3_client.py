@@ -108,3 +108,54 @@ def test_objects_stand_for_versions_where_a_server_knows_none(
     monkeypatch.setattr(Minio, "list_objects", refusing_versions("AccessDenied"))
     with pytest.raises(S3Error):
         list(listed_versions(client, "nix-cache"))
+
+
+def page(*keys: str, more: bool = False) -> bytes:
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2026-11-27T09:30:00Z</LastModified>"
+        f'<ETag>"e"</ETag><Size>7</Size></Contents>'
+        for key in keys
+    )
+    return (
+        f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{entries}"
+        "</ListBucketResult>"
+    ).encode()
+
+
+def listed(
+    monkeypatch: pytest.MonkeyPatch, *pages: bytes, status: int = 200
+) -> tuple[list[str], list[str]]:
+    """Return the keys of a listing, and what each request asked for."""
+    answers, queries = iter(pages), []
+
+    def request(_pool: Any, _method: str, url: str, **_: Any) -> Any:
+        queries.append(url.partition("?")[2])
+        return urllib3.HTTPResponse(next(answers), {}, status)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
+    return [one.key for one in server.listing("nix-cache")], queries
+
+
+def test_a_listing_goes_on_where_a_page_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, queries = listed(monkeypatch, page("a", "b", more=True), page("c"))
+    assert keys == ["a", "b", "c"]
+    assert ["start-after" in query for query in queries] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("pages", "status", "why"),
+    [
+        ((page("b", more=True), page("a", more=True)), 200, "its listing does not go on"),
+        ((page(more=True),), 200, "its listing does not go on"),
+        ((b"<html>",), 200, "see what answers there"),
+        ((b"<Error><Code>AccessDenied</Code></Error>",), 403, "the server denies this user"),
+        ((b"<Error><Code>NoSuchBucket</Code></Error>",), 404, "the server has none of that name"),
+        ((b"<html>",), 502, "the server answers HTTP status 502"),
+    ],
+)
+def test_a_listing_that_is_none_is_told(
+    monkeypatch: pytest.MonkeyPatch, pages: tuple[bytes, ...], status: int, why: str
+) -> None:
+    with pytest.raises(ServerError, match=why):
+        listed(monkeypatch, *pages, status=status)
