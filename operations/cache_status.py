@@ -280,8 +280,11 @@ def _builder(
         lease = None
     overdue = False
     if rules.retention_days is not None:
-        half = timedelta(days=rules.retention_days / 2)
-        overdue = lease is None or now - lease.at > half
+        since = lease.at if lease is not None else None
+        if since is None and status is not None and not status.failures:
+            # It has only ever pushed what it built: that it does so is all there is to expect.
+            since = written
+        overdue = since is None or now - since > timedelta(days=rules.retention_days / 2)
     return BuilderState(
         name,
         user,

@@ -198,6 +198,9 @@ class Session:
             started_by: what started them, one of `formats.push_status.STARTED_BY`.
             outcome: what they came to; None where nothing more could be done.
         """
+        if self._settings.session_token is not None:
+            # A credential of an hour is no builder's: each would leave an object for ever.
+            return
         if outcome is None and self._transfers.day is None:
             # The server has never answered, or this machine could not even ask.
             return

@@ -83,7 +83,13 @@ def test_a_builder_that_pushed_today_is_fine_and_it_is_told_when_its_entries_exp
         (3.4, {}, None),
         (3.6, {}, "builder one: no push has kept all it has for 3 of the 7 days that entries live"),
         (0.1, {"failures": 1}, "builder one: no push that kept all it has is known"),
-        (0.1, {"started_by": "queue"}, "builder one: no push that kept all it has is known"),
+        (3.4, {"started_by": "queue"}, None),
+        (3.6, {"started_by": "queue"}, "builder one: no push that kept all it has is known"),
+        (
+            0.1,
+            {"started_by": "queue", "failures": 1},
+            "builder one: no push that kept all it has is known",
+        ),
     ],
 )
 def test_a_builder_is_overdue_where_nothing_kept_all_it_has_for_half_of_the_retention(

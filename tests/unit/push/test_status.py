@@ -145,6 +145,11 @@ def test_a_server_that_went_does_not_hold_it_up(
     assert "the server did not answer in time" in pushed.log
 
 
+def test_a_short_lived_credential_leaves_nothing_that_would_outlive_it(builder: Machine) -> None:
+    builder.push(TOP, session_token="a-token").counts()
+    assert KEY not in builder.server.objects
+
+
 def test_a_user_whose_name_would_be_no_key_tells_nothing(builder: Machine) -> None:
     builder.push(TOP, access_key_id="a/../b").counts()
     assert not [key for key in builder.server.objects if key.startswith("_nixcache/")]
