@@ -383,7 +383,7 @@ SETTINGS = (
     Call("ListBuckets, of one's own", "GET", "/", action="s3:ListBucket", may=WRITERS | OUT),
     Call("ListObjectsV2 of another bucket", "GET", "/other", {"list-type": "2"}, may=OUT),
     Call("GetObject of another bucket", "GET", "/other/secret", may=OUT),
-    Call("PutObject into another bucket", "PUT", "/other/{role}", body="x", may=OUT),
+    Call("PutObject into another bucket", "PUT", "/other/log/{role}.drv", body="x", may=OUT),
     Call("PutBucketPolicy of another bucket", "PUT", "/other", {"policy": ""}, body=POLICY),
     Call("DeleteBucket, another", "DELETE", "/other"),
 )
