@@ -259,7 +259,20 @@ OBJECTS = (
             "_nixcache/status/another",
             "_nixcache/status/another/more",
             "_nixcache/x",
+            # By names of their folders, objects hide all that is in those from listings.
+            "_nixcache",
+            "nar",
+            "log",
+            "{role}.txt",
         )
+    ),
+    obj(
+        "PutObject _nixcache/status/, one's own",
+        "PUT",
+        "_nixcache/status/{user}",
+        body="x",
+        action="s3:PutObject",
+        may=WRITERS,
     ),
     obj(
         "CopyObject onto nix-cache-info",
@@ -305,7 +318,7 @@ SETTINGS = (
         action="s3:ListBucket",
         may=WRITERS,
     ),
-    bucket("ListObjectVersions", "GET", "versions", action="s3:ListBucketVersions", may=WRITERS),
+    bucket("ListObjectVersions", "GET", "versions", action="s3:ListBucket", may=WRITERS),
     bucket(
         "ListMultipartUploads",
         "GET",

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.system
 BUCKET = "nix-cache"
 SECRET = "a-secret-of-somebody"
 POLICY = CHECKOUT / "docs" / "deployer-policy.json"
-KEPT = ("nix-cache-info", "index.html", "_nixcache/push.pyz")
+KEPT = ("nix-cache-info", "index.html", "_nixcache/push.pyz", "_nixcache", "nar", "log")
 DENIED = frozenset({"AccessDenied", "AllAccessDisabled"})
 MISSING = frozenset({"InvalidRequest", "MethodNotAllowed", "NotImplemented"})
 """Of these, the first is what a bucket answers that locks nothing."""
@@ -251,3 +251,22 @@ def test_a_builder_writes_what_the_deployment_keeps_by_no_other_name(
         assert 400 <= answer.status < 500, (name, answer)
         assert court.changed() == [], name
         attack(f"a builder writes {name!r}", f"refused: HTTP {answer.status}, {answer.code}")
+
+
+def test_a_secret_that_leaked_is_replaced(stack: Stack, minio: MinioServer) -> None:
+    """As docs/security.md says: another user for a builder, and another secret for the reader."""
+    leaked = requesters(stack, minio)
+    urn = next(
+        resource["urn"]
+        for resource in stack.resources()
+        if resource["type"].endswith(":IamUser") and resource["urn"].endswith("-reader")
+    )
+    stack.run("state", "delete", "--target-dependents", "--yes", urn, "-s", stack.name).succeeded()
+    stack.set(builders=[{"name": "x", "local": True, "s3User": "another"}])
+    stack.up().succeeded()
+    now = requesters(stack, minio)
+    for role in (BUILDER, READER):
+        get = ("GET", f"/{BUCKET}/nix-cache-info")
+        assert leaked[role].ask(*get).code in ("InvalidAccessKeyId", "SignatureDoesNotMatch")
+        assert now[role].ask(*get).status == 200
+        attack(f"the {role}'s secret that leaked is used", "refused once another is in its place")
