@@ -51,6 +51,7 @@ def as_setting_error(settings: Settings, error: ServerError) -> SettingError:
         "user": ("minioUser", settings.minio_user),
         "password": ("minioPassword", None),
         "bucket": ("bucket", settings.bucket),
+        "region": ("region", settings.region),
         "users": ("users", "minio"),
     }.get(error.subject, ("endpoint", str(settings.endpoint)))
     return SettingError(setting, value, str(error))

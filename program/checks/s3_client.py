@@ -38,6 +38,10 @@ from program.checks.server_error import ServerError
 _TIMEOUT_SECONDS = 5.0
 _FAILURES = (MinioException, HTTPError)
 _REMEDIES = {
+    "AuthorizationHeaderMalformed": (
+        "region",
+        "the server is in another one; set it to the server's, which is garage on a Garage",
+    ),
     "InvalidAccessKeyId": ("user", "the server knows no such user; check the name"),
     "SignatureDoesNotMatch": ("password", "the server refuses it; set it anew"),
     "AccessDenied": (

@@ -455,6 +455,7 @@ def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_b
         (MaxRetryError(None, "/", Exception("CERTIFICATE_VERIFY_FAILED")), "endpoint", "CA"),  # type: ignore[arg-type]
         (ProtocolError("WRONG_VERSION_NUMBER"), "endpoint", "TLS"),
         (ProtocolError("Connection refused"), "endpoint", "no S3 server answers"),
+        ("AuthorizationHeaderMalformed", "region", "set it to the server's, which is garage on"),
     ],
 )
 def test_what_a_server_answers_is_told_in_the_settings_words(
