@@ -71,7 +71,7 @@ class Garage(S3Server):
             )
         )
         command = [*self._command(), "server", "--single-node"]
-        if not self._start(command, s3, env=self._environment()):
+        if not self._start(command, s3, rpc, env=self._environment()):
             return False
         root = self.make_user(ROOT)
         self.root_user, self.root_password = root.access_key_id, root.secret_access_key

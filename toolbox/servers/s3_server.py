@@ -146,14 +146,15 @@ class S3Server(ABC):
     def _start(
         self,
         command: Sequence[str],
-        port: int,
-        *,
+        *ports: int,
         env: Mapping[str, str] | None = None,
     ) -> bool:
-        """Start the server's process and wait until `port` is listened on; False if it ended."""
-        popen, process = start(command, log=self.log, port=port, detached=False, env=env)
+        """Start the server's process and wait until all ports listen; False if it ended."""
+        popen, process = start(command, log=self.log, port=ports[0], detached=False, env=env)
         self._popen, self._process = popen, process
-        return wait_for_listener(popen, lambda: _listens(port), self.log, self.title, PATIENCE)
+        return wait_for_listener(
+            popen, lambda: all(map(_listens, ports)), self.log, self.title, PATIENCE
+        )
 
     def _answers(self) -> bool:
         try:
