@@ -10,7 +10,8 @@ class ServerError(Exception):
     """The server cannot be used; the message is one sentence with the remedy.
 
     Attributes:
-        subject: what the sentence is about: `endpoint`, `user`, `password`, `bucket`, `region` or `users`.
+        subject: what the sentence is about: `endpoint`, `region`, `user`, `password`, `bucket` or
+            `users`.
         reachable: whether the server answered at all.
     """
 
