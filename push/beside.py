@@ -72,8 +72,9 @@ class Beside:
         self._listed, self._listed_logs = inventory.root, inventory.logs
         missing = [one.path for one in inventory.missing]
         held = inventory.held
-        due = {one.path.path for one in held if one.narinfo_day < self._today}
-        due |= {path.path for path in missing}
+        due = {path.path for path in missing}
+        if self._settings.renew:
+            due |= {one.path.path for one in held if one.narinfo_day < self._today}
         if self._settings.listings:
             kept = {listing_of(one.path.path): one.path.path in due for one in held}
             absent = self._keep(kept, LISTING_TYPE, self._listed)

@@ -473,6 +473,10 @@ def test_a_bucket_that_is_not_listed_is_asked_for_what_is_due(
     asked = {seen.key for seen in server.seen}
     assert not [key for key in asked if key.endswith(".ls") or key.startswith("log/")]
     server.now += timedelta(days=1)
+    server.seen.clear()
+    logging.push(TOP, renew="no", **BOTH).counts()
+    asked = {seen.key for seen in server.seen}
+    assert not [key for key in asked if key.endswith(".ls") or key.startswith("log/")]
     assert "wrote 0 listings and 0 logs, renewed 6" in logging.push(TOP, **BOTH).log
 
 

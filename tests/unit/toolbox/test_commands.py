@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,25 @@ def test_a_builders_name_and_arguments_reach_the_push(monkeypatch: pytest.Monkey
     monkeypatch.setattr(commands, "_operate", operate)
     assert run(["push", "BUILDER=nixbuilder"]) == 0
     assert given == [["push", "nixbuilder"]]
+
+
+def test_what_an_import_is_given_reaches_it_from_any_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    monkeypatch.setattr(stacks, "existing", lambda name: name)
+    monkeypatch.chdir(tmp_path)
+
+    def operate(_: object, operation: str, words: list[str]) -> int:
+        given.append([operation, *words])
+        return 0
+
+    monkeypatch.setattr(commands, "_operate", operate)
+    assert run(["import", "FROM=https://old", "KEYS=a-1:x b-1:y", "PATHS=paths"]) == 0
+    assert run(["import", "FROM=https://old", "PATHS=-", "ARGS=--ca-file /ca.pem"]) == 0
+    source = ["--from", "https://old"]
+    assert given == [
+        ["import_cache", *source, "--keys", "a-1:x b-1:y", "--paths", str(tmp_path / "paths")],
+        ["import_cache", "--ca-file", "/ca.pem", *source, "--paths", "-"],
+    ]
