@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import ssl
 import subprocess
 import sys
@@ -258,20 +259,24 @@ def test_what_lies_is_not_copied_nor_what_refers_to_it(
     text = old.narinfo(old.other).read_text()
     lying = next(one for one in NarInfo.parse(text).references if one not in old.other)
     before = cached(minio)
-    nar, larger = (old.nar(path) for path in (f"/nix/store/{lying}", old.top))
+    nar = old.nar(f"/nix/store/{lying}")
     kept = {file: file.read_bytes() for file in (nar, *map(old.narinfo, old.alone))}
     unsigned, anothers = map(old.narinfo, old.alone)
     try:
-        # A NAR that is another's, under a narinfo that is signed well.
-        nar.write_bytes(larger.read_bytes())
+        # A NAR of the right size, under a narinfo that is signed well.
+        content = bytearray(lzma.decompress(nar.read_bytes()))
+        content[len(content) // 2] ^= 1
+        nar.write_bytes(lzma.compress(content))
         unsigned.write_text(unsigned.read_text().replace("NarSize: ", "NarSize: 1"))
         anothers.write_text(text)
         lied = imported(stack, old, old.other, *old.alone)
     finally:
-        for file, content in kept.items():
-            file.write_bytes(content)
+        for file, original in kept.items():
+            file.write_bytes(original)
     assert lied.code == 1
-    assert f"not copied: /nix/store/{lying}: its NAR cannot be had: it " in lied.output
+    assert f"not copied: /nix/store/{lying}: its NAR cannot be had: it is not what was signed" in (
+        lied.output
+    )
     assert "that refer to them" in lied.output
     assert f"not copied: {old.alone[0]}: none of the given keys has signed it" in lied.output
     assert f"not copied: {old.alone[1]}: its narinfo is about another path" in lied.output
