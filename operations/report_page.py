@@ -18,6 +18,7 @@ from typing import Any
 from formats.error import FormatError
 from formats.http_date import parse_iso_time
 from operations.cache_status import BuilderState, Day, PinnedClosure, Status
+from operations.status_text import STARTED_BY
 from program.outputs.figures import Figures, size_in_words
 from program.outputs.page import STYLE, both, document, section
 
@@ -35,15 +36,15 @@ _LARGEST_NUMBER = 1 << 62
 
 _NONE = both("none", "无")
 
-_STARTED_BY = {
-    "deployment": ("a deployment", "部署"),
-    "timer": ("its timer", "定时器"),
-    "path": ("a new generation", "新的系统世代"),
-    "service": ("a service", "服务"),
-    "queue": ("its queue of builds", "构建队列"),
-    "stdin": ("a stream of paths", "路径流"),
-    "ci": ("a CI job", "CI 任务"),
-    "command": ("a command", "命令"),
+_STARTED_BY_IN_CHINESE = {
+    "deployment": "部署",
+    "timer": "定时器",
+    "path": "新的系统世代",
+    "service": "服务",
+    "queue": "构建队列",
+    "stdin": "路径流",
+    "ci": "CI 任务",
+    "command": "命令",
 }
 
 
@@ -243,7 +244,7 @@ def _builder(builder: BuilderState, status: Status) -> str:
     elif told is None:
         push = f"{_moment(builder.last_push)}{_small(both('cannot be read', '无法读取'))}"
     else:
-        english, chinese = _STARTED_BY[told.started_by]
+        english, chinese = STARTED_BY[told.started_by], _STARTED_BY_IN_CHINESE[told.started_by]
         host = _text(told.host)
         what = both(f"by {english} on {host}", f"由 {host} 上的{chinese}触发")
         outcome = _outcome(told.failures, told.pushed, told.renewed)

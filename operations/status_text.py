@@ -9,9 +9,9 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Status
-from push.progress import human
+from program.outputs.figures import size_in_words
 
-_STARTED_BY = {
+STARTED_BY = {
     "deployment": "a deployment",
     "timer": "its timer",
     "path": "a new generation",
@@ -21,6 +21,7 @@ _STARTED_BY = {
     "ci": "a CI job",
     "command": "a command",
 }
+"""What started a push, in words, by what `formats.push_status` calls it."""
 
 
 def screen(status: Status) -> str:
@@ -53,7 +54,7 @@ def screen(status: Status) -> str:
 def _facts(status: Status) -> Iterator[str]:
     yield _fact(
         "cache",
-        f"{status.entries:,} entries, {status.nars:,} NARs with {human(status.nar_bytes)}",
+        f"{status.entries:,} entries, {status.nars:,} NARs with {size_in_words(status.nar_bytes)}",
     )
     if status.rules.retention_days is None:
         yield _fact("expires", "nothing, ever")
@@ -96,12 +97,12 @@ def _builder_row(builder: BuilderState, status: Status) -> Sequence[str]:
     told = builder.status
     if told is None:
         return builder.name, when, "", "cannot be read", "", ""
-    by = _STARTED_BY[told.started_by]
+    by = STARTED_BY[told.started_by]
     outcome = f"{told.failures:,} not pushed" if told.failures else f"{told.pushed:,} pushed"
     if told.renewed and not told.failures:
         outcome += f", {told.renewed:,} renewed"
     lease = builder.lease
-    keeps = "" if lease is None else f"{lease.own:,} paths, {human(lease.own_bytes)}"
+    keeps = "" if lease is None else f"{lease.own:,} paths, {size_in_words(lease.own_bytes)}"
     expires = "never" if builder.expires is None else _day(builder.expires)
     return builder.name, when, f"{by} on {told.host}", outcome, keeps, expires if lease else ""
 
@@ -115,7 +116,7 @@ def _pin_row(pin: PinnedClosure) -> Sequence[str]:
     paths = f"{pin.paths:,}"
     if pin.lost:
         paths += f", {len(pin.lost):,} lost"
-    return pin.name, paths, human(pin.nar_bytes), kept
+    return pin.name, paths, size_in_words(pin.nar_bytes), kept
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], where_empty: str) -> Iterable[str]:

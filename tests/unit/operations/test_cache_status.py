@@ -9,10 +9,11 @@ from datetime import date, datetime, timedelta, timezone
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from formats.push_status import PushStatus, format_status
+from formats.push_status import Lease, PushStatus, format_status
 from formats.s3 import ListedObject
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, asked_for, evaluate
 from operations.status_text import as_json, as_prometheus, screen
+from tests.unit.configuration import PROJECT_ROOT
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
 WEEK = Rules(retention_days=7, rule_days=7, grace_days=1, at_midnight=True)
@@ -148,6 +149,40 @@ def test_entries_are_counted_by_the_day_on_which_they_go() -> None:
     assert status.expiring_by(date(2026, 11, 30)).entries == 2
     assert [one.size for one in status.largest] == [5000, 1000, 1000, 1000]
     assert "1 today, 1 2026-11-30, 2 later" in screen(status)
+
+
+def documented() -> Status:
+    """Return the status that the documents show."""
+    objects: list[ListedObject] = []
+    for days_old, count in ((0.31, 1616), (1.3, 12), (2.3, 31), (4.4, 208), (6.3, 74), (7.4, 9)):
+        for number in range(len(objects), len(objects) + count):
+            objects += [narinfo(number, days_old), nar(number, days_old, 1_482_000)]
+    objects += [listed(KEY, 0.31), listed("_nixcache/status/cache-two", 0.033)]
+    before = Lease(NOW - timedelta(days=4.4), 208, 900_000_000)
+    failed = replace(TOLD, started_by="path", host="laptop", failures=2, before=before)
+    told = replace(TOLD, own=1204, own_bytes=3_410_000_000, pushed=0, renewed=1204)
+    release = "/nix/store/7hx1cpq3qv4kjcn9s60f0v1vbyb8nrxd-release-24"
+    system = "/nix/store/2w8rqgjhr5wnsw9b6fhxyqzmx5qsknpx-nixos-system-nixbuilder-26.05"
+    lost = {release: "its NAR is gone, or has another size"}
+    pins = (
+        PinnedClosure("live", (system,) * 3, 1391, 1_730_000_000),
+        PinnedClosure("release-24", (release,), 74, 212_000_000, lost),
+    )
+    statuses = {"cache-one": format_status(told), "cache-two": format_status(failed)}
+    return evaluate(
+        "homelab",
+        "https://s3.homelab.local/nix-cache",
+        ["s3.homelab.local-1", "s3.homelab.local-2"],
+        {"laptop": "cache-two", "nixbuilder": "cache-one"},
+        WEEK,
+        Seen(objects, statuses, pins),
+        NOW,
+    )
+
+
+def test_the_documents_show_the_screen_as_it_is_printed() -> None:
+    shown = (PROJECT_ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert f"\n```\n{screen(documented())}\n```\n" in shown
 
 
 def test_where_expiry_is_not_rounded_up_it_is_told_to_the_minute() -> None:
