@@ -11,10 +11,12 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
+from program.checks.bounded import BoundedConnections
 from program.checks.s3_client import explain, listed_versions
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
+_WHOLE_ANSWER_SECONDS = 120.0
 _LIFE_OF_A_URL = timedelta(minutes=10)
 
 
@@ -51,7 +53,8 @@ class Bucket:
             secret_key=credential.secret_access_key,
             secure=settings.endpoint.tls,
             region=settings.region,
-            http_client=urllib3.PoolManager(
+            http_client=BoundedConnections(
+                _WHOLE_ANSWER_SECONDS,
                 timeout=urllib3.Timeout(connect=5.0, read=60.0),
                 retries=False,
                 cert_reqs="CERT_REQUIRED",

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 
 import urllib3
 
+from program.checks.bounded import BoundedConnections, in_time
+
 OK, GONE = 200, 404
 """HTTP statuses."""
+
+_WHOLE_ANSWER_SECONDS = 60.0
+_SLOWEST = 100_000
+"""Bytes a second that a file takes which is read piece by piece."""
 
 _HEADERS = {"Accept-Encoding": "identity"}
 """A cache's files are read as they are stored, so that their sizes can be compared."""
@@ -48,7 +54,8 @@ class CacheClient:
         if ca_certificate_file is not None:
             context.load_verify_locations(ca_certificate_file)
         self._url = url
-        self._pool = urllib3.PoolManager(
+        self._pool = BoundedConnections(
+            _WHOLE_ANSWER_SECONDS,
             maxsize=connections,
             ssl_context=context,
             timeout=urllib3.Timeout(connect=5.0, read=60.0),
@@ -71,8 +78,10 @@ class CacheClient:
     def open(self, name: str) -> Iterator[urllib3.BaseHTTPResponse]:
         """Open the file `name` to be read piece by piece."""
         response = self._request("GET", name, preload_content=False)
+        seconds = _WHOLE_ANSWER_SECONDS + (_size(response) or 0) / _SLOWEST
         try:
-            yield response
+            with in_time(response, seconds):
+                yield response
         finally:
             response.close()
 

@@ -98,13 +98,15 @@ def _get(url: str, ca_certificate_file: str | None) -> tuple[int | None, str]:
     # Imported here: a preview need not wait for it.
     import urllib3  # noqa: PLC0415
 
+    from program.checks.bounded import BoundedConnections, in_time  # noqa: PLC0415
+
     context = ssl.create_default_context()
     if ca_certificate_file is not None:
         context.load_verify_locations(ca_certificate_file)
-    pool = urllib3.PoolManager(ssl_context=context, timeout=_SECONDS)
+    pool = BoundedConnections(3 * _SECONDS, ssl_context=context, timeout=_SECONDS)
     try:
         answer = pool.request("GET", url, preload_content=False, retries=urllib3.Retry(2))
-        with answer:
+        with answer, in_time(answer, _SECONDS):
             return answer.status, answer.read(_LARGEST).decode(errors="replace")
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error

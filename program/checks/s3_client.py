@@ -33,9 +33,11 @@ from components.retention import ExpirationRule
 from formats.error import FormatError
 from formats.s3 import ErrorAnswer, ListedObject, parse_error, parse_listing
 from formats.sigv4 import Signer, encoded_path, encoded_query
+from program.checks.bounded import BoundedConnections, in_time
 from program.checks.server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
+_WHOLE_ANSWER_SECONDS = 30.0
 _FAILURES = (MinioException, HTTPError)
 _REMEDIES = {
     "AuthorizationHeaderMalformed": (
@@ -59,7 +61,7 @@ class _NoBucketError(ServerError):
         super().__init__("bucket", "the server has none of that name")
 
 
-class _Connections(PoolManager):
+class _Connections(BoundedConnections):
     """Connections to an S3 server, on which a web page is no answer."""
 
     def urlopen(  # type: ignore[override]
@@ -353,7 +355,8 @@ class Server:
                     raise
                 return None
             try:
-                content = answer.read(most + 1)
+                with in_time(answer, _WHOLE_ANSWER_SECONDS):
+                    content = answer.read(most + 1)
             finally:
                 answer.close()
                 answer.release_conn()
@@ -363,6 +366,7 @@ class Server:
     def connections(self) -> PoolManager:
         """The connections to it, kept open."""
         return _Connections(
+            _WHOLE_ANSWER_SECONDS,
             timeout=_TIMEOUT_SECONDS,
             retries=False,
             cert_reqs="CERT_REQUIRED",

@@ -1,0 +1,83 @@
+"""A server that drips, or does not end, holds nothing up and fills no memory."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from urllib3.exceptions import HTTPError
+
+from operations import cache_client
+from operations.cache_client import CacheClient
+from program.checks import s3_client
+from program.checks.bounded import BoundedConnections, in_time
+from program.checks.s3_client import Server
+from program.checks.server_error import ServerError
+from tests.promises import attack
+from tests.unit.push.s3_stand_in import Raw, StandIn, serving
+
+SECONDS = 0.5
+
+
+def dripping(head: bytes) -> Iterator[bytes]:
+    """Begin an answer, and go on with it a byte at a time, each sooner than a read times out."""
+    yield head
+    while True:
+        time.sleep(0.05)
+        yield b"a"
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+ANSWERS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "drips its headers": lambda: dripping(OK + b"X: "),
+    "drips its body": lambda: dripping(OK + b"Content-Length: 1000000\r\n\r\n"),
+    "drips a body without a length": lambda: dripping(OK + b"\r\n"),
+    "drips chunks": lambda: dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n"),
+    "drips why it refuses": lambda: dripping(b"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n"),
+    "does not end": lambda: itertools.chain([OK + b"\r\n"], itertools.repeat(bytes(1 << 16))),
+}
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_an_answer_ends_or_is_given_up(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_client, "_WHOLE_ANSWER_SECONDS", SECONDS)
+    monkeypatch.setattr(cache_client, "_WHOLE_ANSWER_SECONDS", SECONDS)
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Raw(ANSWERS[answers]())
+        url = stand_in.url
+        server = Server(url.removeprefix("http://"), False, "r", "u", "p", None)
+        client = CacheClient(lambda _, name: f"{url}/{name}", None, 1)
+        began = time.monotonic()
+        with pytest.raises(HTTPError):
+            BoundedConnections(SECONDS, 1 << 20).request("GET", f"{url}/b", timeout=5.0)
+        with pytest.raises(ServerError) as told:
+            server.ask("GET", "bucket")
+        with pytest.raises(HTTPError):
+            client.read("nix-cache-info")
+        with pytest.raises((ServerError, HTTPError)):
+            list(server.contents("bucket"))
+        assert time.monotonic() - began < 20 * SECONDS
+    attack(f"the server {answers} while it is checked, audited or read", str(told.value))
+
+
+def test_what_is_read_in_pieces_has_its_time_too() -> None:
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Raw(ANSWERS["drips its body"]())
+        pool = BoundedConnections(5.0)
+        answer = pool.request("GET", f"{stand_in.url}/nar", preload_content=False)
+        began = time.monotonic()
+        with pytest.raises(HTTPError), in_time(answer, SECONDS):
+            answer.read(1 << 20)
+        assert time.monotonic() - began < 10 * SECONDS
+
+
+def test_an_answer_is_what_it_was() -> None:
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Raw([OK + b"Content-Length: 2\r\nX: y\r\n\r\nab"])
+        for _ in range(3):
+            answer = BoundedConnections(5.0).request("GET", f"{stand_in.url}/x")
+            assert (answer.status, answer.headers["x"], answer.data) == (200, "y", b"ab")
+        stand_in.script = lambda _: Raw([OK + b"Content-Length: 0\r\n\r\n"])
+        assert BoundedConnections(5.0).request("GET", f"{stand_in.url}/x").data == b""
