@@ -23,13 +23,15 @@ class BuilderPush:
     """Store paths, or links to them, on the builder."""
     credential: Credential
     """The builder's user on the server."""
+    signing_key: pulumi.Input[str]
+    """The secret key that signs what it pushes, in Nix's format."""
     connection: command.remote.ConnectionArgs | None = None
     """How SSH reaches the builder; None where it is the machine that runs Pulumi."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClosurePushArgs:
-    """What is pushed, from where, to where, and signed by which key."""
+    """What is pushed, from where, and to where."""
 
     builders: Mapping[str, BuilderPush]
     """The builders that push, by name."""
@@ -38,8 +40,6 @@ class ClosurePushArgs:
     settings: Mapping[str, str | int | Sequence[str]]
     """What is the same for all builders, by the names that `push.settings` has: where the server
     answers, what is left to upstream caches, how NARs are compressed, …"""
-    signing_key: pulumi.Input[str]
-    """The secret key that signs, in Nix's format."""
     trusted_keys: pulumi.Input[Sequence[str]] = ()
     """The cache's public keys, by which what pins keep is known, besides the one that signs."""
     ca_certificate: str | None = None
@@ -98,7 +98,6 @@ def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
     text = bootstrap() + format_settings(given)
     later = {
         "bucket": args.bucket,
-        "signing-key": args.signing_key,
         "trusted-key": args.trusted_keys,
     }
     return pulumi.Output.all(**later).apply(lambda known: text + format_settings(known))
@@ -113,6 +112,7 @@ def _declare_push(
         **{
             "access-key-id": push.credential.access_key_id,
             "secret-access-key": push.credential.secret_access_key,
+            "signing-key": push.signing_key,
         }
     )
     stdin: pulumi.Output[str] = pulumi.Output.secret(

@@ -185,7 +185,7 @@ def declare_builders(
             None where it did not answer.
         server: the provider for users and policy.
         cache: what they push to.
-        signing_keys: the cache's keys, the last of which signs their pushes.
+        signing_keys: the cache's keys, the last of which signs pushes unless a builder has its own.
         settled: what is known of the server.
         before_pushes: asked before anything is pushed, or placed on a builder.
     """
@@ -201,8 +201,10 @@ def declare_builders(
     outputs = {}
     pushes = {}
     places = _places(settings.builders)
+    by_name = dict(zip(settled.signing_keys.names, signing_keys, strict=True))
     for builder in settings.builders:
         credential = credentials[builder.name]
+        signing_key = by_name[builder.signing_key or settled.signing_keys.names[-1]].secret_key
         connection = ssh_connection(builder)
         outputs[builder.name] = {
             "accessKeyId": credential.access_key_id,
@@ -214,7 +216,7 @@ def declare_builders(
                 connection=connection,
                 sudo=builder.sudo,
                 secret_access_key=credential.secret_access_key,
-                signing_key=signing_keys[-1].secret_key,
+                signing_key=signing_key,
                 before_placing=before_pushes,
             )
             guarded.append(BuilderCredentials(places[builder.name], files))
@@ -226,7 +228,10 @@ def declare_builders(
                 ).store_paths
             # By its user, as the server knows it: what only the settings call it may change.
             pushes[builder.s3_user] = BuilderPush(
-                closures=closures, credential=credential, connection=connection
+                closures=closures,
+                credential=credential,
+                signing_key=signing_key,
+                connection=connection,
             )
     if pushes:
         push = _declare_pushes(
@@ -318,14 +323,13 @@ def _declare_pushes(
     before_pushes: pulumi.ResourceHook | None,
 ) -> ClosurePush:
     # Only pins are known by the keys of before: without any, retiring one is nobody's to push for.
-    trusted = [key.public_key for key in signing_keys[:-1]] if settings.pins else []
+    trusted = [key.public_key for key in signing_keys] if settings.pins else []
     return ClosurePush(
         "builders",
         ClosurePushArgs(
             builders=pushes,
             bucket=cache.bucket,
             settings=push_settings(settings),
-            signing_key=signing_keys[-1].secret_key,
             trusted_keys=pulumi.Output.all(*trusted),
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,

@@ -21,12 +21,14 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     """Return the stack's keys; refuse those that clients could not follow, and say what changes.
 
     Raises:
-        SettingError: as `SigningKeySettings.settle` and `refuse_a_step_back`; the state has lost a
-            key that clients trust; or none of those that clients trust would stay.
+        SettingError: as `SigningKeySettings.settle` and `refuse_a_step_back`; a builder's key is
+            none of them; the state has lost a key that clients trust; or none of those that
+            clients trust would stay.
     """
     before = trusted_before(recorded)
     names = [key.name for key in before]
     keys = settings.signing_keys.settle(names)
+    _refuse_a_builders_key_that_is_none(settings, keys)
     refuse_a_step_back(before, keys)
     _refuse_another_under_a_lost_name(recorded, names, keys)
     words = describe(names, keys.names)
@@ -47,6 +49,17 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     else:
         pulumi.log.info(words)
     return keys
+
+
+def _refuse_a_builders_key_that_is_none(settings: Settings, keys: SigningKeys) -> None:
+    for index, builder in enumerate(settings.builders):
+        if builder.signing_key is not None and builder.signing_key not in keys.names:
+            raise SettingError(
+                f"builders[{index}].signingKey",
+                builder.signing_key,
+                f"signingKeys has no such key; append it there, or write one of "
+                f"{', '.join(keys.names)}",
+            )
 
 
 def refuse_a_step_back(before: Sequence[PublicKey], keys: SigningKeys) -> None:

@@ -55,6 +55,8 @@ class BuilderSettings:
     """The host to go through, if any."""
     credentials_directory: str | None = None
     """Where the deployment puts the credential for pushes of the builder's own; None nowhere."""
+    signing_key: str | None = None
+    """The name of the key that signs what it pushes, one of the stack's; None is the last one."""
     sudo: bool = False
     """Whether the files there are placed by `sudo -n`, since SSH does not log in as root."""
     pins: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ def _builder(
     s3_user = _s3_user(reader, f"{bucket}-{name}", given_users=given_users)
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
+    signing_key = reader.text("signingKey", "") or None
     remedy = "README lists a builder's settings"
     if reader.boolean("local", False):
         reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
@@ -139,6 +142,7 @@ def _builder(
             closures=closures,
             pins=pins,
             credentials_directory=credentials_directory,
+            signing_key=signing_key,
             local=True,
         )
     host = read_host(reader, "host")
@@ -148,6 +152,7 @@ def _builder(
         closures=closures,
         pins=pins,
         credentials_directory=credentials_directory,
+        signing_key=signing_key,
         host=host,
         port=reader.integer("port", range(1, 65_536), default=22),
         user=reader.line("user", "root"),

@@ -10,9 +10,10 @@ import pytest
 
 from formats.signing import SecretKey
 from tests.system.bucket_verifier import verify, watched
-from tests.system.cache_bucket import CacheBucket, leftovers
+from tests.system.cache_bucket import CacheBucket, Pushed, leftovers
 from toolbox import throwaway_builder
 from toolbox.base_tree import SUITES
+from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -78,6 +79,38 @@ def test_every_nix_repairs_renews_and_signs_what_another_pushed(
     assert counts["renewed"] == counts["reused"] == PATHS - 1
     assert f"sign: added cache.test-2 to {PATHS - 1} paths" in mended.log
     assert bucket.pull(others[1], closure, keys=[new.public_key]) == PATHS
+
+
+def test_builders_with_keys_of_their_own_sign_side_by_side_and_one_is_revoked_alone(
+    builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
+) -> None:
+    bucket = CacheBucket(minio, "own-keys")
+    first, second = builders["forky"], builders["trixie"]
+    keys = {first: bucket.key, second: SecretKey.generate("cache.test-2")}
+    trusted = [str(key.public_key) for key in keys.values()]
+    for builder in keys:
+        shared = builder.make_closure(3, 30_000, seed=10, name="shared")
+        builder.run(f"ln -sfn {shared} /root/shared")
+    alone = first.make_closure(2, 20_000, seed=11, name="alone")
+
+    def push(builder: ThrowawayBuilder, *paths: str) -> Pushed:
+        key = keys[builder].to_nix()
+        return bucket.push(builder, *paths, signing_key=key, trusted_key=trusted, renew="yes")
+
+    assert push(first, shared, alone).counts()["pushed"] == 5
+    assert "sign: added cache.test-2 to 3 paths" in push(second, shared).log
+    # Neither takes away, nor does again, what the other has done.
+    before = {key: one.etag for key, one in bucket.objects().items()}
+    for builder in (first, second):
+        again = push(builder, shared)
+        assert again.counts()["reused"] == 3
+        assert "sign:" not in again.log
+    assert {key: one.etag for key, one in bucket.objects().items()} == before
+    # Who stops trusting the first builder's key has what the second one built too, and no more.
+    left = keys[second].public_key
+    assert bucket.pull(builders["bookworm"], shared, keys=[left]) == 3
+    with pytest.raises(ToolboxError):
+        bucket.pull(builders["bookworm"], alone, keys=[left])
 
 
 def test_five_builders_push_overlapping_closures_at_once(

@@ -138,3 +138,19 @@ def test_the_last_key_signs_and_no_other_reaches_a_builder(run: Any) -> None:
     assert [line for line in lines if line.startswith("signing-key=")] == [
         "signing-key=s3.homelab.local-2:secret"
     ]
+
+
+def test_a_builder_is_given_its_own_key_alone(run: Any) -> None:
+    keys = ["s3.homelab.local-1", "s3.homelab.local-2"]
+    path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-x"
+    mocks = run(
+        signingKeys=keys,
+        pins=[{"name": "p", "path": path}],
+        builders=[{"name": "a", "local": True, "closures": [path], "signingKey": keys[0]}],
+    )
+    lines = mocks.inputs("command:local:Command")["stdin"]["value"].splitlines()
+    assert [line for line in lines if line.startswith("signing-key=")] == [
+        "signing-key=s3.homelab.local-1:secret"
+    ]
+    # What another builder has signed is known by its public key.
+    assert [line.count("s3.homelab.local-2") for line in lines if "trusted-key" in line] == [0, 1]

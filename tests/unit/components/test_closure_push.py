@@ -36,7 +36,10 @@ def pushed(connection: command.remote.ConnectionArgs | None) -> pulumi.Output[st
     args = ClosurePushArgs(
         builders={
             "laptop": BuilderPush(
-                closures=[STORE_PATH], credential=credential, connection=connection
+                closures=[STORE_PATH],
+                credential=credential,
+                signing_key="s3.homelab.local-2:S3CRET-NEW",
+                connection=connection,
             )
         },
         bucket="nix-cache",
@@ -45,7 +48,6 @@ def pushed(connection: command.remote.ConnectionArgs | None) -> pulumi.Output[st
             "parallelism": 2,
             "upstream-key": ["a", "b"],
         },
-        signing_key="s3.homelab.local-2:S3CRET-NEW",
         ca_certificate="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
     )
     return ClosurePush("builders", args).summaries["laptop"]
@@ -76,9 +78,9 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
         "upstream-key=a",
         "upstream-key=b",
         "bucket=nix-cache",
-        "signing-key=s3.homelab.local-2:S3CRET-NEW",
         "access-key-id=nixbuilder",
         "secret-access-key=S3CRET-USER",
+        "signing-key=s3.homelab.local-2:S3CRET-NEW",
     ]
 
 

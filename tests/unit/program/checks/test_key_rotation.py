@@ -129,3 +129,14 @@ def test_a_first_deployment_that_failed_has_settled_its_keys_already() -> None:
     cdn = {"publicUrl": "https://cdn.example.org"}
     assert check(state(), **cdn) == ("cdn.example.org-1",)
     assert check(state(ONE), **cdn) == (ONE.name,)
+
+
+def test_a_builders_own_key_is_one_of_the_stacks() -> None:
+    builder = {"name": "a", "local": True, "signingKey": ONE.name}
+    assert check(state(), ONE, TWO, builders=[builder]) == (ONE.name, TWO.name)
+    with pytest.raises(SettingError) as refused:
+        check(state(ONE, TWO, told=(ONE, TWO)), TWO, builders=[builder])
+    assert str(refused.value) == (
+        f'builders[0].signingKey is "{ONE.name}": signingKeys has no such key; append it there, or '
+        f"write one of {TWO.name}"
+    )
