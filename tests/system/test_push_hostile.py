@@ -22,6 +22,7 @@ from minio.time import utcnow
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey, verified_by
+from tests.promises import attack
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, Pushed, leftovers, place, small_disk, trust
 from tests.system.fault_proxy import PASS, RESET_AFTER, Request, fault_proxy
@@ -142,6 +143,7 @@ def test_nothing_that_a_writer_of_the_bucket_says_is_ever_signed(
     assert (counts["pushed"], counts["repaired"]) == (1, 1)
     assert bucket.get(key_of(closure)).decode() == honest
     assert bucket.pull(builder, closure) == PATHS
+    attack(f"a writer adds fields to a narinfo, with {blank!r} behind the colon", "put right")
 
 
 def test_swapped_and_replayed_narinfos_are_put_right(
@@ -182,6 +184,8 @@ def test_swapped_and_replayed_narinfos_are_put_right(
     bucket.push(builder, closure).succeeded()
     for path in set(paths) - {paths[1]}:
         assert bucket.get(key_of(path)) == honest[path], path
+    for number in range(len(spoiled)):
+        attack(f"a writer spoils narinfos, way {number + 1}", "put right, or found by the audit")
     # A NAR of the right size in the wrong place takes an audit to find, and clients refuse it.
     bucket.put(key_of(paths[1]), honest[paths[1]])
     assert verify(bucket).problems == []
@@ -203,6 +207,7 @@ def test_two_narinfos_that_refer_to_each_other_are_replaced(
     assert 1 <= bucket.push(builder, closure).counts()["repaired"] <= 2
     assert verify(bucket).problems == []
     assert bucket.pull(builder, closure) == PATHS
+    attack("narinfos refer to each other, well signed", "put right")
 
 
 def test_a_nar_that_was_damaged_today_is_replaced(
@@ -216,6 +221,7 @@ def test_a_nar_that_was_damaged_today_is_replaced(
     assert bucket.push(builder, closure).counts()["pushed"] == 1
     assert bucket.get(nar) == content
     assert bucket.pull(builder, closure) == PATHS
+    attack("a writer damages a NAR, and takes its narinfo away", "put right")
 
 
 def test_another_key_of_the_same_name_makes_every_signature_anew(
@@ -270,6 +276,7 @@ def test_a_path_that_a_users_own_key_signed_under_an_upstreams_name_is_stored(
     assert (counts["pushed"], counts["skipped"]) == (2, 1)
     assert all(key_of(one) in bucket.objects() for one in paths)
     assert verify(bucket).problems == []
+    attack("a user signs in the name of an upstream cache", "stored and signed as everything is")
 
 
 def test_what_a_user_added_in_place_of_a_signature_is_published_by_nobody(
@@ -286,6 +293,7 @@ def test_what_a_user_added_in_place_of_a_signature_is_published_by_nobody(
     bucket.push(builder, path).succeeded()
     assert b"!!!" not in bucket.get(key_of(path))
     assert bucket.pull(second_builder, path) == 1
+    attack("a user adds what is no signature", "not published")
 
 
 # Odd paths.
@@ -474,6 +482,7 @@ def test_a_size_in_a_listing_is_a_number_or_nothing(
     assert counts["pushed"] == PATHS
     assert not (builder.root / "tmp" / "owned").exists()
     assert verify(bucket).problems == []
+    attack(f"a server lists the size {size[:20]!r}", "pushed again, nothing run")
 
 
 def test_a_host_may_have_underscores(
@@ -561,6 +570,7 @@ def test_a_server_that_is_none_ends_a_push_soon_and_in_one_sentence(
     assert len(pushed.log.splitlines()) == 1
     assert time.monotonic() - began < 60
     assert leftovers(builder) == []
+    attack(f"a server is none: {last_line}", "the push ends in one sentence")
 
 
 def test_listings_without_end_a_date_of_another_age_and_false_etags_cost_only_work(
