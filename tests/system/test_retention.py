@@ -15,6 +15,7 @@ from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from components.push_program import PROGRAM_KEY
 from components.retention import ExpirationRule, difference, expiration_rules
 from formats.nix32 import NIX32_ALPHABET
+from formats.push_status import status_key
 from program.checks.s3_client import Server
 from tests.system import retention_simulation
 from tests.system.cache_bucket import CacheBucket, client, connections, put_as_of
@@ -212,7 +213,8 @@ def test_every_push_renews_a_pin_and_a_removed_pin_ages(
     assert [deployed.age_in_days(path) for path in (second, third, pin)] == [5, 0, 5]
 
     deployed.age(RETENTION_DAYS + GRACE_DAYS + 1)
-    assert deployed.objects() == {"nix-cache-info", "index.html", PROGRAM_KEY}
+    told = status_key(f"{BUCKET}-nixbuilder")
+    assert deployed.objects() == {"nix-cache-info", "index.html", PROGRAM_KEY, told}
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_a_push_renews_narinfo_and_nar_of_all_that_it_contains(
         assert min(str(entry.last_modified) for entry in objects.values()) > str(days_ago(0.5))
 
 
-def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_three_in_all(
+def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_four_in_all(
     leased: CacheBucket, builder: ThrowawayBuilder
 ) -> None:
     closure = builder.make_closure(6, 60_000, seed=23, name="counted")
@@ -248,13 +250,13 @@ def test_a_renewal_is_two_requests_a_path_and_the_next_push_of_the_day_three_in_
         for requests in (6 * 2, 0):
             before = len(proxy.requests)
             leased.push(builder, closure, renew="yes", endpoint=proxy.url).succeeded()
-            # Three more list the narinfos, the NARs and the cache's pins.
-            assert len(proxy.requests) - before == requests + 3
+            # Three more list narinfos, NARs and the cache's pins, and one tells what it came to.
+            assert len(proxy.requests) - before == requests + 4
     # A builder that remembers nothing reads each narinfo.
     builder.run("rm -r ~/.cache/nix-binary-cache")
     with fault_proxy(leased.server) as proxy:
         leased.push(builder, closure, renew="yes", endpoint=proxy.url).succeeded()
-    assert len(proxy.requests) == 6 + 3
+    assert len(proxy.requests) == 6 + 4
 
 
 @pytest.mark.parametrize("gone", [".narinfo", ".nar.zst", ""])
