@@ -189,6 +189,7 @@ MENTIONED = {
     "pulumi up --replace": "what nobody should do",
     "pulumi up --refresh --run-program": "what make repair runs",
     "make bench-audit": "who measured, and how",
+    "make bench-status": "who measured, and how",
     "NAME is …, which is the stack of make up; take another": "names, and advises another name",
     "another make up, down or clean runs in this checkout": "advises to wait",
     "pulumi up failed; see above": "what failed",
