@@ -68,8 +68,8 @@ class CachePin:
 
 
 CACHE_PINS = {
-    "release": CachePin(FIRST, lost_on=1, until=40),
-    "left-behind": CachePin(SECOND, lost_on=STOPS_ON, until=50),
+    "release": CachePin(FIRST, lost_on=1, until=DAYS),
+    "left-behind": CachePin(SECOND, lost_on=STOPS_ON, until=DAYS),
 }
 COUNTED_ON = 10
 """The day on which it is counted what each builder asks for."""
@@ -518,7 +518,7 @@ def simulate(
     planned = plan()
     paths = build(machine, planned)
     pins = {
-        pin: machine.make_closure(3, 3_000, seed, pin) for seed, pin in enumerate(CACHE_PINS, 60)
+        pin: machine.make_closure(2, 2_000, seed, pin) for seed, pin in enumerate(CACHE_PINS, 60)
     }
     kept = references_of(machine, pins.values())
     ours = Simulation(
