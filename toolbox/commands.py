@@ -170,7 +170,10 @@ def _stack(call: Call) -> int:
     if stack.own_server:
         say(f"make up STACK={name} brings it up")
     else:
-        say(f"{stack.settings_file.name} wants endpoint, minioUser and minioPassword: see README")
+        say(
+            f"{stack.settings_file.name} wants endpoint, minioUser and minioPassword: see "
+            "docs/settings.md"
+        )
     return 0
 
 

@@ -196,7 +196,7 @@ def _builder() -> dict[str, Any] | None:
     if reason:
         say(
             f"No builder: there is no nix here, and {reason}. To add one, set builders (name, "
-            "host, hostKey, closures; see the README)."
+            "host, hostKey, closures; see docs/settings.md)."
         )
         return None
     builder = ThrowawayBuilder(HOME / "builder", detached=True)

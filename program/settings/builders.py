@@ -133,7 +133,7 @@ def _builder(
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
     signing_key = reader.text("signingKey", "") or None
-    remedy = "README lists a builder's settings"
+    remedy = "docs/settings.md lists a builder's settings"
     if reader.boolean("local", False):
         reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
         return BuilderSettings(

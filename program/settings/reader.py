@@ -42,7 +42,7 @@ class SettingReader:
             raise SettingError(
                 self.full_name(name),
                 None,
-                f"is missing; set it, or see {name} in the README's tables",
+                f"is missing; set it, or see {name} in docs/settings.md",
             )
         return value
 

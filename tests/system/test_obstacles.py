@@ -128,7 +128,10 @@ def test_who_is_not_root_has_a_server_and_a_stack_and_is_told_how_to_add_a_build
     try:
         told = up.succeeded().output
         assert "No builder: there is no nix here, and " in told
-        assert "To add one, set builders (name, host, hostKey, closures; see the README)." in told
+        assert (
+            "To add one, set builders (name, host, hostKey, closures; see docs/settings.md)."
+            in told
+        )
         assert "; on a machine with Nix: make pull" in told
         assert "Traceback" not in told
     finally:

@@ -1,4 +1,4 @@
-"""The README's tables against what the program reads."""
+"""The tables of settings against what the program reads, and the README against the Makefile."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 from tests.unit.configuration import PROJECT_ROOT, schema
 
 LANGUAGES = ("README.md", "README.zh.md")
+SETTINGS = ("docs/settings.md", "docs/settings.zh.md")
 READS = {"boolean", "has", "integer", "line", "take", "text", "texts"}
 """Methods that take a setting out of the reader in `setting_reader.py`."""
 
 
-def table(readme: str, first: str) -> dict[str, list[str]]:
+def table(page: str, first: str) -> dict[str, list[str]]:
     """Return the rows, by their first cell, of the table that has the row `first`."""
     tables: list[dict[str, list[str]]] = [{}]
-    for line in (PROJECT_ROOT / readme).read_text(encoding="utf-8").splitlines():
+    for line in (PROJECT_ROOT / page).read_text(encoding="utf-8").splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             tables[-1][cells[0].strip("`")] = cells[1:]
@@ -48,9 +49,9 @@ def shown_default(declared: dict[str, object]) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-@pytest.mark.parametrize("readme", LANGUAGES)
-def test_the_table_of_settings_is_the_schema(readme: str) -> None:
-    rows = table(readme, "endpoint")
+@pytest.mark.parametrize("page", SETTINGS)
+def test_the_table_of_settings_is_the_schema(page: str) -> None:
+    rows = table(page, "endpoint")
     assert list(rows) == list(schema())
     for name, declared in schema().items():
         assert rows[name][:2] == [shown_type(declared), shown_default(declared)], name
@@ -58,7 +59,7 @@ def test_the_table_of_settings_is_the_schema(readme: str) -> None:
 
 
 def test_the_english_table_describes_a_setting_in_the_schemas_words() -> None:
-    rows = table("README.md", "endpoint")
+    rows = table("docs/settings.md", "endpoint")
     for name, declared in schema().items():
         description = str(declared["description"]).replace("|", "\\|")
         assert rows[name][2] == description, f"| `{name}` | … | {description} |"
@@ -90,9 +91,9 @@ def settings_of_a_builder() -> Iterator[str]:
                 yield str(literal.value)
 
 
-@pytest.mark.parametrize("readme", LANGUAGES)
-def test_the_table_of_a_builders_settings_is_what_the_program_reads(readme: str) -> None:
-    assert sorted(table(readme, "hostKey")) == sorted(set(settings_of_a_builder()))
+@pytest.mark.parametrize("page", SETTINGS)
+def test_the_table_of_a_builders_settings_is_what_the_program_reads(page: str) -> None:
+    assert sorted(table(page, "hostKey")) == sorted(set(settings_of_a_builder()))
 
 
 @pytest.mark.parametrize("readme", LANGUAGES)
@@ -101,4 +102,4 @@ def test_a_command_that_is_shown_exists(readme: str) -> None:
     makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     shown = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
-    assert {"up", "test", "tools"} <= shown <= targets
+    assert {"up", "test", "status"} <= shown <= targets
