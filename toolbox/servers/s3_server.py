@@ -19,7 +19,7 @@ from minio.error import MinioException
 
 from toolbox.certificates import make_authority
 from toolbox.errors import ToolboxError
-from toolbox.processes import Process, start, wait_for_listener
+from toolbox.processes import Process, start, wait_for_listener, wait_until
 
 ATTEMPTS = 3
 """How often ports are chosen anew, when another process takes one before it is bound."""
@@ -126,7 +126,8 @@ class S3Server(ABC):
         """
         for _ in range(ATTEMPTS):
             try:
-                if self._launch(free_ports(12)) and self._answers():
+                # One listens before it has formatted its disk, and refuses everybody until then.
+                if self._launch(free_ports(12)) and wait_until(self._answers, 60):
                     return
             except BaseException:
                 self.stop()
