@@ -105,11 +105,12 @@ def unwrapped(text: str) -> str:
     """Return the policy in what a server answers when it is asked for one.
 
     MinIO answers with the policy itself, RustFS with what else it knows of it around it, as newer
-    versions of the admin API do (`PolicyInfo` of madmin).
+    versions of the admin API do (`PolicyInfo` of madmin; RustFS 1.0.1 writes `policy`).
     """
     try:
-        policy = json.loads(text)["Policy"]
-    except (ValueError, LookupError, TypeError):
+        answer = json.loads(text)
+        policy = answer.get("Policy", answer.get("policy"))
+    except (ValueError, AttributeError):
         return text
     return json.dumps(policy) if isinstance(policy, dict) else text
 
