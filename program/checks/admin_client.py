@@ -20,8 +20,9 @@ from components.access import unwrapped
 from program.checks.s3_client import Server, explain
 from program.checks.server_error import ServerError
 
-_ABSENT = frozenset({"XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy", "NoSuchResource"})
-"""The servers' words for it; RustFS has the last."""
+_RUSTFS_ABSENT = "NoSuchResource"
+_ABSENT = frozenset({"XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy", _RUSTFS_ABSENT})
+"""The servers' words for it."""
 _EVERY_SERVERS = "readwrite"
 """A policy that every server with this API has (minio/pkg, `policy/constants.go`)."""
 
@@ -144,8 +145,15 @@ def _no_admin_api(answer: str) -> ServerError:
 
 
 def _code(text: str) -> str:
-    """Return the server's word for why; the exception has its answer in its text only."""
+    """Return the server's word for why; the exception has its answer in its text only.
+
+    An answer in XML is S3's, which is no admin API; but RustFS says so of what is not there, by a
+    code that S3 has not.
+    """
+    body = text.partition("Body: ")[2]
+    if f"<Code>{_RUSTFS_ABSENT}</Code>" in body:
+        return _RUSTFS_ABSENT
     try:
-        return str(json.loads(text.partition("Body: ")[2])["Code"])
+        return str(json.loads(body)["Code"])
     except (ValueError, LookupError, TypeError):
         return ""

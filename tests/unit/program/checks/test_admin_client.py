@@ -18,6 +18,7 @@ from program.checks.server_error import ServerError
 SERVER = Server("s3", True, "us-east-1", "pulumi", "password", None)
 POLICY = read_policy("nix-cache", "reader")
 WRAPPED = json.dumps({"PolicyName": "p", "Policy": json.loads(POLICY), "CreateDate": "2026"})
+RUSTFS = json.dumps({"policy_name": "p", "policy": json.loads(POLICY)})
 XML = "<Error><Code>NoSuchKey</Code></Error>"
 
 
@@ -45,7 +46,9 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return set_
 
 
-@pytest.mark.parametrize("what", [POLICY, WRAPPED, refused(404, code("XMinioAdminNoSuchPolicy"))])
+@pytest.mark.parametrize(
+    "what", [POLICY, WRAPPED, RUSTFS, refused(404, code("XMinioAdminNoSuchPolicy"))]
+)
 def test_an_answer_of_minios_kind_is_its_admin_api(
     answer: Any, what: str | MinioAdminException
 ) -> None:
@@ -94,13 +97,20 @@ def test_an_error_of_the_admin_api_is_told_by_its_code(answer: Any) -> None:
         Admin(SERVER).check()
 
 
-@pytest.mark.parametrize("word", ["XMinioAdminNoSuchUser", "NoSuchResource"])
-def test_a_user_that_is_not_there_is_told_by_either_servers_code(answer: Any, word: str) -> None:
-    answer(refused(404, code(word)))
+@pytest.mark.parametrize(
+    "body",
+    [
+        code("XMinioAdminNoSuchUser"),
+        code("NoSuchResource"),
+        "<Error><Code>NoSuchResource</Code><Message>user 'nobody' does not exist</Message></Error>",
+    ],
+)
+def test_a_user_that_is_not_there_is_told_by_either_servers_code(answer: Any, body: str) -> None:
+    answer(refused(404, body))
     assert Admin(SERVER).user_status("nobody") is None
 
 
 def test_a_policy_comes_out_of_what_a_server_wraps_it_in(answer: Any) -> None:
-    for text in (POLICY, WRAPPED):
+    for text in (POLICY, WRAPPED, RUSTFS):
         answer(text)
         assert json.loads(str(Admin(SERVER).policy("p"))) == json.loads(POLICY)
