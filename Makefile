@@ -99,6 +99,10 @@ bench-preview: .venv/ready ## time previews of 1, 10 and 50 builders: build/benc
 bench-push: prepare ## time pushes against nix copy and the recipe: build/bench-push.json
 	@$(VENV)/python -m benchmarks.bench_push
 
+.PHONY: bench-load
+bench-load: prepare ## 50 clients pull while 5 builders push, for 10 minutes: build/promises.json
+	@$(VENV)/python -m benchmarks.bench_load
+
 .PHONY: bench-audit
 bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json
 	@$(VENV)/python -m benchmarks.bench_audit
