@@ -76,16 +76,15 @@ def test_a_process_that_ends_instead_of_listening_is_noticed(tmp_path: Path) -> 
 
 
 def test_a_process_that_never_listens_is_ended_with_the_last_of_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(processes, "START_TIMEOUT", 0.2)
     log = tmp_path / "log"
     popen, process = processes.start(
         ["sh", "-c", "echo disk full; exec sleep 600"], log=log, port=1, detached=False
     )
     assert processes.wait_until(lambda: log.read_text() == "disk full\n", 10)
     with pytest.raises(ToolboxError, match=r"(?s)the server did not answer.*disk full"):
-        processes.wait_for_listener(popen, lambda: False, log, "the server")
+        processes.wait_for_listener(popen, lambda: False, log, "the server", 0.2)
     assert not process.alive()
 
 
