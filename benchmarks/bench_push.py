@@ -14,6 +14,7 @@ Usage: python -m benchmarks.bench_push [ROUNDS]
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -158,7 +159,12 @@ class Bench:
 
     def push(self, top: str, upstream_key: str | None = None, endpoint: str | None = None) -> Run:
         """Push as `pulumi up` does, to the server or a proxy before it."""
-        changes = {} if endpoint is None else {"endpoint": endpoint}
+        certificate = base64.b64encode(self.server.ca_file.read_bytes()).decode()
+        changes: dict[str, str | None] = {
+            "ca_certificate_file": None,
+            "ca_certificate": certificate,
+            **({} if endpoint is None else {"endpoint": endpoint}),
+        }
         settings = self._bucket.settings(renew="yes", upstream_key=upstream_key, **changes)
         self._place("settings", bootstrap() + settings)
         return self._run(f"{push_command([top])} </run/settings")
