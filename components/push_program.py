@@ -32,18 +32,18 @@ _FIND_PYTHON = (
     "$HOME/.nix-profile/bin:$HOME/.local/state/nix/profile/bin; "
     "kept=${XDG_CACHE_HOME:-$HOME/.cache}/nix-binary-cache; "
     "try() { "
-    '"$1" -I -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
+    '"$1" -IS -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
     "}; "
     "for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 "
     '"$kept/python/bin/python3"; do '
-    'try "$python" && exec "$python" -I -c "$0" "$@"; '
+    'try "$python" && exec "$python" -IS -c "$0" "$@"; '
     "done; "
     'mkdir -p "$kept"; '
     "nix --extra-experimental-features nix-command --extra-experimental-features flakes "
     'build --out-link "$kept/python" "nixpkgs#python3" </dev/null >/dev/null 2>&1 || '
     "nix --extra-experimental-features nix-command "
     'build --out-link "$kept/python" -f "<nixpkgs>" python3 </dev/null >/dev/null 2>&1; '
-    'try "$kept/python/bin/python3" && exec "$kept/python/bin/python3" -I -c "$0" "$@"; '
+    'try "$kept/python/bin/python3" && exec "$kept/python/bin/python3" -IS -c "$0" "$@"; '
     'echo "push: prepare: this machine has no Python 3.10 or newer, and Nix could not build one; '
     'install it, on NixOS by environment.systemPackages = [ pkgs.python3 ]" >&2; '
     "exit 1"

@@ -24,7 +24,6 @@ import ssl
 import sys
 import tempfile
 import time
-import zipfile
 from datetime import datetime, timezone
 from http.client import HTTPException, HTTPResponse
 from importlib.abc import Loader, MetaPathFinder
@@ -172,6 +171,8 @@ def _codes(settings: str, sha256: str) -> dict[str, CodeType]:
     if key and hmac.compare_digest(kept[:32], hmac.digest(key, about + kept[32:], "sha256")):
         codes: dict[str, CodeType] = marshal.loads(kept[32:])
         return codes
+    import zipfile  # noqa: PLC0415 (most pushes need none)
+
     with zipfile.ZipFile(io.BytesIO(_program(settings, sha256))) as archive:
         codes = {
             name: compile(archive.read(name), name, "exec", dont_inherit=True)
