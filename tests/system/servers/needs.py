@@ -327,6 +327,8 @@ class Measurement:
         target = f"{self.server.endpoint}{encoded_path(path)}"
         if pairs:
             target += f"?{encoded_query(pairs)}"
+        # Garage closes a connection on which it has refused a body.
+        sent["connection"] = "close"
         return self._http.request(method, target, body=body, headers=sent, redirect=False)
 
 

@@ -291,7 +291,10 @@ def test_an_answer_that_drips_is_given_up(
             thread.join(0.01)
     finally:
         over.set()
-    assert [str(error) for error in ended] == ["the connection broke before the answer was whole"]
+    # Which of the two depends on whether what had come meanwhile was read.
+    broke = ("the connection broke before the answer was whole", "Connection reset by peer")
+    (error,) = ended
+    assert str(error) in broke
 
 
 def test_a_connection_that_broke_is_opened_again(server: StandIn, client: Client) -> None:
