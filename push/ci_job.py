@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -35,6 +36,7 @@ from push.settings import format_settings, read
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
 _BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
+_OURS = re.compile(f"{_BEGIN}\n.*?{_END}\n", re.DOTALL)
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
 _PATIENCE = 900.0
@@ -82,6 +84,10 @@ class _Job:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
+        # What is started has its settings from a file, and none of the secrets.
+        self._children = {
+            name: value for name, value in environment.items() if not name.startswith(_PREFIX)
+        }
         # A forge's runner gives each job one of its own, and empties it.
         base = environment.get("RUNNER_TEMP") or tempfile.gettempdir()
         self._workspace = (
@@ -105,8 +111,13 @@ class _Job:
         if settings is not None:
             self._make(settings)
             lines.append(f"post-build-hook = {self._hook}")
+        try:
+            self._configure(lines)
+        except PushError:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+        if settings is not None:
             self._start_pusher()
-        self._configure(lines)
         print("what this job builds is pushed" if settings else "the cache is set up", flush=True)
         return 0
 
@@ -137,19 +148,27 @@ class _Job:
         return 0
 
     def finish(self, paths: Sequence[str]) -> int:
-        code = 0
         if self._directory.exists() and self._directory.lstat().st_uid != os.getuid():
             raise _refused(f"'{self._directory}' is another user's; set RUNNER_TEMP to one of ours")
-        if self._settings.exists():
-            self._stop_pusher()
-            code = self._push(["--queue", str(self._queue)])
-            given = [str(Path(self._workspace, path).absolute()) for path in paths]
-            code = (self._push(given) if given else 0) or code
-            sys.stderr.write(self._log.read_text(errors="replace"))
-        elif paths:
+        started = self._settings.exists()
+        if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
-        self._configure(())
-        shutil.rmtree(self._directory, ignore_errors=True)
+        try:
+            code = self._push_the_rest(paths) if started else 0
+            self._configure(())
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        return code
+
+    def _push_the_rest(self, paths: Sequence[str]) -> int:
+        # What was interrupted while it started has none.
+        if self._log.exists():
+            self._stop_pusher()
+        code = self._push(["--queue", str(self._queue)])
+        given = [str(Path(self._workspace, path).absolute()) for path in paths]
+        code = (self._push(given) if given else 0) or code
+        if self._log.exists():
+            sys.stderr.write(self._log.read_text(errors="replace"))
         return code
 
     def _cache(self) -> dict[str, Any]:
@@ -161,9 +180,12 @@ class _Job:
             parts = [cache["substituter"], *cache["publicKeys"]]
             if not all(isinstance(part, str) and part.isprintable() for part in parts):
                 raise ValueError
-            if not all(isinstance(cache[part], dict) for part in ("push", "builders")):
+            if not isinstance(cache["publicKeys"], list):
                 raise ValueError
-        except (OSError, ValueError, LookupError, TypeError):
+            for part in (cache["push"], cache["builders"], *cache["builders"].values()):
+                if not isinstance(part, dict):
+                    raise ValueError
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _refused(f"{name} '{where[:200]}' cannot be read; {remedy}") from None
         return dict(cache)
 
@@ -181,7 +203,7 @@ class _Job:
         of_builder = cache["builders"][builder]
         settings = {
             **cache["push"],
-            "access-key-id": self._given("ACCESS_KEY_ID") or of_builder["accessKeyId"],
+            "access-key-id": self._given("ACCESS_KEY_ID") or of_builder.get("accessKeyId"),
             "secret-access-key": self._given("SECRET_ACCESS_KEY"),
             "session-token": self._given("SESSION_TOKEN"),
             "signing-key": self._given("SIGNING_KEY"),
@@ -191,11 +213,17 @@ class _Job:
                 variable = _PREFIX + name.upper().replace("-", "_")
                 raise _refused(f"{variable} is empty; give the job that secret, or no builder")
         if cache.get("caCertificate"):
-            settings["ca-certificate"] = base64.b64encode(cache["caCertificate"].encode()).decode()
+            certificate = str(cache["caCertificate"]).encode()
+            settings["ca-certificate"] = base64.b64encode(certificate).decode()
         try:
             text = format_settings(settings)
         except ValueError as error:
             raise _refused(f"{error}; give it on one line") from None
+        except TypeError:
+            raise _refused(
+                f"{_PREFIX}CONFIGURATION has a setting of the push that is none; make it anew with "
+                "pulumi stack output nixos --json"
+            ) from None
         read(text.splitlines())
         return text
 
@@ -206,26 +234,31 @@ class _Job:
         """Put lines into this user's nix.conf, in the place of those that were there before."""
         base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         path = Path(base, "nix", "nix.conf")
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        before, begins, rest = text.partition(f"{_BEGIN}\n")
-        text = before + rest.partition(f"{_END}\n")[2] if begins else text
-        if lines:
-            newline = "" if not text or text.endswith("\n") else "\n"
-            text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            # Without its end it may hold what somebody else has written.
+            text = _OURS.sub("", before)
+            if lines:
+                newline = "" if not text or text.endswith("\n") else "\n"
+                text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
+            if text != before:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise _refused(
+                f"'{path}' cannot be changed ({why}); set XDG_CONFIG_HOME to a directory whose "
+                "nix/nix.conf this user may write"
+            ) from None
 
     def _start_pusher(self) -> None:
-        environment = {
-            name: value for name, value in self._environment.items() if not name.startswith(_PREFIX)
-        }
         with self._log.open("wb") as log:
             # The process keeps the lock as long as it lives, whoever is its parent by then.
             fcntl.flock(log, fcntl.LOCK_EX)
             subprocess.Popen(
                 [sys.executable, "-m", "push.ci_job", "run"],
                 cwd=_CHECKOUT,
-                env=environment,
+                env=self._children,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -245,7 +278,7 @@ class _Job:
 
     def _push(self, arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "push", "--config", str(self._settings), *arguments]
-        return subprocess.run(command, cwd=_CHECKOUT, check=False).returncode
+        return subprocess.run(command, cwd=_CHECKOUT, env=self._children, check=False).returncode
 
 
 def _write(path: Path, text: str, mode: int) -> None:
