@@ -31,6 +31,10 @@ class _AbsentError(Exception):
     """The server has nothing of that name."""
 
 
+class _AbsentForRustFSError(_AbsentError):
+    """The same, said in XML: it does not show that what answers is an admin API."""
+
+
 @dataclass(frozen=True)
 class Admin:
     """The server's users and policies."""
@@ -50,6 +54,8 @@ class Admin:
         try:
             with self.asked("see policies", "admin:GetPolicy"):
                 answer = json.loads(unwrapped(self.client.policy_info(_EVERY_SERVERS)))
+        except _AbsentForRustFSError:
+            raise _no_admin_api("a refusal of another kind") from None
         except _AbsentError:
             return
         if not isinstance(answer, dict) or "Statement" not in answer:
@@ -118,6 +124,10 @@ class Admin:
         try:
             yield
         except MinioAdminException as error:
+            # An answer in XML is S3's; but RustFS says so of what is not there, by a code that S3
+            # has not.
+            if f"<Code>{_RUSTFS_ABSENT}</Code>" in str(error):
+                raise _AbsentForRustFSError from None
             code = _code(str(error))
             if code in _ABSENT:
                 raise _AbsentError from None
@@ -145,15 +155,8 @@ def _no_admin_api(answer: str) -> ServerError:
 
 
 def _code(text: str) -> str:
-    """Return the server's word for why; the exception has its answer in its text only.
-
-    An answer in XML is S3's, which is no admin API; but RustFS says so of what is not there, by a
-    code that S3 has not.
-    """
-    body = text.partition("Body: ")[2]
-    if f"<Code>{_RUSTFS_ABSENT}</Code>" in body:
-        return _RUSTFS_ABSENT
+    """Return the server's word for why; the exception has its answer in its text only."""
     try:
-        return str(json.loads(body)["Code"])
+        return str(json.loads(text.partition("Body: ")[2])["Code"])
     except (ValueError, LookupError, TypeError):
         return ""
