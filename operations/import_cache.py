@@ -254,6 +254,7 @@ class _Import:
         self._contents: dict[str, bytes] = {}
         self._working = 0
         self._offers: Mapping[str, Offer] = {}
+        self._bytes = 0
         self._outcome = Outcome()
 
     def __enter__(self) -> _Import:
@@ -275,6 +276,7 @@ class _Import:
         outcome.left = len(walk.left)
         missing = self._missing(walk, upstreams)
         self._offers = {path: offer for path, offer in walk.offers.items() if path in missing}
+        self._bytes = sum(offer.path.nar_size for offer in self._offers.values())
         outcome.held = len(walk.offers) - len(self._offers)
         outcome.problems |= walk.refused
         # What is not believed is in the cache already where somebody has pushed it.
@@ -460,10 +462,9 @@ class _Import:
         return not self._working and self._transfers.idle()
 
     def _show(self) -> None:
-        total = sum(offer.path.nar_size for offer in self._offers.values())
         self._progress(
             f"{self._outcome.imported:,} of {len(self._offers):,} paths, "
-            f"{human(self._outcome.bytes)} of {human(total)}"
+            f"{human(self._outcome.bytes)} of {human(self._bytes)}"
         )
 
 

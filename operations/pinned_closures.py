@@ -17,6 +17,7 @@ from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
 from formats.signing import verified_by
 from formats.store_path import STORE_DIR
 from operations.cache_status import PinnedClosure
+from push.inventory import parsed
 
 Read = Callable[[str, int], bytes | None]
 """Returns an object of at most so many bytes, None where there is none."""
@@ -77,11 +78,6 @@ class PinnedClosures:
 
     def _narinfo(self, path: str) -> NarInfo | None:
         """Return a path's narinfo, None where it is none that a push would walk through."""
-        try:
-            narinfo = NarInfo.parse((self.read(narinfo_of(path), LARGEST_NARINFO) or b"").decode())
-        except (FormatError, UnicodeDecodeError):
-            return None
+        narinfo = parsed(path, self.read(narinfo_of(path), LARGEST_NARINFO) or b"")
         trusted = {key.name: key for key in self.keys}
-        if narinfo.store_path != path or not verified_by(narinfo, trusted):
-            return None
-        return narinfo
+        return narinfo if narinfo is not None and verified_by(narinfo, trusted) else None
