@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.bench_audit import BUCKET, STACK, make_stack
@@ -134,12 +135,9 @@ def run(minutes: float, scratch: Path) -> Load:
         load.published.append(first)
         load.until = time.monotonic() + minutes * 60
         tasks: list[Callable[[], None]] = [load.show]
-        tasks += [
-            lambda builder=builder, number=number: load.push(builder, number)  # type: ignore[misc]
-            for number, builder in enumerate(builders)
-        ]
-        tasks += [lambda: load.pull(client)] * CLIENTS
-        tasks.append(lambda: load.audit(scratch / "project", environment))
+        tasks += [partial(load.push, builder, number) for number, builder in enumerate(builders)]
+        tasks += [partial(load.pull, client)] * CLIENTS
+        tasks.append(partial(load.audit, scratch / "project", environment))
         threads = [threading.Thread(target=task) for task in tasks]
         for thread in threads:
             thread.start()

@@ -2,33 +2,29 @@
 { config, lib, ... }:
 let
   substituter = import ./substituter.nix { inherit config lib; };
-  inherit (substituter) cache cfg private;
+  inherit (substituter) cfg private;
 in
 {
   inherit (substituter) options;
 
-  config = lib.mkIf cfg.enable {
-    assertions = substituter.assertions ++ [
+  config = lib.mkIf cfg.enable (
+    lib.mkMerge [
+      substituter.machine
       {
-        assertion = private -> cfg.credentialsFile != null;
-        message =
-          "services.nix-binary-cache.client.credentialsFile is missing: the cache is private; "
-          + "name the file with its reader's credential.";
+        inherit (substituter) assertions;
+
+        nix = { inherit (substituter) settings; };
+
+        # The daemon substitutes for users. Root's own commands, nixos-rebuild among them, open the
+        # store themselves and look in root's home. A file that is there already stays.
+        systemd = lib.mkIf (private && cfg.credentialsFile != null) {
+          services.nix-daemon.environment.AWS_SHARED_CREDENTIALS_FILE = cfg.credentialsFile;
+          tmpfiles.rules = [
+            "d /root/.aws 0700 root root -"
+            "L /root/.aws/credentials - - - - ${cfg.credentialsFile}"
+          ];
+        };
       }
-    ];
-
-    nix.settings = substituter.settings;
-
-    security.pki.certificates = lib.optional (cache.caCertificate != null) cache.caCertificate;
-
-    # The daemon substitutes for users. Root's own commands, nixos-rebuild among them, open the
-    # store themselves and look in root's home. A file that is there already stays.
-    systemd = lib.mkIf (private && cfg.credentialsFile != null) {
-      services.nix-daemon.environment.AWS_SHARED_CREDENTIALS_FILE = cfg.credentialsFile;
-      tmpfiles.rules = [
-        "d /root/.aws 0700 root root -"
-        "L /root/.aws/credentials - - - - ${cfg.credentialsFile}"
-      ];
-    };
-  };
+    ]
+  );
 }

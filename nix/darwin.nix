@@ -2,27 +2,23 @@
 { config, lib, ... }:
 let
   substituter = import ./substituter.nix { inherit config lib; };
-  inherit (substituter) cache cfg private;
+  inherit (substituter) cfg private;
 in
 {
   inherit (substituter) options;
 
-  config = lib.mkIf cfg.enable {
-    assertions = substituter.assertions ++ [
+  config = lib.mkIf cfg.enable (
+    lib.mkMerge [
+      substituter.machine
       {
-        assertion = private -> cfg.credentialsFile != null;
-        message =
-          "services.nix-binary-cache.client.credentialsFile is missing: the cache is private; "
-          + "name the file with its reader's credential.";
+        inherit (substituter) assertions;
+
+        nix = { inherit (substituter) settings; };
+
+        launchd.daemons.nix-daemon = lib.mkIf (private && cfg.credentialsFile != null) {
+          serviceConfig.EnvironmentVariables.AWS_SHARED_CREDENTIALS_FILE = cfg.credentialsFile;
+        };
       }
-    ];
-
-    nix.settings = substituter.settings;
-
-    security.pki.certificates = lib.optional (cache.caCertificate != null) cache.caCertificate;
-
-    launchd.daemons.nix-daemon = lib.mkIf (private && cfg.credentialsFile != null) {
-      serviceConfig.EnvironmentVariables.AWS_SHARED_CREDENTIALS_FILE = cfg.credentialsFile;
-    };
-  };
+    ]
+  );
 }

@@ -20,7 +20,7 @@ let
       "${cache.substituter}${if private then "&" else "?"}${joined}";
 in
 {
-  inherit cfg cache private;
+  inherit cfg private;
 
   options.services.nix-binary-cache.client = {
     enable = lib.mkEnableOption "the binary cache as a substituter of this machine";
@@ -88,6 +88,19 @@ in
         + "can read; name a file outside it, as a text.";
     }
   ];
+
+  # What a machine does besides, whose daemon reads the cache for everybody.
+  machine = {
+    assertions = [
+      {
+        assertion = private -> cfg.credentialsFile != null;
+        message =
+          "services.nix-binary-cache.client.credentialsFile is missing: the cache is private; "
+          + "name the file with its reader's credential.";
+      }
+    ];
+    security.pki.certificates = lib.optional (cache.caCertificate != null) cache.caCertificate;
+  };
 
   settings = {
     extra-substituters = [ url ];

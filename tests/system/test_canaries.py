@@ -11,6 +11,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.promises import record
 from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
+from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 pytestmark = pytest.mark.system
@@ -104,10 +106,19 @@ def files_of(builder: ThrowawayBuilder) -> Mapping[str, str]:
 
 def test_a_secret_that_is_shown_is_seen(builder: ThrowawayBuilder) -> None:
     canaries = Canaries(["a-canary-that-sings"])
-    with watched(canaries, builder):
-        builder.run("SONG=a-canary-that-sings sh -c 'sleep 1; :' a-canary-that-sings")
+    heard = builder.root / "tmp" / "heard"
+    song = "SONG=a-canary-that-sings sh -c 'until [ -e /tmp/heard ]; do sleep 0.01; done' "
+    with ThreadPoolExecutor(1) as beside, watched(canaries, builder):
+        sung = beside.submit(builder.run, f"{song} a-canary-that-sings")
+        try:
+            known = canaries.found.values
+            assert wait_until(lambda: len(known()) == 3 and all(known()), 30), canaries.found
+        finally:
+            heard.touch()
+        sung.result()
     assert len(canaries.found) == 3
     assert all(canaries.found.values()), canaries.found
+    heard.unlink()
     (builder.root / "tmp" / "canary").write_text("a-canary-that-sings")
     for text in files_of(builder).values():
         canaries.look("file", text)
