@@ -36,7 +36,7 @@ from push.settings import format_settings, read
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
 _BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
-_OURS = re.compile(f"{_BEGIN}\n.*?{_END}\n", re.DOTALL)
+_OURS = re.compile(f"{_BEGIN}\n(?:(?!{_BEGIN}\n).)*?{_END}\n", re.DOTALL)
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
 _PATIENCE = 900.0

@@ -64,6 +64,7 @@ def test_an_answer_of_minios_kind_is_its_admin_api(
         "[]",
         '{"Statements": "none"}',
         refused(404, XML),
+        refused(404, XML.replace("NoSuchKey", "NoSuchResource")),
         refused(400, XML),
         refused(403, XML),
         refused(501, ""),
