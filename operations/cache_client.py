@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import urllib3
 
@@ -40,7 +41,11 @@ class CacheClient:
     """
 
     def __init__(
-        self, url: Callable[[str, str], str], ca_certificate_file: str | None, connections: int
+        self,
+        url: Callable[[str, str], str],
+        ca_certificate_file: str | None,
+        connections: int,
+        login: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Connect to nothing yet.
 
@@ -49,11 +54,13 @@ class CacheClient:
                 credential.
             ca_certificate_file: a private CA that is trusted besides the system's.
             connections: how many are kept open.
+            login: headers by which this user is known; no other host is told them.
         """
         context = ssl.create_default_context()
         if ca_certificate_file is not None:
             context.load_verify_locations(ca_certificate_file)
         self._url = url
+        self._headers = {**_HEADERS, **login}
         self._pool = BoundedConnections(
             _WHOLE_ANSWER_SECONDS,
             maxsize=connections,
@@ -89,7 +96,7 @@ class CacheClient:
         self, method: str, name: str, *, preload_content: bool = True
     ) -> urllib3.BaseHTTPResponse:
         return self._pool.request(
-            method, self._url(method, name), headers=_HEADERS, preload_content=preload_content
+            method, self._url(method, name), headers=self._headers, preload_content=preload_content
         )
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import lzma
+import netrc
 import os
 import queue
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast, final
+from urllib.parse import urlsplit
 
 import zstandard
 from urllib3.exceptions import HTTPError
@@ -40,7 +43,7 @@ from formats.store_path import STORE_DIR
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
-from operations.other_cache import CONNECTIONS, Offer, OtherCache, Walk, named
+from operations.other_cache import CONNECTIONS, WANTS_LOGIN, Offer, OtherCache, Walk, named
 from operations.pulumi_cli import OperationError, read_output
 from operations.upstream import UpstreamCache, ask, upstream_caches
 from program.checks.s3_client import explain
@@ -57,6 +60,8 @@ from push.settings import PushSettings, format_settings, read
 from push.store import references_first
 from push.transfers import Loop, Transfers
 
+_URL = re.compile(r"[!-~]+")
+_WRITE_A_URL = "write the cache's URL, https://..."
 _DOWNLOADS = 4
 _SHOWN = 10
 _SECONDS_OF_SILENCE = 30.0
@@ -94,23 +99,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--paths", metavar="FILE", help="what is copied, one a line; - reads them")
     parser.add_argument("--ca-file", metavar="FILE", help="the private CA of the other cache (PEM)")
+    parser.add_argument("--netrc-file", metavar="FILE", help="logins, as Nix's netrc-file has them")
     parser.add_argument("path", nargs="*", metavar="PATH", help="what is copied besides")
     chosen = parser.parse_args(arguments)
     return run(
         lambda: _import(
             chosen.stack,
-            _url(chosen.url),
+            read_url(chosen.url),
             _keys(" ".join(chosen.keys)),
             read_wanted(chosen.paths, chosen.path),
             chosen.ca_file,
+            chosen.netrc_file,
         )
     )
 
 
-def _url(text: str) -> str:
-    if not text.startswith(("https://", "http://")):
-        raise OperationError(f"FROM is {text!r}: write the cache's URL, https://...")
+def read_url(text: str) -> str:
+    """Return the URL of the other cache, below which its files are.
+
+    Raises:
+        OperationError: it is none, or has a login, which nobody is to read here or in a list of
+            processes; the message does not show it.
+    """
+    # A password may have letters in it by which a URL is taken apart.
+    if "@" in text:
+        raise OperationError(
+            "FROM has a login in it, which lists of processes and histories of shells show; write "
+            "the URL without it, and the login to a file as for Nix's netrc-file: "
+            'ARGS="--netrc-file FILE"'
+        )
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise OperationError(f"FROM is {text[:200]!r}; {_WRITE_A_URL}") from None
+    if parts.scheme == "s3":
+        raise OperationError(
+            f"FROM is the bucket {parts.netloc[:100]!r} over S3, which is not copied from; write "
+            "the URL at which it is read over HTTP, https://server/bucket, and let anybody read it "
+            "meanwhile if it is private"
+        )
+    if parts.query or parts.fragment:
+        raise OperationError(
+            "FROM has a ? or #; write the URL without what follows, which says nothing of where "
+            "the cache is"
+        )
+    if parts.scheme not in ("https", "http") or not host or not _URL.fullmatch(text):
+        raise OperationError(f"FROM is {text[:200]!r}; {_WRITE_A_URL}")
     return text.rstrip("/")
+
+
+def read_login(file: str | None, url: str) -> dict[str, str]:
+    """Return the headers by which a cache knows this user.
+
+    Args:
+        file: logins by host, as curl and Nix read them; None where anybody may read.
+        url: of the cache.
+
+    Raises:
+        OperationError: the file cannot be read, or has no login for the host; or the login would
+            travel in the clear. The message does not show it.
+    """
+    if file is None:
+        return {}
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        raise OperationError(f"FROM is {url}, to which a login would go in the clear; use https://")
+    try:
+        found = netrc.netrc(file).authenticators(str(parts.hostname))
+    except (OSError, ValueError, netrc.NetrcParseError):
+        raise OperationError(
+            f"--netrc-file is {file}, which cannot be read; write lines of the form machine "
+            f"{parts.hostname} login USER password PASSWORD"
+        ) from None
+    if found is None:
+        raise OperationError(f"{file} has no login for {parts.hostname}; add a line for it")
+    user, _, password = found
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def _keys(text: str) -> list[PublicKey]:
@@ -164,18 +229,24 @@ def read_wanted(file: str | None, paths: Sequence[str]) -> list[str]:
 
 
 def _import(
-    name: str, url: str, keys: Sequence[PublicKey], wanted: Sequence[str], ca_file: str | None
+    name: str,
+    url: str,
+    keys: Sequence[PublicKey],
+    wanted: Sequence[str],
+    ca_file: str | None,
+    netrc_file: str | None,
 ) -> int:
     began = time.monotonic()
+    login = read_login(netrc_file, url)
     stack = read_stack(name)
     upstream = [PublicKey.parse(key) for key in stack.settings.upstream_keys]
     settings, key = _push_settings(stack)
     progress = Progress("import")
     try:
-        other = OtherCache(url, keys, upstream, ca_file)
+        other = OtherCache(url, keys, upstream, ca_file, login)
         walk = other.walk(wanted, progress)
     except HTTPError as error:
-        raise OperationError(f"{url}: {explain(error)}") from None
+        raise OperationError(f"{url}: {_why_silent(error)}") from None
     except OSError as error:
         raise OperationError(f"{ca_file} cannot be read as CA certificates ({error})") from None
     if not walk.offers and not walk.left:
@@ -197,8 +268,19 @@ def _import(
 def _nothing(url: str, walk: Walk) -> str:
     """Return why nothing at all can be copied."""
     for what, why in walk.refused.items():
-        return f"{url} has nothing that can be copied: {what}: {why}; see that KEYS are its keys"
+        remedy = (
+            'name a file that has it with ARGS="--netrc-file FILE"'
+            if why == WANTS_LOGIN
+            else "see that KEYS are its keys"
+        )
+        return f"{url} has nothing that can be copied: {what}: {why}; {remedy}"
     return f"{url} has none of what is to be copied, such as {next(iter(walk.absent))}"
+
+
+def _why_silent(error: HTTPError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return 'its certificate is not trusted; name what signed it with ARGS="--ca-file FILE"'
+    return str(explain(error))
 
 
 def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:

@@ -20,10 +20,17 @@ from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.nix32 import NIX32_ALPHABET, sha256_to_nix32
 from formats.signing import verified_by, verifies
 from formats.store_path import STORE_DIR, is_store_path
-from operations.cache_client import GONE, OK, CacheClient
+from operations.cache_client import OK, CacheClient
 from push.store import StorePath
 
 CONNECTIONS = 8
+
+_ABSENT = (403, 404, 410)
+"""What is answered where there is nothing; 403 by a bucket that may not be listed, as to Nix."""
+_UNAUTHORIZED = 401
+
+WANTS_LOGIN = "the other cache wants a login, or another one"
+"""Why what it says of a path is not believed, where it says nothing without a login."""
 
 _NARINFO = re.compile(rf"([{NIX32_ALPHABET}]{{32}})(?:\.narinfo)?")
 # As others write it: `nar/<hash>.nar.xz`, `nar/<hash>.nar?hash=<hash>`; below the cache's own URL.
@@ -72,19 +79,21 @@ class OtherCache:
         keys: Iterable[PublicKey],
         upstream_keys: Iterable[PublicKey],
         ca_certificate_file: str | None,
+        login: Mapping[str, str],
     ) -> None:
         """Connect to nothing yet.
 
         Args:
-            url: where it answers.
+            url: where it answers; it holds no secret.
             keys: what they have signed is believed.
             upstream_keys: what they have signed is left to the caches that have it.
             ca_certificate_file: a private CA that is trusted besides the system's.
+            login: headers by which it knows this user; empty where anybody may read.
         """
         self._keys = {key.name: key for key in keys}
         self._upstream_keys = {key.name: key for key in upstream_keys}
         self._client = CacheClient(
-            lambda _, name: f"{url}/{name}", ca_certificate_file, CONNECTIONS
+            lambda _, name: f"{url}/{name}", ca_certificate_file, CONNECTIONS, login
         )
 
     def open(self, offer: Offer) -> AbstractContextManager[urllib3.BaseHTTPResponse]:
@@ -128,8 +137,11 @@ class OtherCache:
     ) -> Mapping[str, str]:
         """Take in an answer; return what the path refers to, each with the path."""
         status, body = answer
-        if status == GONE:
+        if status in _ABSENT:
             walk.absent[name] = referrer
+            return {}
+        if status == _UNAUTHORIZED:
+            walk.refused[name] = WANTS_LOGIN
             return {}
         if status != OK:
             walk.refused[name] = f"its narinfo is answered with HTTP status {status}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,11 @@ import pytest
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.signing import SecretKey
 from operations import other_cache
-from operations.import_cache import _Space, main, read_wanted
+from operations.import_cache import _nothing, _Space, main, read_login, read_url, read_wanted
 from operations.other_cache import OtherCache, named
+from operations.pulumi_cli import OperationError
 from tests.unit.push.paths import store_path
+from tests.unit.push.s3_stand_in import Reply, StandIn, serving
 
 KEY, UPSTREAM = SecretKey.generate("old-1"), SecretKey.generate("up-1")
 LIBC = store_path("libc", 1000)
@@ -35,24 +38,25 @@ def offered(**changes: object) -> NarInfo:
 class Files:
     """A cache's files, in the place of the client."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes | int]) -> None:
         self.files = files
 
     @contextmanager
     def open(self, name: str) -> Iterator[BytesIO]:
-        response = BytesIO(self.files.get(name, b""))
-        response.status = 200 if name in self.files else 404  # type: ignore[attr-defined]
+        answer = self.files.get(name, 404)
+        response = BytesIO(b"" if isinstance(answer, int) else answer)
+        response.status = answer if isinstance(answer, int) else 200  # type: ignore[attr-defined]
         yield response
 
 
 def walk(
-    *narinfos: NarInfo, wanted: str = TOP.path, files: Mapping[str, bytes] | None = None
+    *narinfos: NarInfo, wanted: str = TOP.path, files: Mapping[str, bytes | int] | None = None
 ) -> other_cache.Walk:
     """Walk through a cache that has these narinfos."""
     texts = {narinfo_of(one.store_path): one.format().encode() for one in narinfos}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(other_cache, "CacheClient", lambda *_: Files({**texts, **(files or {})}))
-        cache = OtherCache("https://x", [KEY.public_key], [UPSTREAM.public_key], None)
+        cache = OtherCache("https://x", [KEY.public_key], [UPSTREAM.public_key], None, {})
     return cache.walk([wanted], lambda _: None)
 
 
@@ -119,7 +123,7 @@ def test_paths_are_named_by_themselves_or_by_their_narinfos() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--from", "old.example", "--keys", "k"], "FROM is 'old.example': write the cache's URL"),
+        (["--from", "old.example", "--keys", "k"], "FROM is 'old.example'; write the cache's URL"),
         (["--from", "https://x", "--keys", "old-1:secret"], "KEYS has 'old-1:...', which is no pu"),
         (["--from", "https://x", "--keys", " "], "KEYS is empty"),
         (["--from", "https://x", "--keys", str(KEY.public_key)], "there is nothing to copy"),
@@ -141,6 +145,99 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_sentence(
     assert told.startswith("error: ")
     assert sentence in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("https://me:s3cr3t@old.example", "FROM has a login in it"),
+        ("https://s3cr3t@old.example/cache", "--netrc-file"),
+        ("me:s3cr3t@old.example", "FROM has a login in it"),
+        ("https:me:s3cr3t@old.example", "FROM has a login in it"),
+        ("https://me:1/s3cr3t@old.example", "FROM has a login in it"),
+        ("https://me:a?s3cr3t#@old.example", "FROM has a login in it"),
+        ("https://old.example?token=s3cr3t", "FROM has a ? or #"),
+        ("https://old.example#s3cr3t", "FROM has a ? or #"),
+        (
+            "s3://old-cache?endpoint=https://s3.test&profile=s3cr3t",
+            "FROM is the bucket 'old-cache'",
+        ),
+        ("https://", "write the cache's URL"),
+        ("https://old.example:http", "write the cache's URL"),
+        ("https://[old.example", "write the cache's URL"),
+        ("https://old.example/a b", "write the cache's URL"),
+        ("https://old.example\x1b[2J", "write the cache's URL"),
+        ("file:///srv/cache", "write the cache's URL"),
+        ("", "write the cache's URL"),
+    ],
+)
+def test_a_url_that_cannot_be_or_holds_a_login_is_refused_and_no_secret_of_it_is_shown(
+    url: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--from", url, "--keys", str(KEY.public_key), TOP.path]
+    assert main(["--stack", "s", *command]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert "s3cr3t" not in told.err + told.out
+    assert told.err.removesuffix("\n").isprintable()
+
+
+def test_a_url_that_names_a_cache_is_taken_without_its_last_slash() -> None:
+    for url in ("https://old.example:8443/cache", "http://[::1]:80/a"):
+        assert read_url(f"{url}/") == read_url(url) == url
+
+
+def test_a_login_is_taken_from_a_file_as_nix_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "netrc"
+    file.write_text("machine old.example password t0k:n\nmachine other login me password x\n")
+    (login,) = read_login(str(file), "https://old.example/cache").values()
+    assert b64decode(login.removeprefix("Basic ")) == b":t0k:n"
+    assert read_login(None, "http://old.example") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "sentence"),
+    [
+        (None, "https://old.example", "which cannot be read"),
+        ("machine old.example s3cr3t", "https://old.example", "which cannot be read"),
+        ("s3cr3t", "https://old.example", "which cannot be read"),
+        ("machine else login a password s3cr3t", "https://old.example", "has no login for"),
+        ("machine old.example password s3cr3t", "http://old.example", "in the clear"),
+    ],
+)
+def test_a_login_that_is_none_or_would_be_overheard_is_refused_without_showing_it(
+    text: str | None, url: str, sentence: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "netrc"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(OperationError, match=sentence) as told:
+        read_login(str(file), url)
+    assert "s3cr3t" not in str(told.value)
+
+
+def test_a_login_reaches_the_cache_and_nobody_to_whom_it_points() -> None:
+    with serving(StandIn()) as cache, serving(StandIn()) as elsewhere:
+        cache.script = lambda _: Reply(302, {"Location": f"{elsewhere.url}/x"})
+        elsewhere.script = lambda _: Reply(404)
+        login = {"Authorization": "Basic eDp5"}
+        other = OtherCache(cache.url, [KEY.public_key], [], None, login)
+        assert other.walk([TOP.path], lambda _: None).absent == {TOP.path: ""}
+    asked = [one.headers.get("authorization") for one in (*cache.seen, *elsewhere.seen)]
+    assert asked == ["Basic eDp5", None]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_a_bucket_that_may_not_be_listed_refuses_is_not_there(status: int) -> None:
+    found = walk(TOP_INFO, files={narinfo_of(LIBC.path): status})
+    assert (found.absent, found.refused) == ({LIBC.path: TOP.path}, {})
+
+
+def test_a_cache_that_wants_a_login_is_told_with_the_remedy() -> None:
+    found = walk(files={narinfo_of(TOP.path): 401})
+    assert "--netrc-file" in _nothing("https://old.example", found)
+    unsigned = walk(offered(signatures=()), wanted=LIBC.path)
+    assert "see that KEYS" in _nothing("https://old.example", unsigned)
 
 
 def test_standard_input_and_lines_of_a_file_name_paths_once(tmp_path: Path) -> None:
