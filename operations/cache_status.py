@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 from components.retention import expires_at
@@ -101,6 +101,8 @@ class BuilderState:
     """When what that one kept begins to expire, if nothing pushes; None where nothing does."""
     overdue: bool
     """Whether no push has kept all for half of the retention."""
+    signed_by: str = ""
+    """The name of the key that signs what it pushes."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Status:
     at: datetime
     rules: Rules
     keys: tuple[str, ...]
-    """Names of the keys that clients trust; the last one signs."""
+    """Names of the keys that clients trust; the last one signs, but for builders with their own."""
     entries: int
     """Narinfos."""
     nars: int
@@ -145,7 +147,8 @@ class Status:
     """When a narinfo was last written."""
     builders: tuple[BuilderState, ...]
     former: tuple[str, ...]
-    """Users that have told of pushes and are no builder's of this stack."""
+    """Users that are no builder's of this stack and have told of pushes, as long as what they
+    pushed may be there."""
     pins: tuple[PinnedClosure, ...]
     written: tuple[Day, ...]
     """What was written on each day that anything was, the oldest first."""
@@ -199,6 +202,7 @@ def evaluate(
     substituter: str,
     keys: Sequence[str],
     builders: Mapping[str, str],
+    signed_by: Mapping[str, str],
     rules: Rules,
     seen: Seen,
     now: datetime,
@@ -210,6 +214,8 @@ def evaluate(
         substituter: the URL that clients read from.
         keys: the names of its keys, the last of which signs.
         builders: the user of each builder, by the builder's name.
+        signed_by: the name of the key that signs what a builder pushes, by the builder's name; the
+            last of `keys` signs for those that are not in it.
         rules: how long it keeps what nobody pushes.
         seen: what was read of it.
         now: the present time, in UTC.
@@ -232,10 +238,17 @@ def evaluate(
         oldest=min(moments, default=None),
         newest=max(moments, default=None),
         builders=tuple(
-            _builder(name, user, told.get(user), seen.statuses.get(user), rules, now)
+            replace(
+                _builder(name, user, told.get(user), seen.statuses.get(user), rules, now),
+                signed_by=signed_by.get(name) or next(reversed(keys), ""),
+            )
             for name, user in builders.items()
         ),
-        former=tuple(sorted(told.keys() - set(builders.values()))),
+        former=tuple(
+            user
+            for user, written in sorted(told.items())
+            if user not in builders.values() and not _gone(rules.due(written, nar=True), now)
+        ),
         pins=tuple(seen.pins),
         written=_days(
             ((one.last_modified.date(), one) for one in narinfos),
@@ -294,6 +307,10 @@ def _builder(
         None if lease is None else rules.due(lease.at),
         overdue,
     )
+
+
+def _gone(due: datetime | None, now: datetime) -> bool:
+    return due is not None and due <= now
 
 
 def _due(

@@ -13,7 +13,7 @@ from formats.keys import PublicKey
 from formats.store_path import is_store_path
 from operations.bucket import Credential
 from operations.pulumi_cli import OperationError, read_output
-from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT
+from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT, SIGNED_BY
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
 
@@ -44,6 +44,8 @@ class DeployedStack:
     NAME keeps`."""
     builders: Mapping[str, str] = field(default_factory=dict)
     """The user of each builder on the server, by the builder's name."""
+    signed_by: Mapping[str, str] = field(default_factory=dict)
+    """The name of the key that signs what a builder pushes, by the builder's name."""
     reader: Credential | None = None
     """Who clients of a private cache read as; None where everyone may read."""
 
@@ -79,16 +81,20 @@ def read_stack(name: str) -> DeployedStack:
         answering = thread.submit(read_output, "stack", "output", "--stack", name)
         settings = read_settings(name)
         outputs = answering.result()
+    builders = outputs.get("builders") or {}
     try:
+        public_keys = tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT])
         return DeployedStack(
             name,
             settings,
             outputs["substituter"],
-            tuple(PublicKey.parse(key) for key in outputs[PUBLIC_KEYS_OUTPUT]),
-            _closures(outputs.get("builders") or {}, outputs.get("pins") or {}),
+            public_keys,
+            _closures(builders, outputs.get("pins") or {}),
+            {name: str(builder["accessKeyId"]) for name, builder in builders.items()},
             {
-                name: str(builder["accessKeyId"])
-                for name, builder in (outputs.get("builders") or {}).items()
+                name: str(builder[SIGNED_BY])
+                for name, builder in builders.items()
+                if SIGNED_BY in builder
             },
             _reader(name, settings.reader_profile) if settings.private else None,
         )

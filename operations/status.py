@@ -52,6 +52,7 @@ def status_of(stack: DeployedStack, operation: str) -> Status:
         stack.substituter,
         [key.name for key in stack.public_keys],
         stack.builders,
+        stack.signed_by,
         rules_of(stack.settings),
         seen,
         datetime.now(timezone.utc),

@@ -11,6 +11,8 @@ from typing import Any
 from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Status
 from program.outputs.figures import size_in_words
 
+_NAMED = 8
+
 STARTED_BY = {
     "deployment": "a deployment",
     "timer": "its timer",
@@ -65,10 +67,26 @@ def _facts(status: Status) -> Iterator[str]:
         yield _fact(
             "oldest lease", f"begun {_day(status.oldest)}, ends {_moment(max(due, status.at))}"
         )
-    *trusted, signing = status.keys or ("none",)
-    yield _fact("keys", "; ".join([f"{signing} signs", *(f"{one} is trusted" for one in trusted)]))
+    yield _fact("keys", "; ".join(_keys(status)) or "none")
     if status.former:
-        yield _fact("also told", f"{', '.join(status.former)}: no builder of this stack")
+        yield _fact("also told", f"{_names(status.former)}: no builder of this stack")
+
+
+def _keys(status: Status) -> Iterator[str]:
+    """Yield what each key does, the latest first."""
+    for place, key in enumerate(reversed(status.keys)):
+        signs_for = [one.name for one in status.builders if one.signed_by == key]
+        if len(signs_for) == len(status.builders) and (signs_for or not place):
+            yield f"{key} signs"
+        elif signs_for:
+            yield f"{key} signs for {_names(signs_for)}"
+        else:
+            yield f"{key} is trusted"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _fact(name: str, text: str) -> str:

@@ -33,6 +33,7 @@ from components.signing_key import SigningKey
 from formats.error import FormatError
 from program.checks import recorded
 from program.checks.deployment import Settled
+from program.checks.key_rotation import SIGNED_BY
 from program.connections import ssh_connection
 from program.outputs import figures
 from program.outputs.figures import Figures
@@ -159,8 +160,8 @@ class DeclaredBuilders:
     """What must outlive an unintended destroy. Pushes are not among it: deleting one runs nothing,
     and nothing else may wait for a builder."""
     outputs: dict[str, dict[str, pulumi.Output[Any]]]
-    """By the builder's name: `accessKeyId`, `secretAccessKey` and, where it has closures or pins,
-    `lastPush` and `closures`, the store paths that it pushed."""
+    """By the builder's name: `accessKeyId`, `secretAccessKey`, `signingKey` and, where it has
+    closures or pins, `lastPush` and `closures`, the store paths that it pushed."""
 
     @property
     def done(self) -> list[pulumi.Output[Any]]:
@@ -204,11 +205,13 @@ def declare_builders(
     by_name = dict(zip(settled.signing_keys.names, signing_keys, strict=True))
     for builder in settings.builders:
         credential = credentials[builder.name]
-        signing_key = by_name[builder.signing_key or settled.signing_keys.names[-1]].secret_key
+        signed_by = builder.signing_key or settled.signing_keys.names[-1]
+        signing_key = by_name[signed_by].secret_key
         connection = ssh_connection(builder)
         outputs[builder.name] = {
             "accessKeyId": credential.access_key_id,
             "secretAccessKey": credential.secret_access_key,
+            SIGNED_BY: pulumi.Output.from_input(signed_by),
         }
         if builder.credentials_directory is not None:
             files = BuilderCredentialsArgs(

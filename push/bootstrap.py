@@ -186,8 +186,13 @@ def _codes(settings: str, sha256: str) -> dict[str, CodeType]:
 
 def _kept(name: str) -> Path | None:
     """Return where a file of this name is kept, None where nothing can be."""
-    base = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
+    base, home = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", "")
+    # As everywhere: one that is relative counts as none.
+    if not base.startswith("/"):
+        base = f"{home}/.cache"
     directory = Path(base, "nix-binary-cache")
+    if not directory.is_absolute() or base == "/.cache":
+        return None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
@@ -209,9 +214,14 @@ def _keep(path: Path | None, content: bytes) -> None:
         return
     with contextlib.suppress(OSError):
         descriptor, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+        except BaseException:
+            # A disk that is full, or an interruption: nobody else would ever remove it.
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 class _Modules(MetaPathFinder, Loader):

@@ -16,6 +16,9 @@ from program.settings.stack import Settings
 PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""
 
+SIGNED_BY = "signingKey"
+"""What of a builder in the stack's outputs names the key that signs what it pushes."""
+
 
 def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     """Return the stack's keys; refuse those that clients could not follow, and say what changes.

@@ -79,7 +79,11 @@ def test_a_cache_made_by_hand_keeps_its_objects_its_key_and_its_user(
     outputs = stack.outputs()
     assert outputs["publicKeys"] == [public_key.strip()]
     assert outputs["signingKeyBackup"] == key.strip()
-    assert outputs["builders"]["here"] == {"accessKeyId": USER, "secretAccessKey": SECRET}
+    assert outputs["builders"]["here"] == {
+        "accessKeyId": USER,
+        "secretAccessKey": SECRET,
+        "signingKey": KEY_NAME,
+    }
     assert not stack.changes()
     assert not stack.changes("--refresh")
 

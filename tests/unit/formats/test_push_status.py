@@ -22,22 +22,10 @@ from formats.push_status import (
     status_key,
     user_of,
 )
+from tests.unit.formats.told import TOLD
 
 THEN = datetime(2026, 11, 20, 2, 3, 4, tzinfo=timezone.utc)
 NOW = datetime(2026, 11, 26, 2, 3, 4, tzinfo=timezone.utc)
-STATUS = PushStatus(
-    started_by="timer",
-    host="nixbuilder",
-    own=12,
-    own_bytes=3_400_000,
-    pushed=2,
-    pushed_bytes=40_000,
-    renewed=10,
-    repaired=1,
-    failures=0,
-    nix="2.34.8",
-    program="0.1.0",
-)
 COUNTS = st.integers(min_value=0, max_value=1 << 61)
 
 
@@ -74,25 +62,25 @@ def test_it_lies_where_no_rule_takes_it_under_the_users_name() -> None:
 
 
 def test_what_a_machine_calls_itself_and_its_nix_is_unknown_where_it_is_strange() -> None:
-    status = parse_status(format_status(replace(STATUS, host="a b\x1b[2J", nix="")))
+    status = parse_status(format_status(replace(TOLD, host="a b\x1b[2J", nix="")))
     assert (status.host, status.nix) == ("unknown", "unknown")
 
 
 def test_only_a_push_of_all_that_a_machine_keeps_begins_its_lease_anew() -> None:
-    assert STATUS.lease(NOW) == Lease(NOW, 12, 3_400_000)
+    assert TOLD.lease(NOW) == Lease(NOW, 12, 3_400_000_000)
     before = Lease(THEN, 11, 3_000_000)
     for other in (
-        replace(STATUS, failures=1, before=before),
-        replace(STATUS, started_by="queue", before=before),
-        replace(STATUS, started_by="stdin", before=before),
+        replace(TOLD, failures=1, before=before),
+        replace(TOLD, started_by="queue", before=before),
+        replace(TOLD, started_by="stdin", before=before),
     ):
         assert not other.kept_all
         assert other.lease(NOW) == before
-    assert replace(STATUS, failures=1).lease(NOW) is None
+    assert replace(TOLD, failures=1).lease(NOW) is None
 
 
 def changed(**changes: Any) -> bytes:
-    fields = json.loads(format_status(STATUS))
+    fields = json.loads(format_status(TOLD))
     fields.update(changes)
     return json.dumps(fields).encode()
 
@@ -107,8 +95,8 @@ def changed(**changes: Any) -> bytes:
         b"{" * 4000,
         b"[" * 4000,
         b'{"own": NaN}',
-        format_status(STATUS) + b" " * LARGEST_STATUS,
-        format_status(STATUS).replace(b'"own": 12', b'"own": 12, "own": 13'),
+        format_status(TOLD) + b" " * LARGEST_STATUS,
+        format_status(TOLD).replace(b'"own": 12', b'"own": 12, "own": 13'),
         "ü".encode(),
         changed(host="x" * 10_000),
         changed(host="a\x1b[2Jb"),
@@ -140,4 +128,4 @@ def test_what_no_push_writes_is_refused(content: bytes) -> None:
 
 
 def test_a_field_of_a_later_version_decides_nothing() -> None:
-    assert parse_status(changed(mood="good")) == STATUS
+    assert parse_status(changed(mood="good")) == TOLD

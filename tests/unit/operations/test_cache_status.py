@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from formats.push_status import Lease, PushStatus, format_status
+from formats.push_status import Lease, format_status
 from formats.s3 import ListedObject
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, asked_for, evaluate
 from operations.status_text import as_json, as_prometheus, screen
 from tests.unit.configuration import PROJECT_ROOT
+from tests.unit.formats.told import TOLD
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
 WEEK = Rules(retention_days=7, rule_days=7, grace_days=1, at_midnight=True)
-TOLD = PushStatus(
-    started_by="timer",
-    host="nixbuilder",
-    own=12,
-    own_bytes=3_400_000_000,
-    pushed=2,
-    pushed_bytes=40_000,
-    renewed=10,
-    repaired=0,
-    failures=0,
-    nix="2.34.8",
-    program="0.1.0",
-)
 KEY = "_nixcache/status/cache-one"
 HOSTILE = (
     "x" * 10_000,
@@ -60,12 +49,13 @@ def status_of(
     pins: tuple[PinnedClosure, ...] = (),
     builders: tuple[tuple[str, str], ...] = (("one", "cache-one"),),
     stack: str = "homelab",
+    signed_by: Mapping[str, str] | None = None,
 ) -> Status:
     statuses = {} if told is None else {"cache-one": told}
     seen = Seen(objects, statuses, pins)
     keys = ["cache.test-1", "cache.test-2"]
     url = "https://s3.test/cache"
-    return evaluate(stack, url, keys, dict(builders), rules, seen, NOW)
+    return evaluate(stack, url, keys, dict(builders), signed_by or {}, rules, seen, NOW)
 
 
 def test_a_builder_that_pushed_today_is_fine_and_it_is_told_when_its_entries_expire() -> None:
@@ -119,10 +109,44 @@ def test_a_push_that_failed_hides_neither_the_one_before_nor_its_lease() -> None
 
 
 def test_a_builder_that_never_told_is_found_and_a_former_one_is_shown() -> None:
-    status = status_of(listed("_nixcache/status/gone", 40))
+    status = status_of(listed("_nixcache/status/gone", 5))
     assert status.findings == ["builder one: it has told of no push yet"]
     assert status.former == ("gone",)
     assert "gone: no builder of this stack" in screen(status)
+
+
+def test_a_former_builder_is_shown_as_long_as_what_it_pushed_may_be_there() -> None:
+    # Seven days, one more for a NAR, both rounded up to midnight.
+    last, gone = listed("_nixcache/status/last", 8.3), listed("_nixcache/status/gone", 9.5)
+    assert status_of(last, gone).former == ("last",)
+    assert "also told" not in screen(status_of(gone))
+    for_ever = Rules(None, None, 1, at_midnight=True)
+    assert status_of(last, gone, rules=for_ever).former == ("gone", "last")
+
+
+def test_many_former_builders_do_not_fill_the_screen() -> None:
+    status = status_of(*(listed(f"_nixcache/status/b{number:04}", 1) for number in range(1000)))
+    assert "b0006, b0007 and 992 more: no builder of this stack" in screen(status)
+
+
+@pytest.mark.parametrize(
+    ("builders", "signed_by", "told"),
+    [
+        ((), {}, "cache.test-2 signs; cache.test-1 is trusted"),
+        (("a", "b"), {}, "cache.test-2 signs; cache.test-1 is trusted"),
+        (("a", "b"), {"a": "cache.test-1"}, "cache.test-2 signs for b; cache.test-1 signs for a"),
+        (("a",), {"a": "cache.test-1"}, "cache.test-2 is trusted; cache.test-1 signs"),
+    ],
+)
+def test_each_key_is_told_with_the_builders_it_signs_for(
+    builders: tuple[str, ...], signed_by: dict[str, str], told: str
+) -> None:
+    users = tuple((name, f"cache-{name}") for name in builders)
+    status = status_of(builders=users, signed_by=signed_by)
+    assert f"keys          {told}\n" in f"{screen(status)}\n"
+    assert [one.signed_by for one in status.builders] == [
+        signed_by.get(name, "cache.test-2") for name in builders
+    ]
 
 
 def test_only_statuses_that_are_there_are_asked_for() -> None:
@@ -174,6 +198,7 @@ def documented() -> Status:
         "https://s3.homelab.local/nix-cache",
         ["s3.homelab.local-1", "s3.homelab.local-2"],
         {"laptop": "cache-two", "nixbuilder": "cache-one"},
+        {},
         WEEK,
         Seen(objects, statuses, pins),
         NOW,

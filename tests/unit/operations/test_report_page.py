@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from formats.push_status import PushStatus, format_status
+from formats.push_status import format_status
 from formats.s3 import ListedObject
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, evaluate
 from operations.pulumi_cli import OperationError
@@ -24,22 +24,11 @@ from operations.report_page import (
     history_with,
     report_page,
 )
+from tests.unit.formats import told
 from tests.unit.operations.test_audit import stack
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
-TOLD = PushStatus(
-    started_by="timer",
-    host="nixbuilder",
-    own=1204,
-    own_bytes=3_410_000_000,
-    pushed=0,
-    pushed_bytes=0,
-    renewed=1204,
-    repaired=0,
-    failures=0,
-    nix="2.34.8",
-    program="0.1.0",
-)
+TOLD = replace(told.TOLD, own=1204, renewed=1204, pushed=0)
 SYSTEM = "/nix/store/2w8rqgjhr5wnsw9b6fhxyqzmx5qsknpx-nixos-system-26.05"
 
 
@@ -68,7 +57,7 @@ def status_of(
     )
     builders = {"one": "cache-one", "two": "cache-two", "three": "cache-three"}
     rules = Rules(7, 7, 1, at_midnight=True)
-    return evaluate(stack, "https://s3.test/cache", ["k-1"], builders, rules, seen, NOW)
+    return evaluate(stack, "https://s3.test/cache", ["k-1"], builders, {}, rules, seen, NOW)
 
 
 STATUS = status_of(
@@ -117,7 +106,7 @@ def test_what_is_wrong_is_said_first_and_a_cache_without_anything_is_a_page_too(
     html = report_page(STATUS, [])
     assert html.index("builder three: it has told of no push yet") < html.index('id="builders"')
     rules = Rules(None, None, 1, at_midnight=True)
-    empty = evaluate("empty", "https://s3.test", [], {}, rules, Seen([], {}), NOW)
+    empty = evaluate("empty", "https://s3.test", [], {}, {}, rules, Seen([], {}), NOW)
     html = report_page(empty, history_with([], empty))
     for words in ("All is well", "No builder is declared", "Nothing expires", "It is empty"):
         assert words in html

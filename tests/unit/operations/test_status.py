@@ -17,7 +17,7 @@ from operations.status import status_of, write_whole
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
 
-NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+NOW = datetime.now(timezone.utc)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import itertools
@@ -218,6 +219,30 @@ def run(loaded: Loaded, server: StandIn, program: bytes, **more: str) -> Any:
     names: dict[str, Any] = {}
     exec(codes["push/cli.py"], names)
     return names["said"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_could_not_be_kept_leaves_nothing(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fails(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with contextlib.suppress(KeyboardInterrupt):
+        loaded["_keep"](tmp_path / "push.pyz", PROGRAM)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("cache", "home"), [("here", ""), ("", ""), ("", "here"), ("here", "x")])
+def test_nothing_is_kept_where_no_place_of_this_user_is_named(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, home: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", home)
+    assert loaded["_kept"]("push.pyz") is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_python_made_of_it_is_kept_and_believed_by_its_seal_alone(
