@@ -254,6 +254,9 @@ def _run(sha256: str, arguments: list[str]) -> int:
     except _FetchError as error:
         sys.stderr.write(f"push: fetch: {error}\n")
         return 1
+    except Exception as error:  # noqa: BLE001 (Python would print what it says: a secret, maybe)
+        sys.stderr.write(f"push: fetch: defect: {type(error).__name__}; report this line\n")
+        return 1
     sys.meta_path.insert(0, _Modules(codes))
     from push.cli import main  # noqa: PLC0415
 

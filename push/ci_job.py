@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from push.failure import PushError
+from push.failure import PushError, defect
 from push.progress import say
 from push.settings import format_settings, read
 
@@ -75,6 +75,9 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except PushError as error:
         say(str(error))
         return 1
+    except Exception as error:  # noqa: BLE001 (Python would print what it says)
+        say(defect(error))
+        return 1
     sys.stderr.write(_USAGE)
     return 0 if list(arguments) == ["--help"] else 2
 
@@ -113,7 +116,7 @@ class _Job:
             lines.append(f"post-build-hook = {self._hook}")
         try:
             self._configure(lines)
-        except PushError:
+        except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
         if settings is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from push import settings as push_settings
-from push.failure import Failure, PushError
+from push.failure import Failure, PushError, defect
 from push.progress import Summary, say
 from push.queue import Queue
 from push.session import Outcome, Session
@@ -105,6 +105,8 @@ def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = No
         return 128 + signal.SIGPIPE
     except Interrupted as interruption:
         return 128 + interruption.number
+    except Exception as error:  # noqa: BLE001 (Python would print what it says)
+        return _end(defect(error))
 
 
 def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:

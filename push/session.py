@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -104,15 +105,16 @@ class Session:
         self._workspace = Workspace(environment)
         try:
             self._key_file = self._workspace.write_secret("signing-key", settings.signing_key)
-        except PushError:
+            self._loop = Loop()
+            self._loop.watch_threads()
+            self._transfers = Transfers(route, self._loop)
+            self._bucket = Bucket(settings, self._transfers, self._loop)
+            self._staging = Staging(self._nix, self._workspace, settings, self._key_file)
+            self._memory = Memory.of(settings)
+        except BaseException:
+            # Whatever it is, the key does not stay.
             self._workspace.remove()
             raise
-        self._loop = Loop()
-        self._loop.watch_threads()
-        self._transfers = Transfers(route, self._loop)
-        self._bucket = Bucket(settings, self._transfers, self._loop)
-        self._staging = Staging(self._nix, self._workspace, settings, self._key_file)
-        self._memory = Memory.of(settings)
         self._proven: dict[str, Held] = {}
         self._proven_on = ""
         self._proven_at = 0.0
@@ -120,9 +122,10 @@ class Session:
 
     def close(self) -> None:
         """Stop everything, and remove the directories; whatever is under way is lost."""
-        self._transfers.close()
-        self._staging.close()
-        self._workspace.remove()
+        with ExitStack() as last_first:
+            last_first.callback(self._workspace.remove)
+            last_first.callback(self._staging.close)
+            last_first.callback(self._transfers.close)
 
     def look(self, given: Sequence[str]) -> tuple[Outcome, Inventory]:
         """Find out what a push would do, and do nothing.

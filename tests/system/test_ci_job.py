@@ -29,6 +29,9 @@ PAGE = (CHECKOUT / "docs" / "ci.md").read_text(encoding="utf-8")
 SOURCE = "/srv/action"
 WORKSPACE = "/srv/workspace"
 JOB = "/tmp/job"
+FORGES = "/srv/forge"
+FORGES_FILES = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
+"""Files in which a step tells its forge something."""
 
 BUILDS = """
 let
@@ -57,7 +60,7 @@ class Runner:
             to = root / SOURCE[1:] / room
             shutil.copytree(CHECKOUT / room, to, ignore=ignored, dirs_exist_ok=True)
         (root / WORKSPACE[1:]).mkdir(exist_ok=True)
-        builder.run(f"rm -rf {JOB} ~/.config/nix; mkdir {JOB}")
+        builder.run(f"rm -rf {JOB} {FORGES} ~/.config/nix; mkdir {JOB} {FORGES}")
         (root / WORKSPACE[1:] / "cache.json").write_text(json.dumps(self.cache()))
 
     def cache(self) -> dict[str, object]:
@@ -99,6 +102,7 @@ class Runner:
         variables = {
             "RUNNER_TEMP": JOB,
             "GITHUB_WORKSPACE": WORKSPACE,
+            **{name: f"{FORGES}/{name}" for name in FORGES_FILES},
             **{name: given[value] for name, value in names.items()},
         }
         exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
