@@ -34,8 +34,8 @@ PROTECTED_KEYS = (*OWN_KEYS, *FOLDERS_OF_NARINFOS)
 """Keys, and prefixes of keys, that no narinfo rule may match.
 
 The folders have rules of their own. A NAR's listing (`.ls`), which has the narinfo's name, and what
-else `nix copy` can be told to write (`debuginfo/`, `realisations/`) goes with the narinfos: nothing
-points to it that outlives it.
+else `nix copy` writes (`debuginfo/`, `realisations/`, `build-trace-v2/`) goes with the narinfos:
+nothing points to it that outlives it.
 """
 
 RETENTION_DAYS = 7

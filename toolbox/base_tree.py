@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,12 @@ SUITES = {"bookworm": "2.8", "trixie": "2.26", "forky": "2.34"}
 
 DEFAULT_SUITE = "forky"
 """The suite of a builder that is to be like a NixOS host of today."""
+
+NAMED = "named"
+"""In a suite's place: the default suite's tree with the Nix that the environment names over it."""
+
+VARIABLE = "NIXCACHE_NIX"
+"""Names a directory with another Nix, as `DESTDIR=… ninja install` makes one, prefix `/usr`."""
 
 PACKAGES = (
     "bash",
@@ -57,6 +64,30 @@ OPTIONS = (
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
 )
+
+
+def named_nix() -> Path | None:
+    """Return the directory with the Nix that the environment names, None where it names none.
+
+    Raises:
+        ToolboxError: no Nix is in it.
+    """
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return None
+    directory = Path(named)
+    # A link may lead to where only the builder's own root has something.
+    if not directory.is_absolute() or not os.path.lexists(directory / "usr/bin/nix"):
+        raise ToolboxError(
+            f"{VARIABLE} is {named!r}, which is no absolute path of a directory with usr/bin/nix; "
+            "install a Nix there with the prefix /usr, or leave it unset"
+        )
+    return directory
+
+
+def suites() -> tuple[str, ...]:
+    """Return one suite for each Nix to be tested, that of every other builder last."""
+    return (*SUITES, *([NAMED] if named_nix() else []))
 
 
 def base_tree(suite: str, more: Sequence[str] = ()) -> Path:

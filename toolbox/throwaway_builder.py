@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from toolbox import debian_packages, made_closure
-from toolbox.base_tree import DEFAULT_SUITE, NAMESPACES, base_tree
+from toolbox.base_tree import DEFAULT_SUITE, NAMED, NAMESPACES, base_tree, named_nix, suites
 from toolbox.errors import ToolboxError
 from toolbox.processes import (
     Process,
@@ -38,13 +38,15 @@ from toolbox.processes import (
 ATTEMPTS = 5
 """How many ports are tried when another process takes one between choosing and binding it."""
 
-# $1 base tree, $2 directory with upper, work, lower and merged, $3 port.
+# $1 base tree, $2 directory with over, lower, merged and disk, $3 port, $4 what is laid over the
+# tree, if anything.
 # Overlay cannot lie on every file system (not on another overlay): memory does instead.
 BOOT = """\
 set -eu
 cd "$2"
 mount --bind "$1" lower
-layers=lowerdir=lower,upperdir=disk/upper,workdir=disk/work
+[ -z "$4" ] || mount --bind "$4" over
+layers=lowerdir=over:lower,upperdir=disk/upper,workdir=disk/work
 mkdir -p disk/upper disk/work
 if ! mount -t overlay overlay -o "$layers" merged 2>/dev/null; then
     mount -t tmpfs tmpfs disk
@@ -103,16 +105,17 @@ class ThrowawayBuilder:
         self,
         directory: Path,
         *,
-        suite: str = DEFAULT_SUITE,
+        suite: str | None = None,
         packages: Sequence[str] = (),
         detached: bool = False,
     ) -> None:
         """Take a directory; `suite` is bookworm (Nix 2.8), trixie (2.26) or forky (2.34).
 
+        Without one it is forky, or the Nix that the environment names (`named`).
         `packages` are Debian's, besides those that every builder has.
         """
         self.directory = directory.resolve()
-        self.suite = suite
+        self.suite = suite or suites()[-1]
         self._packages = tuple(packages)
         self.host = "127.0.0.1"
         self.user = "root"
@@ -186,12 +189,13 @@ class ThrowawayBuilder:
         if self.running:
             return
         debian_packages.install()
-        base = base_tree(self.suite, self._packages)
+        named = named_nix() if self.suite == NAMED else None
+        base = base_tree(DEFAULT_SUITE if named else self.suite, self._packages)
         for _ in range(ATTEMPTS):
             self._discard_disk()
-            for name in ("lower", "merged", "disk"):
+            for name in ("over", "lower", "merged", "disk"):
                 (self.directory / name).mkdir()
-            if self._start_on(base, free_port()):
+            if self._start_on(base, named, free_port()):
                 return
         raise ToolboxError(f"the throwaway builder did not start; see {self.log}")
 
@@ -259,9 +263,10 @@ class ThrowawayBuilder:
         )
         return str((self.root / link[1:]).readlink())
 
-    def _start_on(self, base: Path, port: int) -> bool:
+    def _start_on(self, base: Path, named: Path | None, port: int) -> bool:
+        arguments = [str(base), str(self.directory), str(port), str(named or "")]
         popen, process = start(
-            [*NAMESPACES, "sh", "-c", BOOT, "builder", str(base), str(self.directory), str(port)],
+            [*NAMESPACES, "sh", "-c", BOOT, "builder", *arguments],
             log=self.log,
             port=port,
             detached=self._detached,
@@ -307,7 +312,7 @@ class ThrowawayBuilder:
         return self._process
 
     def _discard_disk(self) -> None:
-        for name in ("disk", "lower", "merged"):
+        for name in ("disk", "over", "lower", "merged"):
             if (self.directory / name).exists():
                 shutil.rmtree(self.directory / name)
 

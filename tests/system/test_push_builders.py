@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from urllib.parse import unquote
 
 import pytest
 
+from components.retention import is_cache_file
 from formats.signing import SecretKey
 from tests.system.bucket_verifier import verify, watched
-from tests.system.cache_bucket import CacheBucket, Pushed, leftovers
+from tests.system.cache_bucket import CacheBucket, Pushed, leftovers, trust
+from tests.system.fault_proxy import PASS, Request, fault_proxy
 from toolbox import throwaway_builder
-from toolbox.base_tree import SUITES
+from toolbox.base_tree import suites
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 30
 BYTES = 2_000_000
+TRACES = ("realisations/", "build-trace-v2/")
+"""Where `nix copy` tells which output a content-addressed derivation had, up to 2.34 and since."""
+
+# Of the name of whoever builds it first.
+CONTENT_ADDRESSED = """
+derivation {{
+  name = "content-addressed";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo {name} >$out" ];
+  __contentAddressed = true;
+  outputHashMode = "recursive";
+  outputHashAlgo = "sha256";
+}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +53,7 @@ def builders(
             suite: stack.enter_context(
                 ThrowawayBuilder(tmp_path_factory.mktemp(suite), suite=suite)
             )
-            for suite in SUITES
+            for suite in suites()
         }
 
 
@@ -55,10 +74,10 @@ def test_every_nix_pushes_and_every_nix_pulls_what_the_others_pushed(
     for builder in builders.values():
         for closure in closures.values():
             assert bucket.pull(builder, closure) == PATHS
-    print(f"pushed by {len(builders)} versions of Nix, pulled by each: {list(SUITES.values())}")
+    print(f"pushed by {len(builders)} versions of Nix, pulled by each: {list(suites())}")
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", suites())
 def test_every_nix_repairs_renews_and_signs_what_another_pushed(
     builders: Mapping[str, ThrowawayBuilder], minio: MinioServer, suite: str
 ) -> None:
@@ -79,6 +98,78 @@ def test_every_nix_repairs_renews_and_signs_what_another_pushed(
     assert counts["renewed"] == counts["reused"] == PATHS - 1
     assert f"sign: added cache.test-2 to {PATHS - 1} paths" in mended.log
     assert bucket.pull(others[1], closure, keys=[new.public_key]) == PATHS
+
+
+def test_what_is_not_there_may_be_forbidden_to_every_nix(
+    builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
+) -> None:
+    bucket = CacheBucket(minio, "forbidden")
+    closure = builders["forky"].make_closure(3, 30_000, seed=13, name="forbidden")
+    bucket.push(builders["forky"], closure).succeeded()
+    there = bucket.objects()
+
+    # As S3 answers who may not list a bucket.
+    def forbidden(request: Request) -> int:
+        return PASS if unquote(request.key) in there else 403
+
+    with fault_proxy(minio, forbidden) as proxy:
+        for suite, builder in builders.items():
+            begun = proxy.faults
+            url = f"{proxy.url}/{bucket.name}"
+            said = build_with(builder, url, bucket, CONTENT_ADDRESSED.format(name=f"for {suite}"))
+            assert "building '/nix/store/" in said
+            assert "error" not in said
+            assert proxy.faults > begun, suite
+            store = f"/tmp/{bucket.name}"
+            builder.run(
+                f"{settings(url, bucket)} nix copy --from {url} --to {store} {closure} && "
+                f"chmod -R u+w {store} && rm -r {store}"
+            )
+
+
+def test_a_content_addressed_output_is_a_path_to_the_cache_whichever_nix_built_it(
+    builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
+) -> None:
+    bucket = CacheBucket(minio, "content-addressed")
+    url = f"{minio.endpoint}/{bucket.name}"
+    machines = list(builders.items())
+    for (suite, builder), (_, other) in zip(machines, machines[1:] + machines[:1], strict=True):
+        expression = CONTENT_ADDRESSED.format(name=suite)
+        build_with(builder, "", bucket, expression)
+        output = builder.run("readlink result").stdout.strip()
+        assert bucket.push(builder, output).counts()["pushed"] == 1
+        assert bucket.pull(other, output) == 1
+        # By its derivation the other does not find it, and builds the very same.
+        said = build_with(other, url, bucket, expression)
+        assert "building '/nix/store/" in said
+        assert other.run("readlink result").stdout.strip() == output
+        # What nix copy writes besides is known for a cache's: it expires, and builders may write.
+        written = builder.run(
+            f"{settings('', bucket)} cd /tmp && rm -rf by-hand && echo {shlex.quote(expression)} "
+            "| tee by-hand.nix >&2; nix copy --to file:///tmp/by-hand --file by-hand.nix && "
+            "cd by-hand && find . -type f -printf '%P\\n'"
+        ).stdout.splitlines()
+        traces = [key for key in written if key.startswith(TRACES)]
+        print(f"{suite}: nix copy writes {traces}")
+        assert len(traces) == 1
+        assert [key for key in written if not is_cache_file(key)] == []
+    assert not any(key.startswith(TRACES) for key in bucket.objects())
+
+
+def settings(url: str, bucket: CacheBucket) -> str:
+    """Return the beginning of a script whose Nix has one substituter, or none."""
+    return f"""export NIX_SSL_CERT_FILE=/etc/private-ca.pem NIX_CONFIG='\
+experimental-features = nix-command ca-derivations
+substituters = {url}
+trusted-public-keys = {bucket.public_key}'
+"""
+
+
+def build_with(builder: ThrowawayBuilder, url: str, bucket: CacheBucket, expression: str) -> str:
+    """Build an expression where Nix remembers no cache; return what was said."""
+    trust(builder, bucket.server)
+    script = f"{settings(url, bucket)} rm -rf ~/.cache/nix; nix-build -"
+    return builder.run(script, input=expression).stderr
 
 
 def test_builders_with_keys_of_their_own_sign_side_by_side_and_one_is_revoked_alone(
@@ -117,7 +208,7 @@ def test_five_builders_push_overlapping_closures_at_once(
     builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
 ) -> None:
     bucket = CacheBucket(minio, "crowd")
-    machines = [*builders.values(), builders["forky"], builders["trixie"]]
+    machines = [*builders.values(), builders["forky"], builders["trixie"]][-5:]
     for builder in builders.values():
         top = builder.make_closure(2 * PATHS, 2 * BYTES, seed=12, name="crowd")
     paths = machines[0].run(f"nix-store --query --requisites {top}").stdout.split()

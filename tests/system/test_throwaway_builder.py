@@ -45,6 +45,22 @@ def test_every_suite_brings_its_nix_and_makes_the_same_closure(tmp_path: Path) -
     assert len(made) == 1
 
 
+def test_the_nix_that_is_named_is_laid_over_what_debian_brings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nix = tmp_path / "over" / "usr" / "bin" / "nix"
+    nix.parent.mkdir(parents=True)
+    nix.write_text("#!/bin/sh\necho this one\n")
+    nix.chmod(0o755)
+    monkeypatch.setenv("NIXCACHE_NIX", str(tmp_path / "over"))
+    with ThrowawayBuilder(tmp_path / "named") as named:
+        assert named.run("nix; nix-build").stdout == "this one\n" * 2
+        named.run("rm /usr/bin/nix")
+    assert nix.exists()
+    with ThrowawayBuilder(tmp_path / "forky", suite="forky") as builder:
+        assert f" {SUITES['forky']}." in builder.run("nix --version").stdout
+
+
 def test_nothing_of_a_builder_is_left_when_its_process_is_killed(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", PARENT, str(tmp_path)], check=False, cwd=Path(__file__).parents[2]
