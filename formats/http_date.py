@@ -15,6 +15,8 @@ _HTTP_DATE = re.compile(
 _ISO_TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?Z"
 )
+_LAST_YEAR = 9000
+"""Whoever adds a lifecycle's days to a later time comes out of the calendar."""
 _SECONDS = re.compile(r"([0-9]{1,5})(?:\.[0-9]{1,9})?")
 
 
@@ -24,11 +26,7 @@ def parse_http_date(text: str) -> datetime:
     Raises:
         FormatError: it is written otherwise, or there is no such time.
     """
-    match = _HTTP_DATE.fullmatch(text)
-    if match is None or match[2] not in _MONTHS:
-        raise FormatError("a date is not written as HTTP writes it")
-    day, month, year, *clock = match.groups()
-    return _time(int(year), _MONTHS.index(month) + 1, int(day), *map(int, clock))
+    return _within_reach(_http_date(text))
 
 
 def parse_iso_time(text: str) -> datetime:
@@ -40,7 +38,7 @@ def parse_iso_time(text: str) -> datetime:
     match = _ISO_TIME.fullmatch(text)
     if match is None:
         raise FormatError("a time is not written as S3 writes it")
-    return _time(*map(int, match.groups()))
+    return _within_reach(_time(*map(int, match.groups())))
 
 
 def parse_retry_after(text: str, now: datetime) -> float:
@@ -54,7 +52,21 @@ def parse_retry_after(text: str, now: datetime) -> float:
     match = _SECONDS.fullmatch(text)
     if match is not None:
         return min(float(text), 86_400.0)
-    return min(max((parse_http_date(text) - now).total_seconds(), 0.0), 86_400.0)
+    return min(max((_http_date(text) - now).total_seconds(), 0.0), 86_400.0)
+
+
+def _http_date(text: str) -> datetime:
+    match = _HTTP_DATE.fullmatch(text)
+    if match is None or match[2] not in _MONTHS:
+        raise FormatError("a date is not written as HTTP writes it")
+    day, month, year, *clock = match.groups()
+    return _time(int(year), _MONTHS.index(month) + 1, int(day), *map(int, clock))
+
+
+def _within_reach(time: datetime) -> datetime:
+    if time.year > _LAST_YEAR:
+        raise FormatError("there is no such time")
+    return time
 
 
 def _time(*parts: int) -> datetime:

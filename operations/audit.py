@@ -22,7 +22,7 @@ from components.retention import expiration_rules
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
-from operations.command_line import DONE, FOUND, Parser, Progress, run
+from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
 from operations.upstream import upstream_caches
@@ -88,10 +88,8 @@ def summary(report: Report) -> str:
     lines += [f"{kind}: {count:,} in all" for kind, count in shown.items() if count > _SHOWN]
     lines.append(f"{len(report.findings):,} findings in {report.seconds:.1f} s")
     lines += remedies(report)
-    # What stands in a narinfo is anybody's text: it must not steer a terminal.
-    return "\n".join(
-        "".join(letter if letter.isprintable() else "?" for letter in line) for line in lines
-    )
+    # What stands in a narinfo is anybody's text.
+    return "\n".join(map(plain, lines))
 
 
 def remedies(report: Report) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ OK, GONE = 200, 404
 """HTTP statuses."""
 
 _WHOLE_ANSWER_SECONDS = 60.0
+_LONGEST_SIZE = 18
 _SLOWEST = 100_000
 """Bytes a second that a file takes which is read piece by piece."""
 
@@ -86,6 +88,7 @@ class CacheClient:
         """Open the file `name` to be read piece by piece."""
         response = self._request("GET", name, preload_content=False)
         seconds = _WHOLE_ANSWER_SECONDS + (_size(response) or 0) / _SLOWEST
+        seconds = min(seconds, threading.TIMEOUT_MAX)
         try:
             with in_time(response, seconds):
                 yield response
@@ -102,4 +105,5 @@ class CacheClient:
 
 def _size(response: urllib3.BaseHTTPResponse) -> int | None:
     value = response.headers.get("Content-Length", "")
-    return int(value) if value.isdecimal() else None
+    # Longer ones are no sizes, and the longest no numbers to Python.
+    return int(value) if value.isdecimal() and len(value) <= _LONGEST_SIZE else None

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from components.access import read_policy, write_policy
-from operations.command_line import DONE, FOUND, Parser, run
+from operations.command_line import DONE, FOUND, Parser, interruptible, plain, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
 from program.checks.deployment import server_of
@@ -81,15 +81,15 @@ def _check(stack: str, bucket: str | None, *, as_json: bool) -> int:
         }
         print(json.dumps(report, indent=2))
     else:
-        print(f"{settings.endpoint}: {conclusion(results)}")
+        print(plain(f"{settings.endpoint}: {conclusion(results)}"))
     return DONE if kept else FOUND
 
 
 def _show(result: Result) -> None:
     mark = " " if result.kept else "!"
     line = f"{mark} {result.need:{_NEED}} {result.verdict:{_VERDICT}} {result.answered}"
-    # What a server answers is anybody's text: it must not steer a terminal.
-    print("".join(letter if letter.isprintable() else "?" for letter in line), flush=True)
+    # What a server answers is anybody's text.
+    print(plain(line), flush=True)
     if result.means:
         print(f"  {'':{_NEED}} {'':{_VERDICT}} {result.means}", flush=True)
 
@@ -113,7 +113,7 @@ def probing(
         _check_empty(server, lent)
     name = f"{settings.bucket[: _LONGEST_NAME - 15].rstrip('.-')}-check-{secrets.token_hex(4)}"
     probe = Probe(settings, server, lent or name, lent=lent is not None)
-    with _as_interruption(signal.SIGTERM):
+    with interruptible():
         try:
             answer = server.ask("PUT", name, body=_location(settings.region)) if not lent else None
             made = Result(_MAKE, WORKS, str(answer or "one was lent"))
@@ -162,20 +162,6 @@ def _location(region: str) -> bytes:
         f"<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>"
         "</CreateBucketConfiguration>"
     ).encode()
-
-
-@contextmanager
-def _as_interruption(number: signal.Signals) -> Iterator[None]:
-    """Take a signal for an interruption by a person, so that what was made is removed."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from operations.pulumi_cli import OperationError
@@ -13,9 +16,10 @@ from operations.pulumi_cli import OperationError
 DONE, FOUND, CANNOT_RUN = range(3)
 """Exit codes: all is well; something was found, or was not done; the operation could not run."""
 
-INTERRUPTED = 130
-"""Exit code after an interruption by a person, as shells have it."""
+INTERRUPTED, UNHEARD = 130, 141
+"""Exit codes, as shells have them: a person interrupted it; whoever read what it says has gone."""
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _SECONDS_BETWEEN_PROGRESS = 2.0
 
 
@@ -64,13 +68,56 @@ class Parser(argparse.ArgumentParser):
 def run(operation: Callable[[], int]) -> int:
     """Run an operation; return its exit code, or say in one sentence why it could not run."""
     try:
-        return operation()
+        code = operation()
+        # What it printed is told only now: to nobody, where whoever read it has gone.
+        sys.stdout.flush()
+        return code
     except OperationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
+    except BrokenPipeError:
+        _say_no_more()
+        return UNHEARD
+    except OSError as error:
+        # Files that cannot be read or written are told where they are known.
+        if error.filename is not None:
+            raise
+        _say_no_more()
+        print(f"error: what it says cannot be written: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\ninterrupted; run the command again to go on", file=sys.stderr)
         return INTERRUPTED
     return CANNOT_RUN
+
+
+def plain(text: str) -> str:
+    """Return a text of anybody's as it may be shown: it must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _say_no_more() -> None:
+    """Let nothing complain at the end of what is left to be printed.
+
+    Source: Python, `signal`, "Note on SIGPIPE".
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Take an end from outside as an interruption by a person, so that what was made is removed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Whoever has it outlive a terminal (nohup) wants that to be ignored.
+    heard = [one for one in _ENDS if signal.getsignal(one) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:

@@ -40,7 +40,7 @@ from formats.narinfo import narinfo_of
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from formats.store_path import STORE_DIR
-from operations.command_line import DONE, FOUND, Parser, Progress, run
+from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
 from operations.other_cache import CONNECTIONS, WANTS_LOGIN, Offer, OtherCache, Walk, named
@@ -253,7 +253,7 @@ def _import(
         raise OperationError(_nothing(url, walk))
     upstreams = upstream_caches(stack.settings.upstream_keys, CONNECTIONS)
     try:
-        with _Import(settings, key, other, progress) as it:
+        with interruptible(), _Import(settings, key, other, progress) as it:
             outcome = it.run(walk, upstreams)
     except PushError as error:
         raise OperationError(str(error)) from None
@@ -626,9 +626,8 @@ class _Space:
 def _tell(outcome: Outcome, seconds: float) -> int:
     """Say what an import came to; return the exit code."""
     for path, why in list(outcome.problems.items())[:_SHOWN]:
-        # What a cache says is anybody's text: it must not steer a terminal.
-        line = f"not copied: {path}: {why}"
-        print("".join(one if one.isprintable() else "?" for one in line), file=sys.stderr)
+        # What a cache says is anybody's text.
+        print(plain(f"not copied: {path}: {why}"), file=sys.stderr)
     if len(outcome.problems) > _SHOWN:
         print(f"not copied: {len(outcome.problems) - _SHOWN:,} more", file=sys.stderr)
     if outcome.blocked:

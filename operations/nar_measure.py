@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, cast
@@ -35,7 +36,8 @@ _READERS: Mapping[str, Callable[[BinaryIO], Readable]] = {
 }
 """Compressions by the name that a narinfo gives them (Nix manual, "HTTP Binary Cache Store")."""
 
-_DAMAGE = (zstandard.ZstdError, lzma.LZMAError, OSError, EOFError)
+# One that wants gigabytes to be read is no NAR that anybody could read.
+_DAMAGE = (zstandard.ZstdError, lzma.LZMAError, zlib.error, OSError, EOFError, MemoryError)
 
 
 class NarError(ValueError):

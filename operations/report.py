@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from operations.cache_status import Status
@@ -49,9 +50,11 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
     stack = read_stack(name)
     if publish:
         check_page(stack)
-    file = output or Path("build", f"report-{name}.html")
+    # A stack's full name has slashes.
+    file = output or Path("build", f"report-{name.rpartition('/')[2]}.html")
     if output is None:
-        file.parent.mkdir(exist_ok=True)
+        with suppress(OSError):
+            file.parent.mkdir(exist_ok=True)
     status = status_of(stack, "report")
     history = history_with(former(file), status)
     write_whole(file, report_page(status, history))
@@ -62,6 +65,9 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
 def former(file: Path) -> list[Reported]:
     """Return the figures that a report at this place keeps of those before it."""
     try:
+        # Of a terminal or a pipe, nobody would ever come to the end.
+        if not file.is_file():
+            return []
         with file.open(encoding="utf-8", errors="replace") as before:
             return history_of(before.read(LARGEST_PAGE))
     except OSError:

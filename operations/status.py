@@ -118,22 +118,30 @@ def _status(stack: str, json_file: str | None, prometheus_file: str | None) -> i
 def write_whole(file: Path, text: str) -> None:
     """Write a file at once: whoever reads it meanwhile gets the one before.
 
+    A link goes on pointing to the file, and what is no file, such as a terminal, is written to.
+
     Raises:
         OperationError: it cannot be written.
     """
     try:
+        file = file.resolve()
+        if file.exists() and not file.is_file():
+            file.write_text(text, encoding="utf-8")
+            return
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as written:
                 written.write(text)
             Path(name).chmod(0o644)
             Path(name).replace(file)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 Path(name).unlink()
             raise
-    except OSError as error:
-        raise OperationError(f"{file} cannot be written: {error.strerror}") from None
+    # Of links that go in a circle, Python 3.10 to 3.12 say something else.
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its links go in a circle"
+        raise OperationError(f"{file} cannot be written: {reason}") from None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Status
+from operations.command_line import plain
 from program.outputs.figures import size_in_words
 
 _NAMED = 8
@@ -46,11 +47,8 @@ def screen(status: Status) -> str:
     findings = status.findings
     if findings:
         lines += ["", *(f"! {finding}" for finding in findings)]
-    # Names of objects and of stacks are anybody's text: none must steer a terminal.
-    return "\n".join(
-        "".join(letter if letter.isprintable() else "?" for letter in line).rstrip()
-        for line in lines
-    )
+    # Names of objects and of stacks are anybody's text.
+    return "\n".join(plain(line).rstrip() for line in lines)
 
 
 def _facts(status: Status) -> Iterator[str]:

@@ -12,10 +12,10 @@ from formats.error import FormatError
 from formats.http_date import parse_http_date, parse_iso_time, parse_retry_after
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
-times = st.integers(-30_610_224_000, 253_402_300_799).map(
+times = st.integers(-30_610_224_000, 221_845_392_000).map(
     lambda seconds: datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds)
 )
-"""Of the years from 1000 to 9999."""
+"""Of the years from 1000 to 9000."""
 
 
 @given(times)
@@ -41,6 +41,7 @@ def test_a_time_goes_round(when: datetime) -> None:
         "Thu, 00 Nov 2026 12:00:00 GMT",
         "Thu, 26 Nov 0000 12:00:00 GMT",
         "Thu, 26 Nov 20266 12:00:00 GMT",
+        "Fri, 31 Dec 9999 12:00:00 GMT",
         "Thu, 26 Nov 2026 24:00:00 GMT",
         "Thu, 26 Nov 2026 12:60:00 GMT",
         "Thu, 26 Nov 2026 12:00:60 GMT",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
@@ -13,6 +15,7 @@ import pytest
 
 from formats.push_status import format_status
 from formats.s3 import ListedObject
+from operations import report
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, evaluate
 from operations.pulumi_cli import OperationError
 from operations.report import check_page, former, page_options
@@ -169,3 +172,24 @@ def test_figures_are_published_where_a_page_shows_them() -> None:
     assert list(page_options(urns)) == [f"--target={urns[1]}"]
     figures = figures_of(STATUS)
     assert (figures.at, figures.entries) == (NOW, STATUS.entries)
+
+
+def test_a_report_is_put_below_the_stacks_last_name_or_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "read_stack", lambda _: stack())
+    monkeypatch.setattr(report, "status_of", lambda *_: STATUS)
+    assert report.main(["--stack", "organization/nixcache/homelab"]) == 0
+    assert [file.name for file in Path("build").iterdir()] == ["report-homelab.html"]
+    shutil.rmtree("build")
+    Path("build").touch()
+    assert report.main(["--stack", "homelab"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "report-homelab.html cannot be written: Not a directory" in told
+
+
+def test_a_pipe_is_no_former_report_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert former(tmp_path / "pipe") == []

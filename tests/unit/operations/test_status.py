@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -76,3 +77,36 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match="directory cannot be written"):
         write_whole(tmp_path / "directory", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "x.prom"]
+
+
+def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    """Replaced by a file, /dev/null and /dev/stdout would be gone for the whole machine."""
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", "one\n")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "one\n"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_whole(tmp_path / "pipe", "two\n")
+        assert os.read(reader, 100) == b"two\n"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    write_whole(Path("/dev/null"), "three\n")
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OperationError, match="round cannot be written"):
+        write_whole(tmp_path / "round", "x")
+
+
+def test_an_interruption_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "x", "x")
+    assert not list(tmp_path.iterdir())

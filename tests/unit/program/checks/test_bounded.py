@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -60,6 +61,19 @@ def test_an_answer_ends_or_is_given_up(answers: str, monkeypatch: pytest.MonkeyP
             list(server.contents("bucket"))
         assert time.monotonic() - began < 20 * SECONDS
     attack(f"the server {answers} while it is checked, audited or read", str(told.value))
+
+
+@pytest.mark.parametrize("size", [b"9" * 17, b"9" * 18, b"9" * 5000])
+def test_a_size_that_is_none_neither_ends_a_reader_nor_its_watch(size: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: " + size + b"\r\n\r\n"
+    ended: list[object] = []
+    with serving(StandIn()) as stand_in, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", ended.append)
+        stand_in.script = lambda _: Raw([head, b"abc"])
+        client = CacheClient(lambda _, name: f"{stand_in.url}/{name}", None, 1)
+        with client.open("nar") as response:
+            assert response.read(3) == b"abc"
+    assert not ended
 
 
 def test_what_is_read_in_pieces_has_its_time_too() -> None:

@@ -1,0 +1,72 @@
+"""How every operation ends, whatever it says and whoever reads that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from operations.command_line import CANNOT_RUN, UNHEARD, interruptible, run
+from operations.pulumi_cli import OperationError
+from tests.unit.configuration import PROJECT_ROOT
+
+TALKS = """\
+import sys
+from operations.command_line import run
+sys.exit(run(lambda: print("x" * int(sys.argv[1])) or 0))
+"""
+
+
+def talking(letters: int, output: int) -> tuple[int, str]:
+    command = [sys.executable, "-c", TALKS, str(letters)]
+    done = subprocess.run(
+        command, cwd=PROJECT_ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("letters", [1, 1_000_000])
+def test_a_reader_that_has_gone_ends_an_operation_without_a_word(letters: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert talking(letters, writer) == (UNHEARD, "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("letters", [1, 1_000_000])
+def test_what_cannot_be_written_to_a_full_disk_is_one_sentence(letters: int) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, told = talking(letters, full.fileno())
+    assert code == CANNOT_RUN
+    assert told == "error: what it says cannot be written: No space left on device\n"
+
+
+def test_no_text_of_others_in_a_refusal_steers_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse() -> int:
+        raise OperationError("a\x1b[2Jb\rc")
+
+    assert run(refuse) == CANNOT_RUN
+    assert capsys.readouterr().err == "error: a?[2Jb?c\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_end_from_outside_is_an_interruption_unless_it_is_ignored(
+    number: signal.Signals,
+) -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), number)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
