@@ -32,9 +32,9 @@ from push.workspace import Workspace
 
 # As many are in memory, or on the disk, at a time.
 _AT_ONCE = 128
-# Most logs lie compressed in the store, to a tenth and less.
-_LARGEST_LOG = 4 << 20
-_LOG_BYTES_AT_ONCE = 16 << 20
+# As the store has it, and as text. Most logs lie compressed in the store, to a tenth and less.
+_LARGEST_STORED_LOG = 4 << 20
+_LOG_BYTES_AT_ONCE = 64 << 20
 _LARGEST_LISTING = 16 << 20
 
 _T = TypeVar("_T")
@@ -195,9 +195,10 @@ class Beside:
         """Yield names of derivations whose logs this machine has, few enough for its disk."""
         portion: list[str] = []
         left = _LOG_BYTES_AT_ONCE
+        most = min(self._settings.part_size, _LOG_BYTES_AT_ONCE)
         for name in names:
-            size = self._nix.log_size(name)
-            if size is None or size > _LARGEST_LOG:
+            size = self._nix.log_size(name, _LARGEST_STORED_LOG, most)
+            if size is None:
                 continue
             if portion and (size > left or len(portion) == _AT_ONCE):
                 yield portion

@@ -20,12 +20,13 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,34 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         if list(arguments) == ["run"]:
             return _Job(environment).run()
         if arguments[:1] == ["finish"]:
-            return _Job(environment).finish(arguments[1:])
+            with _cancelled_in_order():
+                return _Job(environment).finish(arguments[1:])
     except PushError as error:
-        say(str(error))
+        # The names in it are those of a file, which is anybody's.
+        say("".join(letter if letter.isprintable() else "?" for letter in str(error)))
         return 1
+    except KeyboardInterrupt:
+        say("interrupted; what was not pushed is not in the cache")
+        return 130
     except Exception as error:  # noqa: BLE001 (Python would print what it says)
         say(defect(error))
         return 1
     sys.stderr.write(_USAGE)
     return 0 if list(arguments) == ["--help"] else 2
+
+
+@contextlib.contextmanager
+def _cancelled_in_order() -> Iterator[None]:
+    """Take what ends a cancelled job for an interruption, after which nothing is left behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Job:
@@ -112,19 +132,30 @@ class _Job:
             "fallback = true",
         ]
         if settings is not None:
-            self._make(settings)
+            self._take_directory()
             lines.append(f"post-build-hook = {self._hook}")
         try:
+            if settings is not None:
+                self._fill(settings)
             self._configure(lines)
-        except BaseException:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            if settings is not None:
+                self._start_pusher()
+        except BaseException as error:
+            # A hook that is not there would fail every build.
+            with contextlib.suppress(PushError):
+                self._configure(())
+            if settings is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _refused(
+                    f"'{self._directory}' cannot be written to ({error.strerror}); free space, or "
+                    "set RUNNER_TEMP to a directory of this user's"
+                ) from None
             raise
-        if settings is not None:
-            self._start_pusher()
         print("what this job builds is pushed" if settings else "the cache is set up", flush=True)
         return 0
 
-    def _make(self, settings: str) -> None:
+    def _take_directory(self) -> None:
         try:
             # Nix's daemon runs the hook as root, other users' Nix as themselves.
             self._directory.mkdir(mode=0o711)
@@ -133,6 +164,8 @@ class _Job:
                 f"'{self._directory}' cannot be made ({error.strerror}); run finish first, or "
                 "remove what another job left"
             ) from None
+
+    def _fill(self, settings: str) -> None:
         self._queue.mkdir()
         _write(self._settings, settings, 0o600)
         program = (
@@ -157,11 +190,13 @@ class _Job:
         if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
         try:
-            code = self._push_the_rest(paths) if started else 0
-            self._configure(())
+            return self._push_the_rest(paths) if started else 0
         finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
-        return code
+            # However it ends: a hook that is not there would fail every build after it.
+            try:
+                self._configure(())
+            finally:
+                shutil.rmtree(self._directory, ignore_errors=True)
 
     def _push_the_rest(self, paths: Sequence[str]) -> int:
         # What was interrupted while it started has none.
@@ -235,10 +270,12 @@ class _Job:
 
     def _configure(self, lines: Sequence[str]) -> None:
         """Put lines into this user's nix.conf, in the place of those that were there before."""
-        base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        path = Path(base, "nix", "nix.conf")
+        path = self._nix_conf()
         try:
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            before = ""
+            if path.exists():
+                with path.open(encoding="utf-8", newline="") as file:
+                    before = file.read()
             # Without its end it may hold what somebody else has written.
             text = _OURS.sub("", before)
             if lines:
@@ -246,13 +283,22 @@ class _Job:
                 text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
             if text != before:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
             raise _refused(
                 f"'{path}' cannot be changed ({why}); set XDG_CONFIG_HOME to a directory whose "
                 "nix/nix.conf this user may write"
             ) from None
+
+    def _nix_conf(self) -> Path:
+        """Return this user's nix.conf itself, wherever a link to it lies."""
+        try:
+            base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+            return Path(base, "nix", "nix.conf").resolve()
+        # Nobody's home, and before Python 3.13 a link that goes in a circle.
+        except (OSError, RuntimeError):
+            raise _refused("this user's nix.conf is nowhere; set XDG_CONFIG_HOME") from None
 
     def _start_pusher(self) -> None:
         with self._log.open("wb") as log:
@@ -290,6 +336,22 @@ def _write(path: Path, text: str, mode: int) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     path.chmod(mode)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew, whole or not at all, for those who may read the one before."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        if path.exists():
+            shutil.copymode(path, name)
+        else:
+            Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _refused(what: str) -> PushError:

@@ -26,6 +26,7 @@ from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
 
 _MOST_LINKS = 64
+_PIECE = 1 << 16
 # A command line takes 2 MiB on Linux, and a quarter of that on other systems.
 _ARGUMENT_BYTES = 100_000
 _UNTRUSTED = re.compile(r"path '([^']+)' is untrusted")
@@ -278,20 +279,28 @@ class Nix:
             for group, flags in _groups(paths)
         ]
 
-    def log_size(self, derivation: str) -> int | None:
-        """Return the bytes of a build log of this machine's, None where it has none.
+    def log_size(self, derivation: str, most_stored: int, most: int) -> int | None:
+        """Return the bytes of the text of a build log of this machine's, None where it has none.
 
-        Nix would tell by failing at the first that is missing. Source: Nix,
+        Nix would tell by failing at the first that is missing, and would write a log of any size:
+        what a build prints again and again takes a thousandth of it in the store. Source: Nix,
         `src/libstore/local-fs-store.cc`, `getBuildLogExact`.
 
         Args:
             derivation: its base name.
+            most_stored: a log that takes more bytes in the store counts as none.
+            most: so does one whose text has more.
         """
         logs = Path(self._environment.get("NIX_LOG_DIR") or "/nix/var/log/nix", "drvs")
         for place in (logs / derivation[:2] / derivation[2:], logs / derivation):
             for file in (place, place.with_name(f"{place.name}.bz2")):
-                with contextlib.suppress(OSError):
-                    return file.stat().st_size
+                # Not every Python has bz2.
+                with contextlib.suppress(OSError, EOFError, ImportError):
+                    stored = file.stat().st_size
+                    size = stored
+                    if file.suffix == ".bz2" and stored <= most_stored:
+                        size = _text_size(file, most)
+                    return size if stored <= most_stored and size <= most else None
         return None
 
     def copy_logs(self, directory: Path, derivations: Sequence[str]) -> None:
@@ -382,6 +391,17 @@ def _without_content_address(narinfo: NarInfo) -> NarInfo:
         references=narinfo.references,
         signatures=narinfo.signatures,
     )
+
+
+def _text_size(file: Path, most: int) -> int:
+    """Return the bytes that a compressed file holds; a number above `most` where it holds more."""
+    import bz2  # noqa: PLC0415 (most pushes write no log)
+
+    size = 0
+    with bz2.open(file) as text:
+        while size <= most and (piece := text.read(_PIECE)):
+            size += len(piece)
+    return size
 
 
 def _groups(paths: Sequence[str]) -> Iterator[tuple[list[str], tuple[str, ...]]]:

@@ -93,7 +93,7 @@ class Runner:
         given = {name: one.get("default", "") for name, one in ACTION["inputs"].items()}
         assert inputs.keys() <= given.keys()
         given |= inputs
-        (step,) = [one for one in ACTION["runs"]["steps"] if f"'{given['do']}'" in one["if"]]
+        (step,) = [one for one in ACTION["runs"]["steps"] if f"== '{given['do']}'" in one["if"]]
         assert step["working-directory"] == "${{ github.action_path }}"
         names = {
             name: value.removeprefix("${{ inputs.").removesuffix(" }}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +76,39 @@ def test_no_input_of_the_action_becomes_the_text_of_a_script() -> None:
     action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
     for step in action["runs"]["steps"]:
         assert "${{" not in step["run"]
+
+
+@pytest.mark.parametrize(
+    ("pushed", "fail", "code"),
+    [(0, "false", 0), (0, "true", 0), (1, "false", 0), (1, "true", 1), (1, "yes", 1), (0, "", 1)],
+)
+def test_a_job_fails_with_a_push_where_the_action_is_told_to_or_told_nonsense(
+    tmp_path: Path, pushed: int, fail: str, code: int
+) -> None:
+    action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
+    (step,) = [one for one in action["runs"]["steps"] if one["if"] == "inputs.do == 'finish'"]
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nprintf "<%s>" "$@"\nexit {pushed}\n')
+    (tmp_path / "python3").chmod(0o755)
+    paths = "\nresult\n  \n-x a*\n'$(id)\\\n"
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PATHS": paths, "FAIL": fail},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stdout.startswith("<-m><push.ci_job><finish><result><-x a*><'$(id)\\>")
+    assert ("::error" in done.stdout) == (fail not in ("true", "false"))
+    # What the bash of macOS does not know.
+    assert "mapfile" not in step["run"]
+
+
+def test_whatever_the_action_is_to_do_one_of_its_steps_runs() -> None:
+    action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
+    conditions = [step["if"] for step in action["runs"]["steps"]]
+    assert conditions == [
+        "inputs.do != 'start' && inputs.do != 'finish'",
+        "inputs.do == 'start'",
+        "inputs.do == 'finish'",
+    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from formats.signing import SecretKey
 from push.ci_job import main
 
 CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "builders": {}}
@@ -61,3 +63,119 @@ def test_a_configuration_of_another_shape_is_one_sentence(
     assert main(["start"], environment) == 1
     assert "CONFIGURATION 'cache.json' cannot be read; name the file" in capfd.readouterr().err
     assert not (tmp_path / "nix" / "nix.conf").exists()
+
+
+@pytest.fixture
+def pushing(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The environment of a job that pushes."""
+    push = {"endpoint": "https://s3.test", "bucket": "cache"}
+    builders = {"ci": {"accessKeyId": "cache-ci", "pins": []}}
+    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "push": push, "builders": builders}))
+    return {
+        **environment,
+        "NIX_BINARY_CACHE_BUILDER": "ci",
+        "NIX_BINARY_CACHE_SECRET_ACCESS_KEY": "a secret",
+        "NIX_BINARY_CACHE_SIGNING_KEY": SecretKey.generate("cache.test-1").to_nix(),
+    }
+
+
+def test_a_disk_that_is_full_costs_nobody_their_settings(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "nix" / "nix.conf"
+    file.write_text("access-tokens = x\n")
+    monkeypatch.setattr(Path, "replace", full)
+    assert main(["start"], environment) == 1
+    assert "cannot be changed (No space left on device)" in capfd.readouterr().err
+    assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
+    assert file.read_text() == "access-tokens = x\n"
+
+
+def test_a_link_a_mode_and_the_ends_of_lines_stay_as_they_are(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    mine = tmp_path / "dotfiles"
+    mine.write_bytes(b"cores = 2\r\n")
+    mine.chmod(0o600)
+    (tmp_path / "nix" / "nix.conf").symlink_to(mine)
+    assert main(["start"], environment) == 0
+    assert (tmp_path / "nix" / "nix.conf").is_symlink()
+    assert mine.stat().st_mode & 0o777 == 0o600
+    assert mine.read_bytes().startswith(b"cores = 2\r\n# nix-binary-cache: begin\n")
+    assert main(["finish"], environment) == 0
+    assert mine.read_bytes() == b"cores = 2\r\n"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_start_that_fails_at_its_end_leaves_no_hook_behind(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    failure: BaseException,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(subprocess, "Popen", fails)
+    assert main(["start"], pushing) in (1, 130)
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+    assert not list(tmp_path.glob("nix-binary-cache-*"))
+
+
+def test_a_start_beside_another_job_takes_nothing_from_it(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    assert main(["start"], pushing) == 0
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    before = (tmp_path / "nix" / "nix.conf").read_text()
+    assert "post-build-hook" in before
+    assert main(["start"], pushing) == 1
+    assert (directory / "settings").exists()
+    assert (tmp_path / "nix" / "nix.conf").read_text() == before
+
+
+def test_a_job_that_is_cancelled_while_it_finishes_leaves_no_hook_behind(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    assert main(["start"], pushing) == 0
+    monkeypatch.setattr(subprocess, "run", cancelled)
+    assert main(["finish"], pushing) == 130
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+    assert not list(tmp_path.glob("nix-binary-cache-*"))
+
+
+def test_names_in_a_file_write_no_lines_of_their_own(
+    pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such systems take lines of a log for commands."""
+    file = tmp_path / "cache.json"
+    cache = json.loads(file.read_text())
+    file.write_text(json.dumps({**cache, "builders": {"x\n::stop-commands::y\x1b[2J": {}}}))
+    assert main(["start"], pushing) == 1
+    said = capfd.readouterr().err
+    assert "write one of x?::stop-commands::y?[2J" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_user_without_a_home_is_told_what_to_set(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    assert main(["start"], {**environment, "XDG_CONFIG_HOME": ""}) == 1
+    assert "set XDG_CONFIG_HOME" in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import hashlib
 import io
 import os
@@ -357,8 +358,9 @@ def logging(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     for path in BUILT[1:]:
         name = f"{path.base_name}.drv"
         (logs / name[:2]).mkdir(exist_ok=True)
-        (logs / name[:2] / f"{name[2:]}.bz2").write_bytes(b"bz2")
-        machine.nix.logs[name] = f"log of {name}".encode()
+        log = f"log of {name}".encode()
+        (logs / name[:2] / f"{name[2:]}.bz2").write_bytes(bz2.compress(log))
+        machine.nix.logs[name] = log
     monkeypatch.setattr(
         "push.beside.nar_listing", lambda path, _: None if path == TOOL.path else LISTING
     )
@@ -499,6 +501,22 @@ def test_a_log_that_goes_meanwhile_is_no_failure(logging: Machine) -> None:
     assert ran.counts() == (4, 0, 0, 0, 0)
     assert "build log for" in ran.log
     assert listing_of(TOP.path) in logging.server.objects
+
+
+@pytest.mark.parametrize("content", [bz2.compress(bytes(70 << 20)), b"no bz2", b""])
+def test_a_log_that_would_fill_the_disk_is_not_even_unpacked(
+    logging: Machine, content: bytes
+) -> None:
+    """A build that prints one line for ever takes some bytes in the store."""
+    name = f"{TOP.base_name}.drv"
+    (place,) = logging.home.glob(f"logs/drvs/*/{name[2:]}.bz2")
+    place.write_bytes(content)
+    # Whoever copies it finds out.
+    del logging.nix.logs[name]
+    ran = logging.push(TOP, **BOTH)
+    assert "wrote 3 listings and 2 logs, renewed 0" in ran.log
+    assert "times not" not in ran.log
+    assert f"log/{name}" not in beside(logging.server)
 
 
 def test_pins_keep_what_lies_beside_what_they_keep(logging: Machine) -> None:
