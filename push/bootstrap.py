@@ -185,13 +185,10 @@ def _codes(settings: str, sha256: str) -> dict[str, CodeType]:
 
 
 def _kept(name: str) -> Path | None:
-    """Return where a file of this name is kept, None where nothing can be."""
-    base, home = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", "")
-    # As everywhere: one that is relative counts as none.
-    if not base.startswith("/"):
-        base = f"{home}/.cache"
+    """Return where a file is kept, None where nothing can be."""
+    base = os.environ.get("XDG_CACHE_HOME") or f"{os.environ.get('HOME', '')}/.cache"
     directory = Path(base, "nix-binary-cache")
-    if not directory.is_absolute() or base == "/.cache":
+    if base == "/.cache" or base[0] != "/":
         return None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -218,10 +215,8 @@ def _keep(path: Path | None, content: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
             Path(name).replace(path)
-        except BaseException:
-            # A disk that is full, or an interruption: nobody else would ever remove it.
+        finally:
             Path(name).unlink(missing_ok=True)
-            raise
 
 
 class _Modules(MetaPathFinder, Loader):
@@ -254,7 +249,7 @@ def _run(sha256: str, arguments: list[str]) -> int:
     except _FetchError as error:
         sys.stderr.write(f"push: fetch: {error}\n")
         return 1
-    except Exception as error:  # noqa: BLE001 (Python would print what it says: a secret, maybe)
+    except Exception as error:  # noqa: BLE001 (what it says may be secret)
         sys.stderr.write(f"push: fetch: defect: {type(error).__name__}; report this line\n")
         return 1
     sys.meta_path.insert(0, _Modules(codes))
