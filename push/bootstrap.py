@@ -210,9 +210,9 @@ def _keep(path: Path | None, content: bytes) -> None:
     if path is None:
         return
     with contextlib.suppress(OSError):
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        opened, name = tempfile.mkstemp(dir=path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(opened, "wb") as file:
                 file.write(content)
             Path(name).replace(path)
         finally:
