@@ -128,12 +128,29 @@ class MinioCluster:
         popen.wait()
 
     def wait_until_writable(self) -> None:
-        """Wait until the cluster says that it has drives enough to be written to.
+        """Wait until each node says that it reaches drives enough to be written to.
+
+        A node that has found the others says so while another still looks for them, and connections
+        go to one after the other.
 
         Raises:
-            ToolboxError: it does not say so in time.
+            ToolboxError: one does not say so in time.
         """
-        self._wait("/minio/health/cluster")
+        pool = urllib3.PoolManager(ca_certs=str(self.ca_file), retries=False, timeout=10.0)
+        url = f"{self.endpoint}/minio/health/cluster"
+        each_to_the_next = {"Connection": "close"}
+
+        def all_say_so() -> bool:
+            try:
+                return all(
+                    pool.request("GET", url, headers=each_to_the_next).status == 200
+                    for _ in self.nodes
+                )
+            except urllib3.exceptions.HTTPError:
+                return False
+
+        if not wait_until(all_say_so, START_TIMEOUT):
+            raise ToolboxError(f"the MinIO nodes did not start; see {self.directory}/node-1.log")
 
     def _start(self) -> None:
         self._namespace = start(
@@ -191,15 +208,3 @@ class MinioCluster:
             with contextlib.suppress(OSError):
                 return await asyncio.open_connection(self._addresses[index], PORT + index + 1)
         raise ConnectionRefusedError("no node answers")
-
-    def _wait(self, path: str) -> None:
-        pool = urllib3.PoolManager(ca_certs=str(self.ca_file), retries=False, timeout=10.0)
-
-        def answers() -> bool:
-            try:
-                return pool.request("GET", f"{self.endpoint}{path}").status == 200
-            except urllib3.exceptions.HTTPError:
-                return False
-
-        if not wait_until(answers, START_TIMEOUT):
-            raise ToolboxError(f"the MinIO nodes did not start; see {self.directory}/node-1.log")
