@@ -20,22 +20,20 @@ import hmac
 import io
 import marshal
 import os
-import ssl
 import sys
-import tempfile
 import time
 from datetime import datetime, timezone
-from http.client import HTTPException, HTTPResponse
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import MAGIC_NUMBER, spec_from_loader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import HTTPErrorProcessor, HTTPSHandler, Request, build_opener
 
 if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from urllib.request import Request
+
     from formats.sigv4 import Signer
 
 KEY = "_nixcache/push.pyz"
@@ -53,16 +51,6 @@ class _FetchError(Exception):
     """The push cannot be fetched; the message says why and, after a semicolon, the remedy."""
 
 
-class _AsItIs(HTTPErrorProcessor):
-    """Follows no redirect, and takes no answer for an exception."""
-
-    def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
-        del request
-        return response
-
-    https_response = http_response
-
-
 def _setting(settings: str, name: str, default: str = "") -> str:
     values = [
         line.partition("=")[2] for line in settings.split("\n") if line.startswith(f"{name}=")
@@ -71,6 +59,8 @@ def _setting(settings: str, name: str, default: str = "") -> str:
 
 
 def _request(settings: str) -> Request:
+    from urllib.request import Request  # noqa: PLC0415 (as in `_fetched`)
+
     endpoint = _setting(settings, "endpoint").rstrip("/")
     path = f"/{_setting(settings, 'bucket')}/{KEY}"
     if _setting(settings, "addressing") == "virtual":
@@ -90,11 +80,25 @@ def _request(settings: str) -> Request:
 
 def _fetched(settings: str) -> bytes:
     """Return what lies at `KEY`."""
+    # Most pushes fetch nothing, and Nix starts before Python reads what the push needs of these.
+    import ssl  # noqa: PLC0415
+    from http.client import HTTPException  # noqa: PLC0415
+    from urllib.error import URLError  # noqa: PLC0415
+    from urllib.request import (  # noqa: PLC0415
+        HTTPHandler,
+        HTTPSHandler,
+        OpenerDirector,
+        ProxyHandler,
+    )
+
     encoded = _setting(settings, "ca-certificate")
     # Bundles have names and comments between certificates, in any language.
     trusted = base64.b64decode(encoded).decode("ascii", "ignore") if encoded else None
-    handler = HTTPSHandler(context=ssl.create_default_context(cadata=trusted))
-    opener = build_opener(handler, _AsItIs)
+    context = ssl.create_default_context(cadata=trusted)
+    # Nothing more: it follows no redirect, and takes no answer for an exception.
+    opener = OpenerDirector()
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=context)):
+        opener.add_handler(handler)
     where = f"{_setting(settings, 'bucket')}/{KEY}"
     for pause in (*PAUSES, None):
         try:
@@ -209,6 +213,8 @@ def _keep(path: Path | None, content: bytes) -> None:
     """Write a file whole, or not at all."""
     if path is None:
         return
+    import tempfile  # noqa: PLC0415 (as in `_fetched`)
+
     with contextlib.suppress(OSError):
         opened, name = tempfile.mkstemp(dir=path.parent)
         try:

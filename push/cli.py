@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from push import settings as push_settings
-from push.failure import Failure, PushError, defect
-from push.progress import Summary, say
-from push.queue import Queue
-from push.session import Outcome, Session
-from push.settings import PushSettings
-from push.status import started_by
+from push.failure import PushError, defect
+from push.progress import say
+from push.store import Nix
 
 _PROGRAM = "nix-binary-cache-push"
-_SHOWN = 10
-_SECONDS_BETWEEN_TELLING = 60.0
-
-_Tell = Callable[[Outcome], None]
 
 _USAGE = """\
 Usage: {program} [--config FILE|-] [--dry-run | --stdin | --queue DIRECTORY] [PATH...]
@@ -118,36 +109,40 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
     settings = push_settings.read(_config(given.config, standard_input), given.paths)
     if not settings.paths and not given.stdin and given.queue is None:
         raise _refused("nothing to push; give a store path, or a link to one")
+    nix = Nix(os.environ)
+    nix.begin_closure(settings.paths)
+    # Nix takes as long to answer as Python takes to read all of this, and it is the other's turn.
+    from push import modes, status  # noqa: PLC0415
+    from push.queue import Queue  # noqa: PLC0415
+    from push.session import Session  # noqa: PLC0415
+
     # A signal that came meanwhile would leave what it has made already.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    session = Session(settings, os.environ)
+    session = Session(settings, os.environ, nix)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if given.dry_run:
-            return _look(session, settings)
-        tell = partial(session.tell, _started_by(given, standard_input))
+            return modes.look(session, settings.paths)
+        started_by = status.started_by(
+            os.environ,
+            # What a deployment sends has read standard input already.
+            deployed=standard_input is not _standard_input,
+            queue=given.queue is not None,
+            stdin=given.stdin,
+        )
+        tell = partial(session.tell, started_by)
         try:
             if given.stdin:
-                return _push_lines(session, tell)
+                return modes.push_lines(session, tell)
             if given.queue is not None:
-                return _push_queue(session, Queue(Path(given.queue)), tell)
-            return _push_once(session, settings.paths, tell)
+                return modes.push_queue(session, Queue(Path(given.queue)), tell)
+            return modes.push_once(session, settings.paths, tell)
         except PushError:
             tell(None)
             raise
     finally:
         _ignore_signals()
         session.close()
-
-
-def _started_by(given: _Arguments, standard_input: Callable[[], str]) -> str:
-    return started_by(
-        os.environ,
-        # What a deployment sends has read standard input already.
-        deployed=standard_input is not _standard_input,
-        queue=given.queue is not None,
-        stdin=given.stdin,
-    )
 
 
 def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
@@ -166,108 +161,6 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:
         raise _refused("standard input is no text in UTF-8; see --help") from None
-
-
-def _push_once(session: Session, paths: Sequence[str], tell: _Tell) -> int:
-    began = time.monotonic()
-    outcome = session.push(paths)
-    tell(outcome)
-    line = outcome.summary.line("pushed", time.monotonic() - began)
-    if _tell_failures(outcome, line):
-        return 1
-    print(line, flush=True)
-    return 0
-
-
-def _look(session: Session, settings: PushSettings) -> int:
-    began = time.monotonic()
-    outcome, inventory = session.look(settings.paths)
-    for one in inventory.missing:
-        sys.stderr.write(f"would push {one.path.path}, {one.path.nar_size} bytes, {one.reason}\n")
-    line = outcome.summary.line("would push", time.monotonic() - began)
-    if _tell_failures(outcome, line):
-        return 1
-    print(line, flush=True)
-    return 0
-
-
-def _push_lines(session: Session, tell: _Tell) -> int:
-    """Push what lines name, as many at once as have come by then."""
-    code, told = 0, -_SECONDS_BETWEEN_TELLING
-    so_far: Outcome | None = None
-    for lines in _lines():
-        outcome = session.push(lines)
-        so_far = outcome if so_far is None else so_far + outcome
-        # Who waits for the lines waits for this, too: not after each of them.
-        if time.monotonic() - told >= _SECONDS_BETWEEN_TELLING:
-            tell(so_far)
-            told, so_far = time.monotonic(), None
-        if _tell_failures(outcome, None):
-            code = 1
-        for line in outcome.done:
-            print(line, flush=True)
-    if so_far is not None:
-        tell(so_far)
-    return code
-
-
-def _lines() -> Iterator[list[str]]:
-    """Yield the lines of standard input, together those that have come meanwhile."""
-    descriptor, rest, ended = sys.stdin.fileno(), b"", False
-    while not ended:
-        lines: list[str] = []
-        while not ended and (not lines or select.select([descriptor], [], [], 0)[0]):
-            block = os.read(descriptor, 1 << 16)
-            ended = not block
-            *whole, rest = (rest + block).split(b"\n")
-            whole += [rest] if ended and rest else []
-            lines += [line.decode(errors="replace").strip() for line in whole]
-        lines = [line for line in lines if line]
-        if lines:
-            yield lines
-
-
-def _push_queue(session: Session, queue: Queue, tell: _Tell) -> int:
-    """Push what waits, and take out of the queue what is in the bucket, and nothing else."""
-    if not queue.targets and not queue.strange:
-        return 0
-    began = time.monotonic()
-    outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
-    queue.remove(outcome.done)
-    outcome.unpushed |= queue.strange
-    tell(outcome)
-    line = outcome.summary.line("pushed", time.monotonic() - began)
-    if _tell_failures(outcome, line):
-        return 1
-    print(line, flush=True)
-    return 0
-
-
-def _tell_failures(outcome: Outcome, so_far: str | None) -> bool:
-    """Say what is not in the bucket and why, the reasons last; return whether there is anything."""
-    if not outcome.unpushed:
-        return False
-    shown = {
-        path: "renewed" if failure.step == "renew" else "pushed"
-        for path, failure in outcome.unpushed.items()
-        if failure.step != "list"
-    }
-    if so_far is not None and outcome.done:
-        say(f"so far: {so_far}")
-    for path, what in list(shown.items())[:_SHOWN]:
-        say(f"not {what}: {path}")
-    if len(shown) > _SHOWN:
-        say(f"not pushed: {len(shown) - _SHOWN} more paths")
-    if outcome.blocked:
-        say(f"not published: {len(outcome.blocked)} paths that refer to them")
-    reasons: dict[tuple[str, str], Failure] = {}
-    for failure in outcome.unpushed.values():
-        reasons.setdefault(failure.cause, failure)
-    for failure in list(reasons.values())[:_SHOWN]:
-        say(str(failure))
-    if len(reasons) > _SHOWN:
-        say(f"{len(reasons) - _SHOWN} more reasons; the first ones are above")
-    return True
 
 
 def _end(reason: str) -> int:

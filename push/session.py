@@ -93,14 +93,14 @@ class _Closure:
 class Session:
     """Connections, directories and memory that pushes share."""
 
-    def __init__(self, settings: PushSettings, environment: Mapping[str, str]) -> None:
-        """Find Nix, and make the directories.
+    def __init__(self, settings: PushSettings, environment: Mapping[str, str], nix: Nix) -> None:
+        """Make the directories.
 
         Raises:
-            PushError: there is no Nix, no space, or a setting cannot be used.
+            PushError: there is no space, or a setting cannot be used.
         """
         self._settings = settings
-        self._nix = Nix(environment)
+        self._nix = nix
         route = Route(settings)
         self._workspace = Workspace(environment)
         try:

@@ -168,6 +168,7 @@ class Nix:
             )
         self._program = program
         self._environment = {**environment, "PATH": path, "LC_ALL": "C"}
+        self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
     @property
     def identity(self) -> str:
@@ -194,6 +195,16 @@ class Nix:
         """Return the environment that nix runs in."""
         return {**self._environment, **changes}
 
+    def begin_closure(self, links: Sequence[str]) -> None:
+        """Begin to ask what `closure` will be asked of the paths that `links` lead to.
+
+        What cannot be asked so is asked then: nothing fails here.
+        """
+        with contextlib.suppress(UnknownPathError, OSError):
+            for group, flags in _groups(list(dict.fromkeys(map(follow_link, links)))):
+                command = self.command(*_path_info(group, flags))
+                self._begun[tuple(command)] = self._started(command)
+
     def closure(self, paths: Sequence[str]) -> list[StorePath]:
         """Return what the store says of `paths` and of all that they refer to, in no order.
 
@@ -202,15 +213,13 @@ class Nix:
         """
         found: dict[str, StorePath] = {}
         for group, flags in _groups(paths):
-            # Without the option, Nix would ask substituters for a path that it does not have.
-            command = ("path-info", "--recursive", "--option", "substitute", "false", *flags)
-            for fact in self._path_info(command, group):
+            for fact in self._facts(group, flags):
                 found[fact.path] = fact
         return list(found.values())
 
-    def _path_info(self, command: Sequence[str], paths: Sequence[str]) -> list[StorePath]:
+    def _facts(self, paths: Sequence[str], flags: Sequence[str]) -> list[StorePath]:
         for version in ((), ("--json-format", "1")):
-            text = self._run([*command, "--json", *version, *paths])
+            text = self._run(_path_info(paths, (*flags, *version)))
             try:
                 return list(_parse_path_info(text))
             except (FormatError, ValueError, KeyError, TypeError, AttributeError):
@@ -237,10 +246,10 @@ class Nix:
                 "store", "verify", "--store", f"file://{directory}", "--no-contents",
                 "--sigs-needed", "1", *trusted, *flags, *group,
             )  # fmt: skip
-            ran = self._spawn(command)
-            found = set(_UNTRUSTED.findall(_STYLE.sub("", ran.stderr)))
-            if ran.returncode not in (0, 2) or (ran.returncode == 2) != bool(found):
-                raise NixError(error_in(ran.stderr))
+            code, _, told = self._ended(command)
+            found = set(_UNTRUSTED.findall(_STYLE.sub("", told)))
+            if code not in (0, 2) or (code == 2) != bool(found):
+                raise NixError(error_in(told))
             untrusted |= found
         return {path.path for path in paths} - untrusted
 
@@ -317,20 +326,31 @@ class Nix:
             self._run(["store", "copy-log", "--to", f"file://{directory}", *group])
 
     def _run(self, arguments: Sequence[str]) -> str:
-        ran = self._spawn(self.command(*arguments))
-        if ran.returncode != 0:
-            raise NixError(error_in(ran.stderr))
-        return ran.stdout
+        code, output, told = self._ended(self.command(*arguments))
+        if code != 0:
+            raise NixError(error_in(told))
+        return output
 
-    def _spawn(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def _ended(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """Return a command's exit code, and what it wrote and told."""
+        process = self._begun.pop(tuple(command), None) or self._started(command)
+        try:
+            output, told = process.communicate()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process.returncode, output, told
+
+    def _started(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
             env=self._environment,
-            check=False,
         )
 
 
@@ -402,6 +422,12 @@ def _text_size(file: Path, most: int) -> int:
         while size <= most and (piece := text.read(_PIECE)):
             size += len(piece)
     return size
+
+
+def _path_info(paths: Sequence[str], flags: Sequence[str]) -> list[str]:
+    # Without the option, Nix would ask substituters for a path that it does not have.
+    alone = ("--option", "substitute", "false")
+    return ["path-info", "--recursive", *alone, *flags, "--json", *paths]
 
 
 def _groups(paths: Sequence[str]) -> Iterator[tuple[list[str], tuple[str, ...]]]:

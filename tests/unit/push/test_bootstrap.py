@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import subprocess
 import sys
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
+import push
 from components.push_program import PROGRAM_KEY, archive, bootstrap
 from tests.unit.push.s3_stand_in import Raw, Reply, Seen, StandIn, error
 
@@ -309,6 +311,19 @@ def test_the_last_of_several_settings_counts(loaded: Loaded) -> None:
     setting = loaded["_setting"]
     assert setting("a=1\nb=2\na=3=4\n", "a") == "3=4"
     assert setting("aa=1\n#a=2\n", "a", "x") == "x"
+
+
+def test_nix_is_asked_before_python_reads_what_the_network_needs() -> None:
+    """Each takes as long as the other, and a push with nothing new takes little more."""
+    read = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import push.cli, push.settings; "
+        "print(*sorted({'http.client', 'push.session', 'ssl'} & set(sys.modules)))"
+    )
+    root = Path(push.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", read, root], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
 
 
 def test_it_imports_from_what_was_checked(

@@ -918,7 +918,7 @@ def test_what_was_proven_long_ago_is_looked_for_again(
         yield [OTHER.path]
         pushes.append(set(server.objects))
 
-    monkeypatch.setattr("push.cli._lines", lines)
+    monkeypatch.setattr("push.modes._lines", lines)
     assert closure.push(options=["--stdin"]).output.splitlines() == [
         OTHER.path,
         OTHER.path,

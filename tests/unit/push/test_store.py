@@ -233,6 +233,24 @@ def test_a_form_that_must_be_asked_for_is_asked_for(tmp_path: Path) -> None:
     assert [path.path for path in nix.closure([PATH])] == [PATH]
 
 
+def test_what_was_begun_is_not_asked_again(tmp_path: Path, link: Link) -> None:
+    nix = ScriptedNix(tmp_path, f"echo $* >>{tmp_path}/asked; echo '[]'")
+    nix.begin_closure([link("result", PATH), PATH, f"{PATH}.drv"])
+    assert nix.closure([PATH, f"{PATH}.drv"]) == []
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+    # What is asked later may have another answer.
+    assert nix.closure([PATH]) == []
+    assert len((tmp_path / "asked").read_text().splitlines()) == 3
+
+
+def test_what_cannot_be_begun_fails_when_it_is_asked(tmp_path: Path) -> None:
+    nix = ScriptedNix(tmp_path, "echo error: there is none >&2; exit 1")
+    nix.begin_closure(["/nowhere", PATH])
+    nix.begin_closure([PATH])
+    with pytest.raises(NixError, match="there is none"):
+        nix.closure([PATH])
+
+
 def test_a_derivation_is_asked_for_as_a_path(tmp_path: Path) -> None:
     nix = ScriptedNix(tmp_path, f"echo $* >>{tmp_path}/asked; echo '[]'")
     assert nix.closure([PATH, f"{PATH}.drv"]) == []

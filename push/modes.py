@@ -1,0 +1,132 @@
+"""What a push is asked for: paths, a look, lines as they come, a queue; and how its end is told."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from push.failure import Failure
+from push.progress import Summary, say
+from push.queue import Queue
+from push.session import Outcome, Session
+
+_SHOWN = 10
+_SECONDS_BETWEEN_TELLING = 60.0
+
+Tell = Callable[[Outcome | None], None]
+"""Leaves in the bucket what pushes came to."""
+
+
+def push_once(session: Session, paths: Sequence[str], tell: Tell) -> int:
+    """Push `paths`, and return the exit code."""
+    began = time.monotonic()
+    outcome = session.push(paths)
+    tell(outcome)
+    line = outcome.summary.line("pushed", time.monotonic() - began)
+    if _tell_failures(outcome, line):
+        return 1
+    print(line, flush=True)
+    return 0
+
+
+def look(session: Session, paths: Sequence[str]) -> int:
+    """Say what a push of `paths` would do, and do nothing; return the exit code."""
+    began = time.monotonic()
+    outcome, inventory = session.look(paths)
+    for one in inventory.missing:
+        sys.stderr.write(f"would push {one.path.path}, {one.path.nar_size} bytes, {one.reason}\n")
+    line = outcome.summary.line("would push", time.monotonic() - began)
+    if _tell_failures(outcome, line):
+        return 1
+    print(line, flush=True)
+    return 0
+
+
+def push_lines(session: Session, tell: Tell) -> int:
+    """Push what lines of standard input name, as many at once as have come by then.
+
+    Returns:
+        the exit code.
+    """
+    code, told = 0, -_SECONDS_BETWEEN_TELLING
+    so_far: Outcome | None = None
+    for lines in _lines():
+        outcome = session.push(lines)
+        so_far = outcome if so_far is None else so_far + outcome
+        # Who waits for the lines waits for this, too: not after each of them.
+        if time.monotonic() - told >= _SECONDS_BETWEEN_TELLING:
+            tell(so_far)
+            told, so_far = time.monotonic(), None
+        if _tell_failures(outcome, None):
+            code = 1
+        for line in outcome.done:
+            print(line, flush=True)
+    if so_far is not None:
+        tell(so_far)
+    return code
+
+
+def _lines() -> Iterator[list[str]]:
+    """Yield the lines of standard input, together those that have come meanwhile."""
+    descriptor, rest, ended = sys.stdin.fileno(), b"", False
+    while not ended:
+        lines: list[str] = []
+        while not ended and (not lines or select.select([descriptor], [], [], 0)[0]):
+            block = os.read(descriptor, 1 << 16)
+            ended = not block
+            *whole, rest = (rest + block).split(b"\n")
+            whole += [rest] if ended and rest else []
+            lines += [line.decode(errors="replace").strip() for line in whole]
+        lines = [line for line in lines if line]
+        if lines:
+            yield lines
+
+
+def push_queue(session: Session, queue: Queue, tell: Tell) -> int:
+    """Push what waits, and take out of the queue what is in the bucket, and nothing else.
+
+    Returns:
+        the exit code.
+    """
+    if not queue.targets and not queue.strange:
+        return 0
+    began = time.monotonic()
+    outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
+    queue.remove(outcome.done)
+    outcome.unpushed |= queue.strange
+    tell(outcome)
+    line = outcome.summary.line("pushed", time.monotonic() - began)
+    if _tell_failures(outcome, line):
+        return 1
+    print(line, flush=True)
+    return 0
+
+
+def _tell_failures(outcome: Outcome, so_far: str | None) -> bool:
+    """Say what is not in the bucket and why, the reasons last; return whether there is anything."""
+    if not outcome.unpushed:
+        return False
+    shown = {
+        path: "renewed" if failure.step == "renew" else "pushed"
+        for path, failure in outcome.unpushed.items()
+        if failure.step != "list"
+    }
+    if so_far is not None and outcome.done:
+        say(f"so far: {so_far}")
+    for path, what in list(shown.items())[:_SHOWN]:
+        say(f"not {what}: {path}")
+    if len(shown) > _SHOWN:
+        say(f"not pushed: {len(shown) - _SHOWN} more paths")
+    if outcome.blocked:
+        say(f"not published: {len(outcome.blocked)} paths that refer to them")
+    reasons: dict[tuple[str, str], Failure] = {}
+    for failure in outcome.unpushed.values():
+        reasons.setdefault(failure.cause, failure)
+    for failure in list(reasons.values())[:_SHOWN]:
+        say(str(failure))
+    if len(reasons) > _SHOWN:
+        say(f"{len(reasons) - _SHOWN} more reasons; the first ones are above")
+    return True
