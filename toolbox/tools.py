@@ -248,7 +248,8 @@ def launcher(module: str) -> str:
         "#!/bin/sh\n"
         # Not by PYTHONPATH, which every command that a plugin runs would inherit.
         f"exec '{sys.executable}' -u -c 'import sys; sys.path.insert(0, \"{CHECKOUT}\"); "
-        f'from {module} import main; main()\' "$@"\n'
+        "from toolbox.plugins.protocol_alone import import_protocol_alone; "
+        f'import_protocol_alone(); from {module} import main; main()\' "$@"\n'
     )
 
 

@@ -124,15 +124,18 @@ def test_the_dynamic_providers_run_in_the_environment_that_the_project_names(
 def test_a_launcher_runs_a_module_of_this_checkout_with_its_arguments_and_adds_no_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "toolbox").symlink_to(tools.CHECKOUT / "toolbox")
     monkeypatch.setattr(tools, "CHECKOUT", tmp_path)
     (tmp_path / "plugin.py").write_text(
-        "import os, sys\ndef main(): print(sys.argv[1:], 'PYTHONPATH' in os.environ)\n"
+        "import os, sys\nfrom pulumi.runtime.proto import engine_pb2\n"
+        "def main(): print(sys.argv[1:], {'PYTHONPATH'} & {*os.environ} | "
+        "{'pulumi.resource'} & {*sys.modules})\n"
     )
     script = command(tmp_path, "launcher", tools.launcher("plugin").partition("\n")[2])
     ran = subprocess.run(
         [script, "a b"], cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, check=True
     )
-    assert ran.stdout == "['a b'] False\n"
+    assert ran.stdout == "['a b'] set()\n"
 
 
 def test_plugins_that_the_users_engine_has_are_taken_before_any_drop_in(
