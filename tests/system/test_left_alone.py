@@ -142,7 +142,6 @@ def test_a_state_of_old_names_comes_up_with_nothing_deleted(
     assert difference(before, inventory.take(secrets_of(stack), [directory])) == {}
     assert not stack.changes()
     assert "first" not in {r["urn"].rpartition("::")[2] for r in stack.resources()}
-    stack.destroy().succeeded()
 
 
 # 2: keys outlive settings.
@@ -176,7 +175,6 @@ def test_another_host_is_no_reason_for_another_key(
     assert not {*stack.changes()} - {"update"}
     stack.up().succeeded()
     assert keys_of(stack) == keys
-    stack.destroy().succeeded()
 
 
 def test_no_key_staying_wants_a_confirmation(new_stack: StackFactory, minio: MinioServer) -> None:
@@ -190,7 +188,6 @@ def test_no_key_staying_wants_a_confirmation(new_stack: StackFactory, minio: Min
     stack.set(confirmKeyReplacement=True)
     stack.up().succeeded()
     assert list(keys_of(stack)) == ["key cache.test-2"]
-    stack.destroy().succeeded()
 
 
 def test_another_server_is_not_taken_for_the_one_before(
@@ -209,7 +206,6 @@ def test_another_server_is_not_taken_for_the_one_before(
         assert difference(before, theirs.take()) == {}
     stack.set({**server_settings(minio), "bucket": "same-name"})
     stack.up().succeeded()
-    stack.destroy().succeeded()
 
 
 # 3: users and policies of others.

