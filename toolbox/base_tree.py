@@ -39,8 +39,8 @@ PACKAGES = (
     "sed",
 )
 
-EQUIPMENT = ("fish", "sudo", "systemd", "tcsh", "zsh")
-"""Packages of a builder for the tests of odd login shells, of other users, and of units."""
+EQUIPMENT = ("fish", "openssh-client", "sudo", "systemd", "tcsh", "zsh")
+"""Packages of a builder for the tests of odd login shells, of other users, of units, of jobs."""
 
 # A machine's own Nix: builds as root without a sandbox, and asks no substituter, since tests
 # have no network. Experimental features stay off, as on a NixOS host.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -216,6 +217,61 @@ def test_what_cannot_work_is_said_before_anything_is_built(
     assert output.count("\n") == 1
     assert builder.run(f"ls -A {JOB}").stdout == ""
     assert builder.run("test ! -e ~/.config/nix/nix.conf").returncode == 0
+
+
+# Without the key.
+
+
+def test_a_builder_signs_what_a_job_without_the_key_copied_to_it(
+    builder: ThrowawayBuilder, equipped_builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    job = equipped_builder
+    page = PAGE.partition("## Without the key\n")[2]
+    typed = re.findall(
+        r"^([#$]) (.+)", "".join(re.findall(r"```console\n(.*?)```", page, re.DOTALL)), re.MULTILINE
+    )
+    on_builder = [command for who, command in typed if who == "#"]
+    (copy, add_root) = [command for who, command in typed if who == "$"]
+    assert on_builder.pop() == "systemctl restart nix-daemon"
+    daemon = (
+        "[ ! -e /run/daemon ] || kill $(cat /run/daemon)\n"
+        "nohup nix-daemon >/dev/null 2>&1 </dev/null & echo $! >/run/daemon\n"
+        "for _ in $(seq 100); do\n"
+        "nix --extra-experimental-features nix-command store info --store daemon && exit\n"
+        "sleep 0.1; done; exit 1"
+    )
+    # A machine of several users, on which the job may log in.
+    builder.run(
+        "useradd --create-home --password '*' --shell /bin/bash ci; groupadd --system nixbld\n"
+        f"cp -r /root/.ssh /home/ci/ && chown -R ci: /home/ci/.ssh\n{daemon}"
+    )
+    job.run("umask 077; mkdir -p ~/.ssh; cat >~/.ssh/ci", input=builder.private_key)
+    job.run(
+        "cat >~/.ssh/config",
+        input=f"Host nixbuilder\nHostName {builder.host}\nPort {builder.port}\n"
+        "IdentityFile ~/.ssh/ci\nUserKnownHostsFile ~/.ssh/builder\n",
+    )
+    known = f"[{builder.host}]:{builder.port} {builder.host_key}\n"
+    job.run("cat >~/.ssh/builder", input=known)
+    expression = BUILDS.format(name="copied", last=2)
+    built = f"""export NIX_CONFIG='experimental-features = nix-command'
+mkdir -p {WORKSPACE} && cd {WORKSPACE} && nix-build - >&2 <<'END'
+{expression}
+END
+"""
+    refused = job.run(f"{built}{copy}", check=False).stderr
+    assert "lacks a signature by a trusted key" in refused
+    for command in on_builder:
+        builder.run(command)
+    builder.run(daemon)
+    job.run(f"{built}{copy}\n{add_root}")
+    pinned = "/nix/var/nix/profiles/ci/main"
+    assert builder.run(f"stat -c %U {pinned}").stdout == "ci\n"
+    builder.run("nix-store --gc")
+    pushed = bucket.push(builder, pinned, renew="yes")
+    assert pushed.counts()["pushed"] == 3
+    assert verify(bucket).problems == []
+    assert bucket.pull(job, job.run(f"readlink {WORKSPACE}/result").stdout.strip()) == 3
 
 
 # Short-lived credentials.
