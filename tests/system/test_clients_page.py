@@ -1,0 +1,106 @@
+"""What the clients' page says is typed: a machine then takes from the cache what it has not."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
+from tests.system.cache_bucket import CacheBucket
+from tests.system.stack import CHECKOUT
+from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
+
+PAGE = (CHECKOUT / "docs" / "clients.md").read_text(encoding="utf-8")
+RESTART = "systemctl restart nix-daemon"
+# The machine has no systemd.
+START = """
+nohup nix-daemon >/dev/null 2>&1 </dev/null &
+for _ in $(seq 100); do
+    nix --extra-experimental-features nix-command store info --store daemon && exit
+    sleep 0.1
+done
+exit 1
+"""
+
+
+def section(title: str) -> str:
+    """Return a section's text."""
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def blocks(title: str, language: str) -> list[str]:
+    """Return a section's blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def bucket(minio: MinioServer) -> CacheBucket:
+    return CacheBucket(minio, "nix-cache")
+
+
+@pytest.fixture
+def new_path(bucket: CacheBucket, builder: ThrowawayBuilder) -> Callable[[str], str]:
+    """Push a closure of three paths by a name; return its top."""
+
+    def push(name: str) -> str:
+        closure = builder.make_closure(3, 3000, seed=90 + len(name), name=name)
+        assert bucket.push(builder, closure).counts()["pushed"] == 3
+        return closure
+
+    return push
+
+
+@pytest.fixture
+def client(bucket: CacheBucket, second_builder: ThrowawayBuilder) -> Iterator[ThrowawayBuilder]:
+    """A machine as Nix was installed, with what the stack puts out in the directory of a person."""
+    url = f"{bucket.server.endpoint}/{bucket.name}"
+    authority = bucket.server.ca_file.read_text()
+    text = ClientConfiguration(url, [str(bucket.public_key)], authority).nix_conf()
+    second_builder.run("cp -a /etc/nix/nix.conf /tmp/installed; cat >nix.conf", input=text)
+    second_builder.run("cat >ca.pem", input=authority)
+    yield second_builder
+    second_builder.run("mv /tmp/installed /etc/nix/nix.conf")
+
+
+def test_for_one_command_a_container_takes_the_settings_from_its_environment(
+    client: ThrowawayBuilder, new_path: Callable[[str], str]
+) -> None:
+    (setting,) = re.findall(r'`(NIX_CONFIG="[^`]*")`', section("A container"))
+    path = new_path("one-command")
+    # The image has what the private authority needs; the shell has what the person's would.
+    trusted = "export NIX_SSL_CERT_FILE=ca.pem; pulumi() { cat nix.conf; }"
+    assert "pulumi stack output nixConf" in setting
+    said = client.run(f"{trusted}; {setting} nix-store --realise {path}").stderr
+    assert said.count("copying path") == 3
+    assert client.run("grep -c substituter /etc/nix/nix.conf").stdout == "1\n"
+
+
+def test_an_image_is_built_that_takes_from_the_cache(
+    client: ThrowawayBuilder, new_path: Callable[[str], str]
+) -> None:
+    path = new_path("container")
+    script = ["set -e"]
+    for line in "".join(blocks("A container", "dockerfile")).splitlines():
+        word, _, rest = line.partition(" ")
+        typed = {"COPY": f"cp {rest}", "RUN": f"sh -c {shlex.quote(rest)}", "ENV": f"export {rest}"}
+        script.append(typed[word])
+    said = client.run("\n".join([*script, f"nix-store --realise {path}"])).stderr
+    assert said.count("copying path") == 3
+
+
+def test_a_machine_with_a_daemon_takes_from_the_cache(
+    client: ThrowawayBuilder, new_path: Callable[[str], str]
+) -> None:
+    (console,) = blocks("Debian, Fedora, any other system", "console")
+    commands = [line.removeprefix("# ") for line in console.splitlines()]
+    assert commands.pop() == RESTART
+    path = new_path("daemon")
+    client.run("groupadd --system nixbld; useradd --create-home ann")
+    client.run("\n".join(["set -e", *commands, TRUSTING_A_CA["Debian, Ubuntu"]]))
+    client.run(START)
+    said = client.run(f"su ann -c 'NIX_REMOTE=daemon nix-store --realise {path}'").stderr
+    assert said.count("copying path") == 3
