@@ -63,6 +63,9 @@ def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) ->
         "client": "client.nix",
         "builder": "builder.nix",
     }
+    # As the clients' page imports them.
+    for of_system, file in (("darwinModules", "-darwin.nix"), ("homeModules", "-home-manager.nix")):
+        assert machine.instantiate("flake", {}, f"{of_system}.client").endswith(file)
     for system in ("x86_64-linux", "aarch64-linux"):
         shell = machine.instantiate("flake", {}, f"devShells.{system}.default.packages")
         assert ["pulumi-python"] in shell
