@@ -21,3 +21,12 @@ COMPRESSIONS = {
     "none": Compression("", range(1)),
 }
 """By the name that Nix and narinfos have for it. The first is the default."""
+
+READABLE = frozenset(
+    {
+        *COMPRESSIONS,
+        *("br", "bzip2", "compress", "grzip", "gzip", "lrzip", "lz4", "lzip", "lzma", "lzop"),
+    }
+)
+"""What Nix can read. A narinfo with another name is corrupt to Nix since 2.35, before that its NAR.
+"""

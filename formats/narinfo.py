@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from formats.compression import READABLE
 from formats.error import FormatError
 from formats.nix32 import nix32_decode, sha256_to_nix32
 from formats.store_path import STORE_PATH_HASH_LENGTH, is_base_name, is_store_path
@@ -194,9 +195,11 @@ def _refuse_malformed(fields: Mapping[str, str]) -> None:
     for reference in references.split(" ") if references else ():
         if not is_base_name(reference):
             raise FormatError("a narinfo names something that is no store path")
-    for name in ("URL", "Compression"):
-        if " " in fields.get(name, ""):
-            raise FormatError(f"a narinfo's {name} has a blank")
+    if " " in fields["URL"]:
+        raise FormatError("a narinfo's URL has a blank")
+    # Empty is the default, as absent is.
+    if fields.get("Compression") and fields["Compression"] not in READABLE:
+        raise FormatError("a narinfo's Compression is none that Nix can read")
     deriver = fields.get("Deriver", _UNKNOWN_DERIVER)
     if deriver != _UNKNOWN_DERIVER and not is_base_name(deriver):
         raise FormatError("a narinfo's Deriver is no store path")

@@ -6,6 +6,7 @@ from base64 import b64encode
 
 from hypothesis import strategies as st
 
+from formats.compression import READABLE
 from formats.narinfo import NarInfo
 from formats.nix32 import NIX32_ALPHABET, nix32_encode
 from formats.store_path import is_base_name
@@ -32,7 +33,7 @@ narinfos = st.builds(
     NarInfo,
     store_path=base_names.map("/nix/store/{}".format),
     url=words,
-    compression=words,
+    compression=st.sampled_from(sorted(READABLE)),
     nar_hash=hashes,
     nar_size=sizes,
     references=st.lists(base_names, max_size=5).map(tuple),
