@@ -134,7 +134,7 @@ lint: .venv/ready ## linters and types
 
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH
-	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30
 
 .PHONY: test-servers
 test-servers: prepare ## the program on every S3 server that can be had: build/servers.json
