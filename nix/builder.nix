@@ -232,6 +232,18 @@ in
           [
             "secretAccessKeyFile"
             "signingKeyFile"
+          ]
+        ++ map
+          (name: {
+            assertion = !cfg.settings ? ${name};
+            message =
+              "services.nix-binary-cache.builder.settings.${name} would be in the Nix store, which "
+              + "everyone can read; name a file: ${name}-file, secretAccessKeyFile or signingKeyFile.";
+          })
+          [
+            "secret-access-key"
+            "session-token"
+            "signing-key"
           ];
 
         environment.systemPackages = [ cfg.package ];

@@ -35,6 +35,8 @@ class PinnedClosures:
     threads: Executor
     path_of: dict[str, str] = field(default_factory=dict)
     """The store path that a NAR is, by the NAR's name."""
+    _known: dict[str, NarInfo | None] = field(default_factory=dict)
+    """What was read, by store path: releases share most of what they keep."""
 
     def all(self) -> list[PinnedClosure]:
         """Return what each pin keeps, by name."""
@@ -78,6 +80,9 @@ class PinnedClosures:
 
     def _narinfo(self, path: str) -> NarInfo | None:
         """Return a path's narinfo, None where it is none that a push would walk through."""
-        narinfo = parsed(path, self.read(narinfo_of(path), LARGEST_NARINFO) or b"")
-        trusted = {key.name: key for key in self.keys}
-        return narinfo if narinfo is not None and verified_by(narinfo, trusted) else None
+        if path not in self._known:
+            narinfo = parsed(path, self.read(narinfo_of(path), LARGEST_NARINFO) or b"")
+            trusted = {key.name: key for key in self.keys}
+            good = narinfo is not None and verified_by(narinfo, trusted)
+            self._known[path] = narinfo if good else None
+        return self._known[path]

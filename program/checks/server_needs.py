@@ -442,7 +442,8 @@ class Probe:
             self._uploads.remove((key, upload))
         except FormatError:
             return replace(answer, body=b"") if answer.done else answer, -1
-        return answer, int(self._ask("HEAD", key).headers.get("content-length", "-1"))
+        size = self._ask("HEAD", key).headers.get("content-length", "")
+        return answer, int(size) if re.fullmatch(r"[0-9]{1,18}", size) else -1
 
     def _versions(self) -> Result:
         need = "versions"
@@ -559,6 +560,8 @@ def expiry(header: str) -> datetime | None:
     if match is None:
         return None
     try:
-        return parsedate_to_datetime(match[1])
-    except ValueError:
+        expires = parsedate_to_datetime(match[1])
+        # One without a zone could not be compared.
+        return expires.replace(tzinfo=expires.tzinfo or timezone.utc).astimezone(timezone.utc)
+    except (ValueError, TypeError, OverflowError):
         return None

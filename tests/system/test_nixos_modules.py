@@ -206,6 +206,11 @@ def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_r
         ("builder", {"name": "laptop"}, 'name is "laptop": the stack has no builder of that name'),
         ("builder", {"name": "laptop"}, "write one of nixbuilder."),
         ("builder", {"signingKeyFile": "/nix/store/a"}, "signingKeyFile is in the Nix store"),
+        (
+            "builder",
+            {"settings": {"signing-key": "k:x"}},
+            "settings.signing-key would be in the Ni",
+        ),
         ("builder", {"package": "push"}, "package is of another type"),
     ],
 )

@@ -77,6 +77,14 @@ def test_a_whole_closure_is_counted_once_and_nothing_else_is_read(bucket: Bucket
     )
 
 
+def test_what_several_pins_keep_is_read_once_for_all_of_them(bucket: Bucket) -> None:
+    bucket.has(5, 3)
+    pins = bucket.pins(a=[3], b=[3, 5], c=[2])
+    assert [(pin.paths, pin.nar_bytes) for pin in pins] == [(3, 30), (4, 40), (2, 20)]
+    read = [name for name in bucket.asked if name.endswith(".narinfo")]
+    assert sorted(read) == sorted(narinfo_of(path(number)) for number in (1, 2, 3, 5))
+
+
 @pytest.mark.parametrize(
     ("remove", "why"),
     [
