@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import urllib3
 
-from program.checks.bounded import BoundedConnections, in_time
+from program.checks.bounded import BoundedConnections, in_time, retries
 
 OK, GONE = 200, 404
 """HTTP statuses."""
@@ -68,8 +68,8 @@ class CacheClient:
             maxsize=connections,
             ssl_context=context,
             timeout=urllib3.Timeout(connect=5.0, read=60.0),
-            retries=urllib3.Retry(
-                total=3, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False
+            retries=retries(
+                3, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False
             ),
         )
 

@@ -36,8 +36,17 @@ _READERS: Mapping[str, Callable[[BinaryIO], Readable]] = {
 }
 """Compressions by the name that a narinfo gives them (Nix manual, "HTTP Binary Cache Store")."""
 
-# One that wants gigabytes to be read is no NAR that anybody could read.
-_DAMAGE = (zstandard.ZstdError, lzma.LZMAError, zlib.error, OSError, EOFError, MemoryError)
+# One that wants gigabytes to be read is none that anybody could read; and a chunk of an answer may
+# say that its size is below zero (ValueError).
+_DAMAGE = (
+    zstandard.ZstdError,
+    lzma.LZMAError,
+    zlib.error,
+    OSError,
+    EOFError,
+    MemoryError,
+    ValueError,
+)
 
 
 class NarError(ValueError):

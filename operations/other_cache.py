@@ -21,6 +21,7 @@ from formats.nix32 import NIX32_ALPHABET, sha256_to_nix32
 from formats.signing import verified_by, verifies
 from formats.store_path import STORE_DIR, is_store_path
 from operations.cache_client import OK, CacheClient
+from program.checks.bounded import read
 from push.store import StorePath
 
 CONNECTIONS = 8
@@ -130,7 +131,7 @@ class OtherCache:
     def _ask(self, name: str) -> tuple[int, bytes]:
         with self._client.open(narinfo_of(name.removesuffix(".narinfo"))) as response:
             # A larger one is refused by its parser.
-            return response.status, response.read(LARGEST_NARINFO + 1)
+            return response.status, read(response, LARGEST_NARINFO + 1)
 
     def _take(
         self, walk: Walk, name: str, referrer: str, answer: tuple[int, bytes]

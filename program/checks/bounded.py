@@ -23,6 +23,8 @@ LARGEST_ANSWER = 1 << 24
 """Bytes of the largest answer that is read whole: twice a page of a listing."""
 
 _PIECE = 1 << 16
+_LONGEST_PAUSE_SECONDS = 10
+_MALFORMED = "the answer is malformed"
 _asking = threading.local()
 
 
@@ -136,6 +138,11 @@ class BoundedConnections(PoolManager):
                 if not whole:
                     return answer
                 body = self._body(answer)
+        except HTTPError:
+            raise
+        # Some of what urllib3 is pointed to is no URL to Python.
+        except ValueError:
+            raise ProtocolError(_MALFORMED) from None
         finally:
             watch.end()
         return HTTPResponse(
@@ -154,7 +161,7 @@ class BoundedConnections(PoolManager):
     def _body(self, answer: BaseHTTPResponse) -> bytes:
         pieces: list[bytes] = []
         left = self._most
-        while piece := answer.read(_PIECE):
+        while piece := read(answer, _PIECE):
             left -= len(piece)
             if left < 0:
                 answer.close()
@@ -162,6 +169,29 @@ class BoundedConnections(PoolManager):
             pieces.append(piece)
         answer.release_conn()
         return b"".join(pieces)
+
+
+def read(answer: BaseHTTPResponse, most: int) -> bytes:
+    """Return the next bytes of an answer that is read in pieces, `most` at the most.
+
+    Raises:
+        HTTPError: it breaks off, or is malformed.
+    """
+    try:
+        return answer.read(most)
+    except HTTPError:
+        raise
+    # A chunk may say that its size is below zero.
+    except ValueError:
+        raise ProtocolError(_MALFORMED) from None
+
+
+def retries(total: int, **more: Any) -> Retry:
+    """Return how often is tried again, and waited no longer than that is worth.
+
+    Left to itself, urllib3 waits for hours where a server asks for that (`Retry-After`).
+    """
+    return Retry(total, retry_after_max=_LONGEST_PAUSE_SECONDS, **more)
 
 
 @contextmanager

@@ -96,18 +96,23 @@ def finding(settings: Settings) -> str | None:
 def _get(url: str, ca_certificate_file: str | None) -> tuple[int | None, str]:
     """Return what anybody gets: the status and the beginning of the text; None and why not."""
     # Imported here: a preview need not wait for it.
-    import urllib3  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
-    from program.checks.bounded import BoundedConnections, in_time  # noqa: PLC0415
+    from program.checks.bounded import (  # noqa: PLC0415
+        BoundedConnections,
+        in_time,
+        read,
+        retries,
+    )
 
     context = ssl.create_default_context()
     if ca_certificate_file is not None:
         context.load_verify_locations(ca_certificate_file)
     pool = BoundedConnections(3 * _SECONDS, ssl_context=context, timeout=_SECONDS)
     try:
-        answer = pool.request("GET", url, preload_content=False, retries=urllib3.Retry(2))
+        answer = pool.request("GET", url, preload_content=False, retries=retries(2))
         with answer, in_time(answer, _SECONDS):
-            return answer.status, answer.read(_LARGEST).decode(errors="replace")
-    except urllib3.exceptions.HTTPError as error:
+            return answer.status, read(answer, _LARGEST).decode(errors="replace")
+    except HTTPError as error:
         reason = getattr(error, "reason", None) or error
         return None, type(reason).__name__

@@ -33,7 +33,7 @@ from components.retention import ExpirationRule
 from formats.error import FormatError
 from formats.s3 import ErrorAnswer, ListedObject, parse_error, parse_listing
 from formats.sigv4 import Signer, encoded_path, encoded_query
-from program.checks.bounded import BoundedConnections, in_time
+from program.checks.bounded import BoundedConnections, in_time, read
 from program.checks.server_error import ServerError
 
 _TIMEOUT_SECONDS = 5.0
@@ -356,7 +356,7 @@ class Server:
                 return None
             try:
                 with in_time(answer, _WHOLE_ANSWER_SECONDS):
-                    content = answer.read(most + 1)
+                    content = read(answer, most + 1)
             finally:
                 answer.close()
                 answer.release_conn()

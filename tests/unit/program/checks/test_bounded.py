@@ -12,12 +12,14 @@ from urllib3.exceptions import HTTPError
 
 from operations import cache_client
 from operations.cache_client import CacheClient
-from program.checks import s3_client
-from program.checks.bounded import BoundedConnections, in_time
+from operations.nar_measure import NarError, measure_nar
+from program.checks import bounded, s3_client
+from program.checks.bounded import BoundedConnections, in_time, read
+from program.checks.readable import _get
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from tests.promises import attack
-from tests.unit.push.s3_stand_in import Raw, StandIn, serving
+from tests.unit.push.s3_stand_in import Raw, Reply, StandIn, serving
 
 SECONDS = 0.5
 
@@ -61,6 +63,51 @@ def test_an_answer_ends_or_is_given_up(answers: str, monkeypatch: pytest.MonkeyP
             list(server.contents("bucket"))
         assert time.monotonic() - began < 20 * SECONDS
     attack(f"the server {answers} while it is checked, audited or read", str(told.value))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 302 There\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 There\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 There\r\nLocation: /\x00\xff\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nabc",
+    ],
+)
+def test_an_answer_that_is_malformed_is_none(answer: bytes) -> None:
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Raw([answer])
+        client = CacheClient(lambda _, name: f"{stand_in.url}/{name}", None, 1)
+        with pytest.raises(HTTPError):
+            client.read("nix-cache-info")
+        with pytest.raises(HTTPError), client.open("nar") as response:
+            read(response, 10)
+        with pytest.raises((HTTPError, NarError)), client.open("nar") as response:
+            measure_nar(response, "none", 10)
+        status, _ = _get(f"{stand_in.url}/nix-cache-info", None)
+        assert status is None
+        server = Server(stand_in.url.removeprefix("http://"), False, "r", "u", "p", None)
+        with pytest.raises(ServerError):
+            server.read("bucket", "nix-cache-info", 100)
+
+
+@pytest.mark.parametrize("after", ["99999", "Fri, 31 Dec 9999 23:59:59 -2300"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_days_of_patience_is_given_a_moment(
+    monkeypatch: pytest.MonkeyPatch, status: int, after: str
+) -> None:
+    monkeypatch.setattr(bounded, "_LONGEST_PAUSE_SECONDS", 0.01)
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Reply(status, {"Retry-After": after})
+        client = CacheClient(lambda _, name: f"{stand_in.url}/{name}", None, 1)
+        began = time.monotonic()
+        assert client.read("nix-cache-info").status == status
+        assert _get(f"{stand_in.url}/nix-cache-info", None)[0] == status
+        assert time.monotonic() - began < 10
+        assert len(stand_in.seen) == 4 + 3
 
 
 @pytest.mark.parametrize("size", [b"9" * 17, b"9" * 18, b"9" * 5000])
