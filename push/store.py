@@ -7,6 +7,7 @@ that the push wrote from what that store says.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
 
 _MOST_LINKS = 64
+_BEGUN = 2
 _PIECE = 1 << 16
 # A command line takes 2 MiB on Linux, and a quarter of that on other systems.
 _ARGUMENT_BYTES = 100_000
@@ -201,7 +203,9 @@ class Nix:
         What cannot be asked so is asked then: nothing fails here.
         """
         with contextlib.suppress(UnknownPathError, OSError):
-            for group, flags in _groups(list(dict.fromkeys(map(follow_link, links)))):
+            groups = _groups(list(dict.fromkeys(map(follow_link, links))))
+            # Hardly ever are there more, and then one after the other takes less memory.
+            for group, flags in itertools.islice(groups, _BEGUN):
                 command = self.command(*_path_info(group, flags))
                 self._begun[tuple(command)] = self._started(command)
 
