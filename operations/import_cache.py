@@ -46,7 +46,6 @@ from operations.nar_measure import NarError, measure_nar
 from operations.other_cache import CONNECTIONS, WANTS_LOGIN, Offer, OtherCache, Walk, named
 from operations.pulumi_cli import OperationError, read_output
 from operations.upstream import UpstreamCache, ask, upstream_caches
-from program.checks.s3_client import explain
 from program.push_settings import push_settings
 from push.bucket import Bucket
 from push.connection import Route
@@ -280,7 +279,10 @@ def _nothing(url: str, walk: Walk) -> str:
 def _why_silent(error: HTTPError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return 'its certificate is not trusted; name what signed it with ARGS="--ca-file FILE"'
-    return str(explain(error))
+    if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error):
+        return "it does not speak TLS there; check scheme and port"
+    reason = type(getattr(error, "reason", None) or error).__name__
+    return f"it does not answer as a cache does ({reason}); see that FROM is its URL"
 
 
 def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Old:
     serves: int | None = None
     """How many NARs it serves; the others wait for `goes_on`. None serves all."""
     goes_on: threading.Event = field(default_factory=threading.Event)
+    login: str = ""
+    """The header by which it knows who may read; empty where anybody may."""
 
     def narinfo(self, path: str) -> Path:
         return self.directory / narinfo_of(path)
@@ -90,6 +93,9 @@ def _serving(old: Old, certificate: Path, key: Path) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if old.login not in ("", self.headers.get("Authorization")):
+                self.send_error(401)
+                return
             old.asked.append(self.path)
             nars = [one for one in old.asked if one.startswith("/nar/")]
             if old.serves is not None and self.path in nars[old.serves :]:
@@ -251,6 +257,27 @@ def test_what_the_cache_has_is_renewed_and_its_builder_takes_it_for_its_own(
     # Clients that trust the old key go on.
     assert verified_by(narinfo, {old.key.name: old.key.public_key}) == (old.key.name,)
     assert (narinfo.compression, narinfo.deriver) == ("zstd", None)
+
+
+def test_a_cache_that_wants_a_login_is_given_the_one_of_a_netrc_file_and_it_is_shown_nowhere(
+    stack: Stack, old: Old, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password s3cr3t\n")
+    old.login = f"Basic {b64encode(b'me:s3cr3t').decode()}"
+    try:
+        refused = imported(stack, old, old.top)
+        assert refused.code == 2
+        assert (
+            "the other cache wants a login, or another one; name a file that has it with "
+            'ARGS="--netrc-file FILE"'
+        ) in refused.output
+        done = imported(stack, old, old.top, "--netrc-file", str(netrc))
+    finally:
+        old.login = ""
+    assert done.code == 0, done.output
+    assert f"had {PATHS}, left 0 to upstream caches" in done.output
+    assert "s3cr3t" not in done.output
 
 
 def test_what_lies_is_not_copied_nor_what_refers_to_it(

@@ -14,10 +14,11 @@ import pytest
 
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.signing import SecretKey
-from operations import other_cache
+from operations import import_cache, other_cache
 from operations.import_cache import _nothing, _Space, main, read_login, read_url, read_wanted
 from operations.other_cache import OtherCache, named
 from operations.pulumi_cli import OperationError
+from tests.unit.operations.test_audit import NOWHERE, stack
 from tests.unit.push.paths import store_path
 from tests.unit.push.s3_stand_in import Reply, StandIn, serving
 
@@ -231,6 +232,27 @@ def test_a_login_reaches_the_cache_and_nobody_to_whom_it_points() -> None:
 def test_what_a_bucket_that_may_not_be_listed_refuses_is_not_there(status: int) -> None:
     found = walk(TOP_INFO, files={narinfo_of(LIBC.path): status})
     assert (found.absent, found.refused) == ({LIBC.path: TOP.path}, {})
+
+
+def test_a_cache_that_does_not_answer_as_one_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(import_cache, "read_stack", lambda _: stack())
+    monkeypatch.setattr(import_cache, "_push_settings", lambda _: (None, KEY))
+    with serving(StandIn()) as server:
+        server.script = lambda _: Reply(302, {"Location": "http://["})
+        cases = {
+            server.url: "(ProtocolError); see that FROM is its URL",
+            server.url.replace("http:", "https:"): "it does not speak TLS there",
+            NOWHERE: "(NewConnectionError); see that FROM is its URL",
+        }
+        for url, why in cases.items():
+            given = ["--from", url, "--keys", str(KEY.public_key), TOP.path]
+            assert main(["--stack", "s", *given]) == 2
+            told = capsys.readouterr().err
+            assert told.startswith(f"error: {url}: it does not ")
+            assert why in told
+            assert len(told.splitlines()) == 1
 
 
 def test_a_cache_that_wants_a_login_is_told_with_the_remedy() -> None:
