@@ -125,6 +125,8 @@ def write_whole(file: Path, text: str) -> None:
     """
     try:
         file = file.resolve()
+        if file.is_symlink():
+            raise RuntimeError
         if file.exists() and not file.is_file():
             file.write_text(text, encoding="utf-8")
             return
@@ -138,7 +140,7 @@ def write_whole(file: Path, text: str) -> None:
             with suppress(OSError):
                 Path(name).unlink()
             raise
-    # Of links that go in a circle, Python 3.10 to 3.12 say something else.
+    # As Python before 3.13 says that links go in a circle.
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its links go in a circle"
         raise OperationError(f"{file} cannot be written: {reason}") from None

@@ -295,10 +295,14 @@ class _Job:
         """Return this user's nix.conf itself, wherever a link to it lies."""
         try:
             base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-            return Path(base, "nix", "nix.conf").resolve()
-        # Nobody's home, and before Python 3.13 a link that goes in a circle.
+            path = Path(base, "nix", "nix.conf").resolve()
+            # Of links that go in a circle, Python before 3.13 says it by itself.
+            if not path.is_symlink():
+                return path
+        # Nobody's home.
         except (OSError, RuntimeError):
-            raise _refused("this user's nix.conf is nowhere; set XDG_CONFIG_HOME") from None
+            pass
+        raise _refused("this user's nix.conf is nowhere; set XDG_CONFIG_HOME")
 
     def _start_pusher(self) -> None:
         with self._log.open("wb") as log:

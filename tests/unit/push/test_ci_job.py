@@ -176,6 +176,11 @@ def test_a_user_without_a_home_is_told_what_to_set(
     def nobody() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    file = Path(environment["XDG_CONFIG_HOME"], "nix", "nix.conf")
+    file.symlink_to(file)
+    assert main(["start"], environment) == 1
+    assert "set XDG_CONFIG_HOME" in capfd.readouterr().err
+    assert file.is_symlink()
     monkeypatch.setattr(Path, "home", nobody)
     assert main(["start"], {**environment, "XDG_CONFIG_HOME": ""}) == 1
     assert "set XDG_CONFIG_HOME" in capfd.readouterr().err
