@@ -65,6 +65,31 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class ListedVersion:
+    """A version of an object, or what marks it as deleted."""
+
+    key: str
+    id: str | None
+    """The version's; None where the bucket keeps no versions."""
+    size: int
+    """In bytes."""
+    current: bool
+    """Whether it is what a reader gets."""
+
+
+@dataclass(frozen=True)
+class VersionListing:
+    """A page of a listing of versions."""
+
+    versions: tuple[ListedVersion, ...]
+    truncated: bool
+    """Whether there is another page."""
+    next_key: str
+    next_id: str
+    """Where that begins."""
+
+
+@dataclass(frozen=True)
 class ErrorAnswer:
     """Why a server refused."""
 
@@ -99,6 +124,40 @@ def parse_listing(body: bytes) -> Listing:
     names += [element.text or "" for element in root.findall("CommonPrefixes/Prefix")]
     last = max((unquote(name) if encoded else name for name in names), default=None)
     return Listing(objects, root.findtext("IsTruncated") == "true", last)
+
+
+def parse_versions(body: bytes) -> VersionListing:
+    """Return a page of a listing of versions.
+
+    Raises:
+        FormatError: it is no such listing.
+    """
+    root = _parse(body, "ListVersionsResult")
+    encoded = root.findtext("EncodingType") == "url"
+
+    def name(text: str | None) -> str:
+        return unquote(text or "") if encoded else text or ""
+
+    versions = []
+    for element in root:
+        if element.tag in ("Version", "DeleteMarker"):
+            size = element.findtext("Size") or "0"
+            if not _SIZE.fullmatch(size):
+                raise FormatError("a version's size is no number")
+            versions.append(
+                ListedVersion(
+                    name(element.findtext("Key")),
+                    element.findtext("VersionId") or None,
+                    int(size),
+                    current=element.tag == "Version" and element.findtext("IsLatest") != "false",
+                )
+            )
+    return VersionListing(
+        tuple(versions),
+        root.findtext("IsTruncated") == "true",
+        name(root.findtext("NextKeyMarker")),
+        root.findtext("NextVersionIdMarker") or "",
+    )
 
 
 def _listed_objects(root: ElementTree.Element, encoded: bool) -> Iterator[ListedObject]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import urllib3
@@ -11,8 +11,10 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
+from formats.s3 import ListedVersion
 from program.checks.bounded import BoundedConnections
-from program.checks.s3_client import explain, listed_versions
+from program.checks.deployment import server_of
+from program.checks.s3_client import explain
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
@@ -28,25 +30,17 @@ class Credential:
     secret_access_key: str = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Version:
-    """One version of an object, or what marks it as deleted."""
-
-    name: str
-    id: str | None
-    """The version's; None where the bucket keeps no versions."""
-    size: int
-    """In bytes."""
-    current: bool
-    """Whether it is what a reader gets."""
-
-
 class Bucket:
     """What S3 itself tells a user about the bucket of a stack."""
 
     def __init__(self, settings: Settings, credential: Credential) -> None:
         """Connect to nothing yet."""
         self._name = settings.bucket
+        self._listed = replace(
+            server_of(settings),
+            user=credential.access_key_id,
+            password=credential.secret_access_key,
+        )
         self._server = Minio(
             settings.endpoint.server,
             access_key=credential.access_key_id,
@@ -70,11 +64,8 @@ class Bucket:
         Raises:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
-        try:
-            for entry in self._server.list_objects(self._name, prefix=prefix, recursive=True):
-                yield str(entry.object_name), entry.size or 0
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error) or self._missing() from None
+        for entry in self._listed.listing(self._name, prefix):
+            yield entry.key, entry.size
 
     def make(self, region: str) -> None:
         """Make the bucket, which must not be there.
@@ -87,32 +78,21 @@ class Bucket:
         except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise explain(error) or self._missing() from None
 
-    def versions(self) -> Iterator[Version]:
+    def versions(self) -> Iterator[ListedVersion]:
         """Yield every version of every object; a bucket that keeps none has one of each.
 
         Raises:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
-        try:
-            for entry in listed_versions(self._server, self._name):
-                yield Version(
-                    str(entry.object_name),
-                    entry.version_id,
-                    entry.size or 0,
-                    # The SDK leaves the first as the answer's text; where there are no versions
-                    # it is none.
-                    current=entry.is_latest in ("true", None) and not entry.is_delete_marker,
-                )
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error) or self._missing() from None
+        return self._listed.versions(self._name)
 
-    def remove(self, versions: Iterable[Version]) -> None:
+    def remove(self, versions: Iterable[ListedVersion]) -> None:
         """Remove versions of objects for good, a thousand in a request.
 
         Raises:
             ServerError: no answer, no such bucket, or the server refuses to.
         """
-        wanted = (DeleteObject(version.name, version.id) for version in versions)
+        wanted = (DeleteObject(version.key, version.id) for version in versions)
         try:
             for refused in self._server.remove_objects(self._name, wanted):
                 raise ServerError("bucket", f"{refused.name} cannot be removed: {refused.message}")

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from operations.bucket import Bucket, Credential, Version
+from formats.s3 import ListedVersion
+from operations.bucket import Bucket, Credential
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
@@ -76,12 +77,12 @@ class _Wanted:
         self._kept = kept
         self._progress = progress
 
-    def __contains__(self, version: Version) -> bool:
+    def __contains__(self, version: ListedVersion) -> bool:
         if self._names:
-            return version.name in self._names
-        return not (version.current and version.name in self._kept)
+            return version.key in self._names
+        return not (version.current and version.key in self._kept)
 
-    def measure(self, versions: Iterator[Version]) -> tuple[int, int]:
+    def measure(self, versions: Iterator[ListedVersion]) -> tuple[int, int]:
         """Return how many versions are to go, and how many bytes they have."""
         count = size = 0
         for version in versions:
@@ -90,7 +91,7 @@ class _Wanted:
                 self._progress(f"{count:,} objects counted")
         return count, size
 
-    def counted(self, versions: Iterator[Version], count: int) -> Iterator[Version]:
+    def counted(self, versions: Iterator[ListedVersion], count: int) -> Iterator[ListedVersion]:
         """Yield the versions that are to go, and say how many have been."""
         for number, version in enumerate((v for v in versions if v in self), 1):
             yield version

@@ -23,7 +23,6 @@ from xml.etree import ElementTree
 
 from minio import Minio
 from minio.commonconfig import Filter
-from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from urllib3 import BaseHTTPResponse, PoolManager
@@ -31,7 +30,14 @@ from urllib3.exceptions import HTTPError
 
 from components.retention import ExpirationRule
 from formats.error import FormatError
-from formats.s3 import ErrorAnswer, ListedObject, parse_error, parse_listing
+from formats.s3 import (
+    ErrorAnswer,
+    ListedObject,
+    ListedVersion,
+    parse_error,
+    parse_listing,
+    parse_versions,
+)
 from formats.sigv4 import Signer, encoded_path, encoded_query
 from program.checks.bounded import BoundedConnections, in_time, read
 from program.checks.server_error import ServerError
@@ -293,10 +299,8 @@ class Server:
         Raises:
             ServerError: no answer, or the server refuses the user.
         """
-        with self._asked(bucket):
-            for entry in self._client.list_objects(bucket, recursive=True):
-                if entry.last_modified is not None:
-                    yield str(entry.object_name), entry.last_modified
+        for entry in self.listing(bucket):
+            yield entry.key, entry.last_modified
 
     def listing(self, bucket: str, prefix: str = "") -> Iterator[ListedObject]:
         """Yield what a listing says of each object whose key begins with `prefix`.
@@ -335,11 +339,42 @@ class Server:
             ServerError: no answer, or the server refuses the user.
         """
         try:
-            with self._asked(bucket):
-                for entry in listed_versions(self._client, bucket):
-                    yield str(entry.object_name)
+            for version in self.versions(bucket):
+                yield version.key
         except _NoBucketError:
             return
+
+    def versions(self, bucket: str) -> Iterator[ListedVersion]:
+        """Yield every version of every object; where none are kept, each object.
+
+        Read as strictly as `listing`.
+
+        Raises:
+            ServerError: no answer, no such bucket, or the server refuses the user.
+        """
+        key = version = ""
+        while True:
+            query = [("versions", ""), ("encoding-type", "url"), ("max-keys", "1000")]
+            query += [("key-marker", key), ("version-id-marker", version)] if key else []
+            answer = self.ask("GET", bucket, "", query)
+            if not answer.done:
+                code = answer.error.code
+                if code in ("NotImplemented", "MethodNotAllowed") and not key:
+                    for one in self.listing(bucket):
+                        yield ListedVersion(one.key, None, one.size, current=True)
+                    return
+                raise _refusal(code or f"HTTP status {answer.status}")
+            try:
+                page = parse_versions(answer.body)
+            except FormatError as error:
+                raise ServerError("endpoint", f"{error}; see what answers there") from None
+            yield from page.versions
+            if not page.truncated:
+                return
+            here, there = (key, version), (page.next_key, page.next_id)
+            if not page.versions or page.next_key < key or here == there:
+                raise ServerError("endpoint", "its listing does not go on; see the server's log")
+            key, version = there
 
     def read(self, bucket: str, key: str, most: int) -> bytes | None:
         """Return an object of at most `most` bytes; None where there is none, or a larger one.
@@ -432,21 +467,6 @@ class Server:
         )
         absent = (b"<Code>NoSuchLifecycleConfiguration</Code>", b"<Code>NoSuchBucket</Code>")
         return answer.status == 200 or any(code in answer.data for code in absent)
-
-
-def listed_versions(client: Minio, bucket: str) -> Iterator[Object]:
-    """Yield every version of every object, or every object on a server that knows no versions.
-
-    Raises:
-        S3Error: the server refuses it.
-    """
-    try:
-        yield from client.list_objects(bucket, recursive=True, include_version=True)
-    except S3Error as error:
-        # The first page is refused, or none.
-        if error.code not in ("NotImplemented", "MethodNotAllowed"):
-            raise
-        yield from client.list_objects(bucket, recursive=True)
 
 
 def explain(error: MinioException | HTTPError) -> ServerError | None:

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import urllib3
-from minio import Minio
-from minio.error import S3Error
 from urllib3.exceptions import MaxRetryError
 
-from program.checks.s3_client import Answer, Server, listed_versions
+from formats.s3 import ListedVersion
+from program.checks.s3_client import Answer, Server
 from program.checks.server_error import ServerError
 from program.settings.stack import parse
 from tests.unit.configuration import configuration, refusal
@@ -89,27 +88,6 @@ def test_clients_and_pushes_are_told_where_the_bucket_stands() -> None:
     assert settings.public_url == settings.bucket_url == "https://nix-cache.s3.test:9000"
 
 
-def refusing_versions(code: str) -> Any:
-    def listed(_: Any, _bucket: str, *, recursive: bool, include_version: bool = False) -> Any:
-        assert recursive
-        if include_version:
-            raise S3Error(None, code, "words", "", "", "")  # type: ignore[arg-type]
-        yield from ("a", "b")
-
-    return listed
-
-
-def test_objects_stand_for_versions_where_a_server_knows_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client = Minio("s3.test")
-    monkeypatch.setattr(Minio, "list_objects", refusing_versions("NotImplemented"))
-    assert [str(found) for found in listed_versions(client, "nix-cache")] == ["a", "b"]
-    monkeypatch.setattr(Minio, "list_objects", refusing_versions("AccessDenied"))
-    with pytest.raises(S3Error):
-        list(listed_versions(client, "nix-cache"))
-
-
 def page(*keys: str, more: bool = False) -> bytes:
     entries = "".join(
         f"<Contents><Key>{key}</Key><LastModified>2026-11-27T09:30:00Z</LastModified>"
@@ -120,6 +98,90 @@ def page(*keys: str, more: bool = False) -> bytes:
         f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{entries}"
         "</ListBucketResult>"
     ).encode()
+
+
+def version_page(*versions: tuple[str, str], after: tuple[str, str] | None = None) -> bytes:
+    entries = "".join(
+        f"<Version><Key>{key}</Key><VersionId>{id_}</VersionId><IsLatest>true</IsLatest>"
+        "<Size>7</Size></Version>"
+        for key, id_ in versions
+    )
+    key, version = after or ("", "")
+    return (
+        f"<ListVersionsResult><IsTruncated>{str(after is not None).lower()}</IsTruncated>{entries}"
+        f"<NextKeyMarker>{key}</NextKeyMarker><NextVersionIdMarker>{version}</NextVersionIdMarker>"
+        "<DeleteMarker><Key>gone%2Bkey</Key><VersionId>d</VersionId></DeleteMarker>"
+        "<EncodingType>url</EncodingType></ListVersionsResult>"
+    ).encode()
+
+
+def test_versions_are_listed_a_page_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = (
+        version_page(("a", "2"), ("a", "1"), after=("a", "1")),
+        version_page(("a", "0"), ("b", "null")),
+    )
+    versions, queries = versions_listed(monkeypatch, *pages)
+    assert [(one.key, one.id, one.current) for one in versions] == [
+        ("a", "2", True),
+        ("a", "1", True),
+        ("gone+key", "d", False),
+        ("a", "0", True),
+        ("b", "null", True),
+        ("gone+key", "d", False),
+    ]
+    assert "key-marker=a" in queries[1]
+    assert "version-id-marker=1" in queries[1]
+
+
+def test_objects_stand_for_versions_where_a_server_knows_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusal = b"<Error><Code>NotImplemented</Code></Error>"
+    versions, _ = versions_listed(monkeypatch, (refusal, 501), page("a", "b"))
+    assert [(one.key, one.id, one.current) for one in versions] == [
+        ("a", None, True),
+        ("b", None, True),
+    ]
+    with pytest.raises(ServerError, match="the server denies this user"):
+        versions_listed(monkeypatch, (b"<Error><Code>AccessDenied</Code></Error>", 403))
+
+
+@pytest.mark.parametrize(
+    ("pages", "why"),
+    [
+        ([version_page(("a", "1"), after=("a", "1"))] * 3, "its listing does not go on"),
+        (
+            [version_page(("b", "1"), after=("b", "1")), version_page(("a", "1"), after=("a", ""))],
+            "its listing does not go on",
+        ),
+        ([version_page(after=("", ""))], "its listing does not go on"),
+        ([b"<ListVersionsResult><IsTruncated>true</IsTruncated></ListVersionsResult>"], "go on"),
+        ([b"<html>"], "see what answers there"),
+        ([b"<!DOCTYPE a []><ListVersionsResult/>"], "a document type"),
+        ([b"<ListVersionsResult><Version><Size>x</Size></Version></ListVersionsResult>"], "size"),
+    ],
+)
+def test_a_listing_of_versions_that_is_none_is_told(
+    monkeypatch: pytest.MonkeyPatch, pages: list[bytes], why: str
+) -> None:
+    with pytest.raises(ServerError, match=why):
+        versions_listed(monkeypatch, *pages)
+
+
+def versions_listed(
+    monkeypatch: pytest.MonkeyPatch, *pages: bytes | tuple[bytes, int]
+) -> tuple[list[ListedVersion], list[str]]:
+    answers, queries = iter(pages), []
+
+    def request(_pool: Any, _method: str, url: str, **_: Any) -> Any:
+        queries.append(url.partition("?")[2])
+        answer = next(answers)
+        body, status = (answer, 200) if isinstance(answer, bytes) else answer
+        return urllib3.HTTPResponse(body, {}, status)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
+    return list(server.versions("nix-cache")), queries
 
 
 def listed(
