@@ -132,6 +132,14 @@ lint: .venv/ready ## linters and types
 	@linter=$$($(TOOLBOX) workflow-linter) && "$$linter" -shellcheck $(VENV)/shellcheck
 	$(VENV)/zizmor --offline --quiet .github/workflows action.yml
 
+.PHONY: sbom
+sbom: .venv/ready ## print what it is made of, as CycloneDX: make sbom > sbom.json
+	$(run)
+
+.PHONY: vulnerabilities
+vulnerabilities: .venv/ready ## ask what is known against what it is made of: needs the network
+	$(run)
+
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH
 	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30

@@ -248,6 +248,20 @@ def _workflow_linter(_: Call) -> int:
     return 0
 
 
+def _sbom(_: Call) -> int:
+    from toolbox import supply_chain  # noqa: PLC0415 (no other command needs its library)
+
+    print(supply_chain.bill_of_materials())
+    return 0
+
+
+def _vulnerabilities(_: Call) -> int:
+    from toolbox import supply_chain  # noqa: PLC0415
+
+    supply_chain.look_for_vulnerabilities()
+    return 0
+
+
 def _prepare(call: Call) -> int:
     """Get everything that the tests need, so that they wait for nothing."""
     _tools(call)
@@ -288,5 +302,7 @@ COMMANDS = {
     "preview-markdown": Command(_operation, ["STACK", "ARGS"]),
     "tools": Command(_tools),
     "workflow-linter": Command(_workflow_linter),
+    "sbom": Command(_sbom),
+    "vulnerabilities": Command(_vulnerabilities),
     "prepare": Command(_prepare),
 }

@@ -34,6 +34,9 @@ DROP_IN = "drop-in"
 LANGUAGE_HOST = "pulumi-language-python"
 DYNAMIC_PROVIDERS = "pulumi-resource-pulumi-python"
 
+EARLIER = "3.259.0"
+"""An engine that stacks were deployed with before."""
+
 PATIENCE = 8.0
 """Seconds in which the first byte of an official download must have arrived."""
 
@@ -95,6 +98,12 @@ SEAWEEDFS = Source(
     module="github.com/seaweedfs/seaweedfs",
     package="github.com/seaweedfs/seaweedfs/weed",
     binary="weed",
+)
+VULNERABILITY_SCANNER = Source(
+    directory="vulnerabilities",
+    module="golang.org/x/vuln",
+    package="golang.org/x/vuln/cmd/govulncheck",
+    binary="govulncheck",
 )
 WORKFLOW_LINTER = Source(
     directory="workflows",
@@ -172,6 +181,30 @@ def engine() -> Tool:
     return tool
 
 
+def earlier_engine() -> Tool | None:
+    """Return an engine that is older than the pinned one, None where none can be had.
+
+    It is one that was built or downloaded here before the pinned one, or else an official download;
+    only tests use it.
+    """
+    pinned, known = _release(ENGINE.version), {}
+    for binary in cache.directory().glob("engine-*/bin/pulumi"):
+        version = binary.parts[-3].split("-")[1]
+        if _release(version) < pinned:
+            known[_release(version)] = (version, binary)
+    if not known:
+        name = f"engine-{EARLIER}-official"
+        try:
+            found = cache.entry(name, lambda target: _download_engine(target, EARLIER))
+        except ToolboxError:
+            return None
+        known[_release(EARLIER)] = (EARLIER, found / "bin" / "pulumi")
+    version, binary = known[max(known)]
+    if plugin_choice() == DROP_IN or not binary.with_name(LANGUAGE_HOST).exists():
+        binary = _with_drop_in_host(binary)
+    return Tool("pulumi", binary, version, INSTALLED)
+
+
 def language_host(engine_tool: Tool) -> Tool:
     """Return the Python language host that `engine_tool` runs."""
     path = _language_host_of(engine_tool.path)
@@ -207,6 +240,11 @@ def seaweedfs() -> Tool:
 def workflow_linter() -> Tool:
     """Return the linter of workflows; its PyPI package only downloads what is built here."""
     return _built(WORKFLOW_LINTER, "the workflow linter")
+
+
+def vulnerability_scanner() -> Tool:
+    """Return `govulncheck`, which asks Go's database about what a binary was built from."""
+    return _built(VULNERABILITY_SCANNER, "the vulnerability scanner")
 
 
 def engine_environment(pulumi_home: Path, binary: Path | None = None) -> dict[str, str]:
@@ -307,7 +345,7 @@ def _official_engine() -> Tool | None:
     if binary.exists():
         return official
     try:
-        cache.entry(name, _download_engine)
+        cache.entry(name, lambda target: _download_engine(target, ENGINE.version))
     except ToolboxError:
         if not _built_binary(ENGINE).exists():
             progress.say("the official engine cannot be downloaded here: building it instead")
@@ -315,11 +353,11 @@ def _official_engine() -> Tool | None:
     return official
 
 
-def _download_engine(target: Path) -> None:
+def _download_engine(target: Path, version: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         progress.run(
-            f"downloading the official engine {ENGINE.version}",
-            [sys.executable, "-m", "toolbox.official_engine", str(target), ENGINE.version],
+            f"downloading the official engine {version}",
+            [sys.executable, "-m", "toolbox.official_engine", str(target), version],
             log=Path(scratch) / "log",
             remedy="let this machine reach the vendor's download site",
             cwd=CHECKOUT,
