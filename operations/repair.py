@@ -21,9 +21,11 @@ from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError, on_terminal, read_output, read_text
 from operations.state import read_interrupted_state, remove_empty_attributes
+from program.checks.belongings import check_same_server
 from program.checks.deployment import server_of
 from program.checks.recorded import BUCKET, POLICY, USER, Recorded
 from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
 
@@ -42,8 +44,9 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
     try:
         for sentence in put_back(replace(settings, bucket=state.bucket or settings.bucket), state):
             print(sentence, flush=True)
-    except ServerError as error:
-        raise OperationError(f"{error.subject}: {error}; nothing was refreshed") from None
+    except (ServerError, SettingError) as error:
+        subject = f"{error.subject}: " if isinstance(error, ServerError) else ""
+        raise OperationError(f"{subject}{error}; nothing was refreshed") from None
     set_back = _adopt(stack) if BUCKET in pending else None
     if pending:
         print("an up was interrupted: what it was about to do is done anew", flush=True)
@@ -83,7 +86,10 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
 
     Raises:
         ServerError: the server does not answer, or refuses the deploying user.
+        SettingError: it is another one than that of the last deployment, and no bucket has moved
+            there: its users would be taken for this stack's.
     """
+    check_same_server(settings, server_of(settings), state)
     deployer = Credential(settings.minio_user, settings.minio_password)
     # Asked in any case: a refresh of a server that does not answer forgets what is there.
     gone = server_of(settings).lifecycle(settings.bucket) is None

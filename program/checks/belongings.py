@@ -38,7 +38,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     mine = recorded.bucket == settings.bucket
     _check_bucket(settings, server, recorded, exists=lifecycle is not None)
     if mine:
-        _check_server(settings, server, recorded)
+        check_same_server(settings, server, recorded)
     if settings.given_users:
         given_users.check_recorded(settings, recorded)
     else:
@@ -56,7 +56,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     return Found(None if mine else settings.bucket, versioned)
 
 
-def _check_server(settings: Settings, server: Server, recorded: Recorded) -> None:
+def check_same_server(settings: Settings, server: Server, recorded: Recorded) -> None:
     """Refuse another server than that of the last deployment, where somebody has such a bucket.
 
     Its users, policies and objects would be taken for this stack's, and a refresh would put them
@@ -70,7 +70,8 @@ def _check_server(settings: Settings, server: Server, recorded: Recorded) -> Non
     if before in (None, str(settings.endpoint)) or settings.adopt_bucket:
         return
     objects = [(str(found["objectName"]), found.get("etag")) for found in recorded.outputs(OBJECT)]
-    if not any(server.etag(settings.bucket, key) == etag for key, etag in objects):
+    gone = server.lifecycle(settings.bucket) is None
+    if gone or not any(server.etag(settings.bucket, key) == etag for key, etag in objects):
         raise SettingError(
             "endpoint",
             str(settings.endpoint),

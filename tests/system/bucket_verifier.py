@@ -15,7 +15,7 @@ from minio.error import S3Error
 from formats.error import FormatError
 from formats.narinfo import NarInfo
 from formats.signing import verified_by
-from tests.system.cache_bucket import CacheBucket
+from tests.system.cache_bucket import CacheBucket, OpenBucket
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verify(
-    bucket: CacheBucket, upstream: frozenset[str] = frozenset(), *, leases: bool = False
+    bucket: OpenBucket, upstream: frozenset[str] = frozenset(), *, leases: bool = False
 ) -> Verdict:
     """Check every narinfo: its signature, its NAR and that NAR's size, its references.
 

@@ -78,39 +78,35 @@ class Pushed:
         return self.log.splitlines()[-1]
 
 
-class CacheBucket:
-    """A bucket of its own on a server, with a user that may write to it and a signing key."""
+class OpenBucket:
+    """A bucket that is there, and whoever pushes to it."""
 
-    def __init__(self, server: MinioServer, name: str) -> None:
-        """Make the bucket, `nix-cache-info`, anonymous download, the user and its policy."""
+    def __init__(
+        self, server: MinioServer, name: str, user: str, secret: str, key: SecretKey
+    ) -> None:
+        """Take the names as they are."""
         self.name = name
         self.server = server
-        self.user = f"{name}-builder"
-        self.secret = 'a secret of the builder, with \\ and "'
-        self.key = SecretKey.generate("cache.test-1")
+        self.user = user
+        self.secret = secret
+        self.key = key
         self.client = client(server)
         self._http = connections(server)
-        self.admin = MinioAdmin(
-            endpoint=server.endpoint.removeprefix("https://"),
-            credentials=StaticProvider(server.root_user, server.root_password),
-            http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
-        )
-        self.client.make_bucket(name)
-        self.client.set_bucket_policy(
-            name, _policy(["s3:GetObject"], name, Principal={"AWS": ["*"]})
-        )
-        self.put("nix-cache-info", NIX_CACHE_INFO)
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as policy:
-            policy.write(_policy(WRITE_ACTIONS, name))
-            policy.flush()
-            self.admin.policy_add(self.user, policy.name)
-        self.admin.user_add(self.user, self.secret)
-        self.admin.attach_policy([self.user], user=self.user)
 
     @property
     def public_key(self) -> PublicKey:
         """The public half of the signing key."""
         return self.key.public_key
+
+    @property
+    def trusted(self) -> Sequence[PublicKey]:
+        """The keys that clients have."""
+        return [self.public_key]
+
+    def ask(self, method: str, key: str) -> urllib3.BaseHTTPResponse:
+        """Ask for an object as anybody may."""
+        url = f"{self.server.endpoint}/{self.name}/{key}"
+        return self._http.request(method, url, retries=False)
 
     def settings(self, **changes: str | int | Sequence[str] | None) -> str:
         """Return settings for the script; `_` in a name is `-`, None leaves one out."""
@@ -201,6 +197,36 @@ class CacheBucket:
             chmod -R u+w $store; rm -r $store"""
         )
         return int(pulled.stdout)
+
+
+class CacheBucket(OpenBucket):
+    """A bucket of its own on a server, with a user that may write to it and a signing key."""
+
+    def __init__(self, server: MinioServer, name: str) -> None:
+        """Make the bucket, `nix-cache-info`, anonymous download, the user and its policy."""
+        super().__init__(
+            server,
+            name,
+            user=f"{name}-builder",
+            secret='a secret of the builder, with \\ and "',
+            key=SecretKey.generate("cache.test-1"),
+        )
+        self.admin = MinioAdmin(
+            endpoint=server.endpoint.removeprefix("https://"),
+            credentials=StaticProvider(server.root_user, server.root_password),
+            http_client=urllib3.PoolManager(ca_certs=str(server.ca_file)),
+        )
+        self.client.make_bucket(name)
+        self.client.set_bucket_policy(
+            name, _policy(["s3:GetObject"], name, Principal={"AWS": ["*"]})
+        )
+        self.put("nix-cache-info", NIX_CACHE_INFO)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as policy:
+            policy.write(_policy(WRITE_ACTIONS, name))
+            policy.flush()
+            self.admin.policy_add(self.user, policy.name)
+        self.admin.user_add(self.user, self.secret)
+        self.admin.attach_policy([self.user], user=self.user)
 
 
 def client(server: MinioServer) -> Minio:

@@ -11,16 +11,18 @@ from toolbox.minio_server import MinioServer
 
 
 class MinioClient:
-    """Runs `mc` against a server, which it knows as `s3`."""
+    """Runs `mc` against a server, which it knows as `s3`, and others by their names."""
 
-    def __init__(self, server: MinioServer, directory: Path) -> None:
+    def __init__(self, server: MinioServer, directory: Path, **others: MinioServer) -> None:
         """Keep the client's configuration in `directory`."""
-        credential = f"{server.root_user}:{server.root_password}"
+        servers = {"s3": server, **others}
+        bundle = directory / "mc-trusts.pem"
+        bundle.write_text("".join(one.ca_file.read_text() for one in servers.values()))
         self._environment = {
             **os.environ,
             "MC_CONFIG_DIR": str(directory),
-            "MC_HOST_s3": server.endpoint.replace("https://", f"https://{credential}@"),
-            "SSL_CERT_FILE": str(server.ca_file),
+            **{f"MC_HOST_{name}": _with_credential(one) for name, one in servers.items()},
+            "SSL_CERT_FILE": str(bundle),
         }
         self._command = str(tools.client().path)
 
@@ -36,3 +38,8 @@ class MinioClient:
         )
         assert done.returncode == 0, f"mc {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
+
+
+def _with_credential(server: MinioServer) -> str:
+    credential = f"{server.root_user}:{server.root_password}"
+    return server.endpoint.replace("https://", f"https://{credential}@")

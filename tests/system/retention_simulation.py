@@ -19,15 +19,14 @@ import json
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Protocol
 
-import urllib3
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
@@ -35,7 +34,7 @@ from components.retention import OWN_FOLDER, ExpirationRule, expiration_rules
 from formats.narinfo import NarInfo
 from formats.pin import format_pin, pin_key
 from formats.signing import verified_by
-from tests.system.cache_bucket import CacheBucket
+from tests.system.cache_bucket import CacheBucket, OpenBucket
 from tests.system.fault_proxy import fault_proxy
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -198,7 +197,9 @@ def references_of(machine: ThrowawayBuilder, tops: Iterable[str]) -> dict[str, t
 class Way(Protocol):
     """A way to keep a cache: a bucket with its lifecycle, and how builders push to it."""
 
-    bucket: CacheBucket
+    @property
+    def bucket(self) -> OpenBucket:
+        """The bucket, where it is now."""
 
     def push(self, builder: str, *paths: str) -> None:
         """Push closures as a builder."""
@@ -209,8 +210,8 @@ class Way(Protocol):
     def pinned(self, day: int) -> Sequence[str]:
         """Return the tops that the cache itself keeps on a day."""
 
-    def day_passes(self) -> None:
-        """Make whatever the builders remember a day older."""
+    def days_pass(self, days: int) -> None:
+        """Make whatever the builders remember so many days older."""
 
 
 def set_lifecycle(bucket: CacheBucket, rules: Sequence[ExpirationRule]) -> None:
@@ -279,7 +280,7 @@ class Leases:
             ).succeeded()
         self.asked[builder] = {request.key.partition("?")[0] for request in proxy.requests}
 
-    def day_passes(self) -> None:
+    def days_pass(self, days: int) -> None:
         """Nothing to do: a push remembers nothing."""
 
 
@@ -322,7 +323,7 @@ class Recipe:
             f"--to '{url}?compression=zstd&secret-key=/srv/recipe-key' {' '.join(paths)}"
         )
 
-    def day_passes(self) -> None:
+    def days_pass(self, days: int) -> None:
         """Age Nix's memory of the bucket: it lasts 30 days."""
         memories = list((self._machine.root / "srv").glob("*/nix/binary-cache-v*.sqlite"))
         assert memories
@@ -333,7 +334,8 @@ class Recipe:
                 copy.write_bytes(memory.read_bytes())
                 with closing(sqlite3.connect(copy)) as database, database:
                     for table in ("BinaryCaches", "NARs"):
-                        database.execute(f"update {table} set timestamp = timestamp - 86400")
+                        older = days * 86400
+                        database.execute(f"update {table} set timestamp = timestamp - {older}")
                 memory.write_bytes(copy.read_bytes())
 
 
@@ -367,42 +369,44 @@ class Simulation:
     machine: ThrowawayBuilder
     planned: Mapping[str, Sequence[str]]
     paths: Mapping[str, str]
+    calendar: Callable[[int], Mapping[str, Sequence[str]]] = pushes
+    """The tops of the closures that each builder pushes on a day; none on most others."""
+    days: Sequence[int] = range(DAYS + REST_DAYS)
+    """On which something happens: the nights between them pass at once."""
+    until: int = DAYS + REST_DAYS
+    """The morning on which all is over."""
     mornings: list[Morning] = field(default_factory=list)
     pulls: int = 0
     """Closures that a real Nix pulled and verified."""
 
     def __post_init__(self) -> None:
-        server = self.way.bucket.server
-        self._reader = urllib3.PoolManager(
-            ca_certs=str(server.ca_file), maxsize=CONNECTIONS, retries=False
-        )
-        self._url = f"{server.endpoint}/{self.way.bucket.name}/"
         self._contents: dict[str, tuple[str | None, bytes]] = {}
         self._narinfos: dict[str, NarInfo] = {}
 
     def run(self, *, pull: bool) -> None:
         """Let the days pass; `pull` has a real Nix pull now and then."""
         with ThreadPoolExecutor(CONNECTIONS) as self._threads:
-            for day in range(DAYS + REST_DAYS):
+            for number, day in enumerate(self.days, 1):
                 self.way.begin(day)
-                for builder, tops in pushes(day).items():
+                for builder, tops in self.calendar(day).items():
                     self.way.push(builder, *(self.paths[top] for top in tops))
-                self._day_passes()
-                self.mornings.append(self._morning(day + 1))
-                if pull and day % PULLED_EVERY == PULLED_EVERY - 1:
-                    oldest = max(0, day + 1 - RETENTION_DAYS)
-                    for tops in pushes(oldest).values():
+                morning = self.days[number] if number < len(self.days) else self.until
+                self._days_pass(morning - day)
+                self.mornings.append(self._morning(morning))
+                if pull and number % PULLED_EVERY == 0:
+                    oldest = min(one for one in self.days if one >= morning - RETENTION_DAYS)
+                    for tops in self.calendar(oldest).values():
                         self.way.bucket.pull(self.machine, self.paths[tops[0]])
                         self.pulls += 1
 
-    def _day_passes(self) -> None:
+    def _days_pass(self, days: int) -> None:
         bucket = self.way.bucket
-        self.way.day_passes()
+        self.way.days_pass(days)
 
         def age(key: str, etag: str | None, modified: datetime) -> None:
             if self._contents.get(key, (None,))[0] != etag:
                 self._contents[key] = etag, bucket.get(key)
-            bucket.put(key, self._contents[key][1], modified=modified - ONE_DAY)
+            bucket.put(key, self._contents[key][1], modified=modified - days * ONE_DAY)
 
         futures = [
             self._threads.submit(age, key, entry.etag, entry.last_modified)
@@ -417,7 +421,7 @@ class Simulation:
         return [
             top
             for pushed in range(max(0, day - days), day)
-            for tops in (*pushes(pushed).values(), self.way.pinned(pushed))
+            for tops in (*self.calendar(pushed).values(), self.way.pinned(pushed))
             for top in tops
         ]
 
@@ -434,7 +438,7 @@ class Simulation:
             for path in closure(self._within(day, RETENTION_DAYS + GRACE_DAYS), self.planned)
         }
         live = {NIX_CACHE_INFO, *needed, *self._nars(needed)}
-        allowed = {NIX_CACHE_INFO, *needed, *self._nars(kept)}
+        allowed = {NIX_CACHE_INFO, "index.html", *needed, *self._nars(kept)}
         return Morning(
             day,
             needed=len(needed),
@@ -451,7 +455,7 @@ class Simulation:
         self, tops: Sequence[str], readable: Mapping[str, NarInfo | None]
     ) -> Iterator[str]:
         """Yield what a reader stumbles over: by closure, by narinfo, and before it begins."""
-        if self._reader.request("HEAD", self._url + NIX_CACHE_INFO).status != 200:
+        if self.way.bucket.ask("HEAD", NIX_CACHE_INFO).status != 200:
             yield f"no {NIX_CACHE_INFO}"
         for key, found in readable.items():
             if found is None:
@@ -478,13 +482,13 @@ class Simulation:
 
     def _read(self, key: str) -> tuple[str, NarInfo | None]:
         """Read a narinfo as a client does, and ask for its NAR; None where either is not whole."""
-        answer = self._reader.request("GET", self._url + key)
+        answer = self.way.bucket.ask("GET", key)
         if answer.status != 200:
             return key, None
         narinfo = NarInfo.parse(answer.data.decode())
-        public_key = self.way.bucket.public_key
-        assert verified_by(narinfo, {public_key.name: public_key}), key
-        nar = self._reader.request("HEAD", self._url + narinfo.url)
+        trusted = {one.name: one for one in self.way.bucket.trusted}
+        assert verified_by(narinfo, trusted), key
+        nar = self.way.bucket.ask("HEAD", narinfo.url)
         whole = nar.status == 200 and int(nar.headers["Content-Length"]) == narinfo.file_size
         return key, narinfo if whole else None
 
@@ -514,7 +518,6 @@ def simulate(
     Raises:
         ClockError: the server's day changed meanwhile, so that one simulated day was none.
     """
-    began = datetime.now(timezone.utc).date()
     planned = plan()
     paths = build(machine, planned)
     pins = {
@@ -528,17 +531,28 @@ def simulate(
         {**paths, **{path: path for path in kept}},
     )
     theirs = Simulation(Recipe(recipe, machine), machine, planned, paths)
-    with ThreadPoolExecutor(2) as threads:
+    with on_one_day(), ThreadPoolExecutor(2) as threads:
         running = [threads.submit(ours.run, pull=True), threads.submit(theirs.run, pull=False)]
         for simulation in running:
             simulation.result()
-    if datetime.now(timezone.utc).date() != began:
-        raise ClockError
     return ours, theirs
 
 
 class ClockError(Exception):
     """Midnight (UTC) passed during a simulation, and aged everything by a day more."""
+
+
+@contextmanager
+def on_one_day() -> Iterator[None]:
+    """Refuse what went on over midnight.
+
+    Raises:
+        ClockError: the server's day changed meanwhile.
+    """
+    began = datetime.now(timezone.utc).date()
+    yield
+    if datetime.now(timezone.utc).date() != began:
+        raise ClockError
 
 
 def report(ours: Simulation, recipe: Simulation) -> dict[str, object]:

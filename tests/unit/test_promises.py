@@ -33,3 +33,17 @@ def test_every_promise_names_tests_that_are_there() -> None:
         for name in named:
             module, _, test = name.partition(".")
             assert test in known(module), f"{promise} {name}"
+
+
+def test_every_figure_of_the_promises_is_written_by_a_test_and_said() -> None:
+    text = (PROJECT_ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    table = text.partition("\n| figure | counts |")[2].partition("\n\n")[0]
+    said = set(re.findall(r"(?m)^\| `(\w+)` \|", table))
+    sources = [*TESTS.rglob("test_*.py"), *(PROJECT_ROOT / "benchmarks").glob("*.py")]
+    written = set()
+    for file in sources:
+        source = file.read_text(encoding="utf-8")
+        written |= set(re.findall(r"\brecord\(\"(\w+)\"", source))
+        written |= {"attacks"} if re.search(r"(?m)^ +attack\(", source) else set()
+        written |= {"load"} if re.search(r"(?m)^ +record_load\(", source) else set()
+    assert written == said
