@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -64,8 +65,9 @@ class Bucket:
         Raises:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
-        for entry in self._listed.listing(self._name, prefix):
-            yield entry.key, entry.size
+        with self._named():
+            for entry in self._listed.listing(self._name, prefix):
+                yield entry.key, entry.size
 
     def make(self, region: str) -> None:
         """Make the bucket, which must not be there.
@@ -84,7 +86,8 @@ class Bucket:
         Raises:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
-        return self._listed.versions(self._name)
+        with self._named():
+            yield from self._listed.versions(self._name)
 
     def remove(self, versions: Iterable[ListedVersion]) -> None:
         """Remove versions of objects for good, a thousand in a request.
@@ -98,6 +101,14 @@ class Bucket:
                 raise ServerError("bucket", f"{refused.name} cannot be removed: {refused.message}")
         except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise explain(error) or self._missing() from None
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which bucket there is none of."""
+        try:
+            yield
+        except ServerError as error:
+            raise (self._missing() if error.subject == "bucket" else error) from None
 
     def _missing(self) -> ServerError:
         return ServerError("bucket", f"there is no bucket {self._name}")

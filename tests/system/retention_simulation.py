@@ -375,6 +375,8 @@ class Simulation:
     """On which something happens: the nights between them pass at once."""
     until: int = DAYS + REST_DAYS
     """The morning on which all is over."""
+    ages: Callable[[str], bool] = lambda _: True
+    """Whether an object is made older; one that a deployment compares is another one then."""
     mornings: list[Morning] = field(default_factory=list)
     pulls: int = 0
     """Closures that a real Nix pulled and verified."""
@@ -411,7 +413,7 @@ class Simulation:
         futures = [
             self._threads.submit(age, key, entry.etag, entry.last_modified)
             for key, entry in bucket.objects().items()
-            if entry.last_modified is not None
+            if entry.last_modified is not None and self.ages(key)
         ]
         for future in futures:
             future.result()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from components.retention import OWN_FOLDER
 from formats.keys import PublicKey
 from formats.signing import SecretKey
 from tests.promises import record
@@ -45,6 +46,7 @@ EVERY = RETENTION_DAYS
 """Days between pushes, as many as an entry lives."""
 DAYS = range(0, YEAR, EVERY)
 BUCKET = "year"
+LASTING = ("nix-cache-info", "index.html")
 LINK = "/nix/var/nix/gcroots/year"
 OLD, NEW = "cache.test-1", "cache.test-2"
 
@@ -267,6 +269,7 @@ def live(directory: Path, servers: Sequence[MinioServer], machine: ThrowawayBuil
         calendar,
         DAYS,
         YEAR,
+        lambda key: key not in LASTING and not key.startswith(OWN_FOLDER),
     )
     with on_one_day():
         found.run(pull=True)
