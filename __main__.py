@@ -34,6 +34,7 @@ stack = settings.load()
 server, settled = deployment.begin(stack, declare_server)
 former_names.use(former_names.find(recorded.read()))
 signing_keys = declare_signing_keys(settled.signing_keys)
+deployment.let_providers_start()
 followed = follow_links(stack.builders, preview=pulumi.runtime.is_dry_run())
 announce(stack, settled.signing_keys, recorded.read(), followed)
 
