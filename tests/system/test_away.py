@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -99,9 +100,10 @@ def configure(client: ThrowawayBuilder, bucket: CacheBucket) -> None:
     trust(client, bucket.server)
     url = f"{bucket.server.endpoint}/{bucket.name}"
     text = ClientConfiguration(url, [str(bucket.public_key)], None).nix_conf()
+    # Another test's cache is not to be asked besides.
     client.run(
-        "cat >>/etc/nix/nix.conf; echo ssl-cert-file = /etc/private-ca.pem "
-        ">>/etc/nix/nix.conf; rm -rf ~/.cache/nix",
+        "cd /etc/nix; [ -e installed ] || cp nix.conf installed; cat installed - >nix.conf; "
+        "rm -rf ~/.cache/nix",
         input=text,
     )
 
@@ -109,13 +111,21 @@ def configure(client: ThrowawayBuilder, bucket: CacheBucket) -> None:
 def build(client: ThrowawayBuilder, name: str, options: str = "") -> tuple[float, str]:
     """Build something new; return its seconds, and what was said."""
     began = time.monotonic()
-    done = client.run(
+    done = try_to_build(client, name, options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return time.monotonic() - began, done.stderr
+
+
+def try_to_build(
+    client: ThrowawayBuilder, name: str, options: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Build something new, or not; Nix 2.8 knows no setting for the private authority."""
+    return client.run(
+        "export NIX_SSL_CERT_FILE=/etc/private-ca.pem; "
         f"timeout --signal=KILL {LONGEST} nix-build --no-out-link {options} -",
         input=NEW.format(name=name),
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return time.monotonic() - began, done.stderr
 
 
 @pytest.mark.parametrize("away", [nothing_listening, packets_dropped])
@@ -128,13 +138,15 @@ def test_a_build_of_something_new_goes_on(
     bucket = CacheBucket(server, "away")
     for client in clients.values():
         configure(client, bucket)
-        build(client, f"there-{kind}")
+        assert "unable to download" not in build(client, f"there-{kind}")[1]
     port = server.port
     server.stop()
 
     def seconds(suite: str) -> float:
         client = clients[suite]
         if suite == OLDEST:
+            if away is nothing_listening:
+                assert "SubstituterDisabled" in try_to_build(client, f"crash-{kind}").stderr
             build(client, f"alone-{kind}", "--option substitute false")
             client.run("rm -r ~/.cache/nix")
         taken, said = build(client, f"away-{kind}")
