@@ -166,7 +166,7 @@ def poisoned(builder: ThrowawayBuilder, module: str, name: str) -> Iterator[None
 
 
 DEFECTS = (
-    ("push.cli", "Session"),
+    ("push.session", "Session"),
     ("push.workspace", "Workspace.write_secret"),
     ("push.connection", "Connection.exchange"),
     ("formats.sigv4", "Signer.signed"),
