@@ -35,7 +35,7 @@ def deployments() -> Iterator[tuple[str, str]]:
                 yield workflow, name
 
 
-@pytest.mark.parametrize(("workflow", "name"), deployments())
+@pytest.mark.parametrize(("workflow", "name"), list(deployments()))
 def test_nothing_is_deployed_before_its_commit_has_passed_the_checks(
     workflow: str, name: str
 ) -> None:

@@ -272,7 +272,7 @@ def test_no_command_line_is_longer_than_systems_take(tmp_path: Path) -> None:
     paths = [f"/nix/store/{HASH}-{number:05}" for number in range(10_000)]
     commands = ScriptedNix(tmp_path, "").copy_command(paths, "file:///x")
     known = set(paths)
-    assert [one for command in commands for one in command if "-0" in one] == paths
+    assert [one for command in commands for one in command if one in known] == paths
     sizes = [sum(len(one) + 1 for one in command if one in known) for command in commands]
     assert max(sizes) <= 100_000
     assert min(sizes[:-1]) > 99_000
