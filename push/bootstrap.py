@@ -216,9 +216,9 @@ def _keep(path: Path | None, content: bytes) -> None:
     import tempfile  # noqa: PLC0415 (as in `_fetched`)
 
     with contextlib.suppress(OSError):
-        opened, name = tempfile.mkstemp(dir=path.parent)
+        descriptor, name = tempfile.mkstemp(dir=path.parent)
         try:
-            with os.fdopen(opened, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
             Path(name).replace(path)
         finally:

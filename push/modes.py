@@ -25,11 +25,7 @@ def push_once(session: Session, paths: Sequence[str], tell: Tell) -> int:
     began = time.monotonic()
     outcome = session.push(paths)
     tell(outcome)
-    line = outcome.summary.line("pushed", time.monotonic() - began)
-    if _tell_failures(outcome, line):
-        return 1
-    print(line, flush=True)
-    return 0
+    return _ended(outcome, "pushed", began)
 
 
 def look(session: Session, paths: Sequence[str]) -> int:
@@ -38,11 +34,7 @@ def look(session: Session, paths: Sequence[str]) -> int:
     outcome, inventory = session.look(paths)
     for one in inventory.missing:
         sys.stderr.write(f"would push {one.path.path}, {one.path.nar_size} bytes, {one.reason}\n")
-    line = outcome.summary.line("would push", time.monotonic() - began)
-    if _tell_failures(outcome, line):
-        return 1
-    print(line, flush=True)
-    return 0
+    return _ended(outcome, "would push", began)
 
 
 def push_lines(session: Session, tell: Tell) -> int:
@@ -98,7 +90,12 @@ def push_queue(session: Session, queue: Queue, tell: Tell) -> int:
     queue.remove(outcome.done)
     outcome.unpushed |= queue.strange
     tell(outcome)
-    line = outcome.summary.line("pushed", time.monotonic() - began)
+    return _ended(outcome, "pushed", began)
+
+
+def _ended(outcome: Outcome, verb: str, began: float) -> int:
+    """Say what a push that began then came to, and return the exit code."""
+    line = outcome.summary.line(verb, time.monotonic() - began)
     if _tell_failures(outcome, line):
         return 1
     print(line, flush=True)
