@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import os
 import secrets
@@ -18,7 +19,7 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Literal, Protocol, TypeVar
 
-from toolbox.plugins.plugin_server import Engine
+from toolbox.plugins.plugin_server import LAST_SECONDS, Engine
 from toolbox.plugins.property_diff import differences
 from toolbox.plugins.property_values import UNKNOWN, Properties, Secret, has_unknown, plain
 from toolbox.plugins.resource_provider import (
@@ -165,7 +166,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._running: set[concurrent.futures.Future[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -174,19 +175,34 @@ class Tasks:
         Raises:
             ResourceError: `cancel` came first.
         """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        self._running.add(future)
         try:
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(self._known(coroutine), self._loop).result()
         except concurrent.futures.CancelledError:
             raise ResourceError("the command was cancelled") from None
+
+    async def _known(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.current_task()
+        assert task
+        self._running.add(task)
+        try:
+            return await coroutine
         finally:
-            self._running.discard(future)
+            self._running.discard(task)
 
     def cancel(self) -> None:
-        """Cancel what runs."""
-        for future in list(self._running):
-            future.cancel()
+        """Cancel what runs, and return when it has ended, at most `LAST_SECONDS` later.
+
+        Whoever cancels may end this process next, and a coroutine that was only told to end would
+        leave its command running.
+        """
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+
+    async def _end(self) -> None:
+        running = set(self._running)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=LAST_SECONDS)
 
 
 class Command(ResourceType):
@@ -306,9 +322,10 @@ class LocalCommand(Command):
         try:
             await asyncio.gather(*streams)
             code = await process.wait()
-        except asyncio.CancelledError:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         if code:
             how = f"signal: {_signal_words(-code)}" if code < 0 else f"exit status {code}"
             raise transcript.failed(how, command)

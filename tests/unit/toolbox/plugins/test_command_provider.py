@@ -1,16 +1,43 @@
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from toolbox.plugins.command_provider import (
     LOCAL,
+    Tasks,
     connection_failures,
     type_failures,
     with_defaults,
 )
 from toolbox.plugins.property_values import UNKNOWN, Secret
+from toolbox.plugins.resource_provider import ResourceError
+
+
+def test_what_is_cancelled_has_ended_when_cancel_returns() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def slow_to_end() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10_000):
+                await asyncio.sleep(0)
+            ended.set()
+
+    tasks = Tasks()
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(tasks.run, slow_to_end())
+        begun.wait(30)
+        tasks.cancel()
+        assert ended.is_set()
+        with pytest.raises(ResourceError, match="cancelled"):
+            running.result(30)
 
 
 @pytest.mark.parametrize(
