@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import io
+import re
 import shlex
-import tokenize
 import zipfile
 from collections.abc import Sequence
 from functools import cache
@@ -60,24 +59,28 @@ _LOAD = (
 )
 
 
+_TOLD_OR_TEXT = re.compile(
+    r'(?m:^)(?P<indent> *)(?:#[^\n]*|"""(?s:[^\\]|\\.)*?"""(?m:$))|"""(?s:[^\\]|\\.)*?"""'
+)
+"""A line of comment, a docstring, or a long text within code, which is passed over as it is."""
+
+
 def bare(source: str) -> str:
-    """Return a module's text without comments and docstrings, each line where it was."""
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column].rstrip()
-    for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else []:
-            text = getattr(statement, "value", None)
-            if not isinstance(statement, ast.Expr) or not isinstance(text, ast.Constant):
-                continue
-            if isinstance(text.value, str):
-                first, last = statement.lineno - 1, statement.end_lineno or statement.lineno
-                filler = " " * statement.col_offset + "..." if body == [statement] else ""
-                lines[first:last] = [filler, *[""] * (last - first - 1)]
-    return "\n".join(line.rstrip() for line in lines)
+    """Return a module's text without comments and docstrings, each line where it was.
+
+    It takes the form that ruff gives them, and leaves a comment behind code: Python's own tokenizer
+    takes thirty times as long, and every preview would wait for it.
+    """
+    return _TOLD_OR_TEXT.sub(_without_what_is_told, source)
+
+
+def _without_what_is_told(found: re.Match[str]) -> str:
+    text, indent = found[0], found["indent"]
+    if indent is None:
+        return text
+    # An indented docstring may be all that there is of a class.
+    stands = f'{indent}""' if indent and text[len(indent)] == '"' else ""
+    return stands + "\n" * text.count("\n")
 
 
 @cache
