@@ -117,7 +117,7 @@ def parse_listing(body: bytes) -> Listing:
     Raises:
         FormatError: it is no listing.
     """
-    root = _parse(body, "ListBucketResult")
+    root = parse_answer(body, "ListBucketResult")
     encoded = root.findtext("EncodingType") == "url"
     objects = tuple(_listed_objects(root, encoded))
     names = [element.text or "" for element in root.findall("Contents/Key")]
@@ -132,7 +132,7 @@ def parse_versions(body: bytes) -> VersionListing:
     Raises:
         FormatError: it is no such listing.
     """
-    root = _parse(body, "ListVersionsResult")
+    root = parse_answer(body, "ListVersionsResult")
     encoded = root.findtext("EncodingType") == "url"
 
     def name(text: str | None) -> str:
@@ -179,7 +179,9 @@ def parse_copy(body: bytes) -> str:
     Raises:
         FormatError: it is no such answer. A copy may fail after the server has said 200.
     """
-    return parse_etag(_parse(body, "CopyObjectResult", "CopyPartResult").findtext("ETag") or "")
+    return parse_etag(
+        parse_answer(body, "CopyObjectResult", "CopyPartResult").findtext("ETag") or ""
+    )
 
 
 def parse_begun_upload(body: bytes) -> str:
@@ -188,7 +190,7 @@ def parse_begun_upload(body: bytes) -> str:
     Raises:
         FormatError: it is no such answer.
     """
-    return _upload_id(_parse(body, "InitiateMultipartUploadResult"))
+    return _upload_id(parse_answer(body, "InitiateMultipartUploadResult"))
 
 
 def parse_completed_upload(body: bytes) -> str | None:
@@ -197,7 +199,7 @@ def parse_completed_upload(body: bytes) -> str | None:
     Raises:
         FormatError: it is no such answer. Joining may fail after the server has said 200.
     """
-    text = _parse(body, "CompleteMultipartUploadResult").findtext("ETag") or ""
+    text = parse_answer(body, "CompleteMultipartUploadResult").findtext("ETag") or ""
     try:
         return parse_etag(text)
     except FormatError:
@@ -211,7 +213,7 @@ def parse_uploads(body: bytes) -> tuple[tuple[str, str, datetime], ...]:
         FormatError: it is no such answer.
     """
     found = []
-    for element in _parse(body, "ListMultipartUploadsResult").findall("Upload"):
+    for element in parse_answer(body, "ListMultipartUploadsResult").findall("Upload"):
         try:
             initiated = parse_iso_time(element.findtext("Initiated") or "")
             found.append((element.findtext("Key") or "", _upload_id(element), initiated))
@@ -232,7 +234,7 @@ def completion(etags: list[str]) -> bytes:
 def parse_error(body: bytes) -> ErrorAnswer:
     """Return why a server refused; a proxy's page, which is no error of S3's, has no code."""
     try:
-        root = _parse(body, "Error")
+        root = parse_answer(body, "Error")
     except FormatError:
         return ErrorAnswer("", "")
     code, message = root.findtext("Code") or "", root.findtext("Message") or ""
@@ -249,8 +251,12 @@ def _upload_id(element: ElementTree.Element) -> str:
     return text
 
 
-def _parse(body: bytes, *names: str) -> ElementTree.Element:
-    """Return the root, which has one of `names`, with all names bare of their namespace."""
+def parse_answer(body: bytes, *names: str) -> ElementTree.Element:
+    """Return the root, which has one of `names`, with all names bare of their namespace.
+
+    Raises:
+        FormatError: it is too large, no XML as S3 writes it, or something else than was asked for.
+    """
     if len(body) > LARGEST_ANSWER:
         raise FormatError("an answer is too large")
     try:

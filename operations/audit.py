@@ -26,7 +26,7 @@ from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
 from operations.upstream import upstream_caches
-from program.checks.s3_client import explain
+from program.checks.s3_client import unreachable
 from program.checks.server_error import ServerError
 
 _SHOWN = 20
@@ -145,7 +145,7 @@ def audited(stack: DeployedStack, sample: int | None) -> Report:
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}") from None
     except HTTPError as error:
-        raise OperationError(f"{stack.substituter}: {explain(error)}") from None
+        raise OperationError(f"{stack.substituter}: {unreachable(error)}") from None
     except ssl.SSLError:
         file = stack.settings.ca_certificate_file
         raise OperationError(

@@ -10,12 +10,12 @@ from datetime import timedelta
 import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
-from minio.error import MinioException
+from minio.error import MinioException, S3Error
 
 from formats.s3 import ListedVersion
 from program.checks.bounded import BoundedConnections
 from program.checks.deployment import server_of
-from program.checks.s3_client import explain
+from program.checks.s3_client import refusal, unreachable
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
@@ -78,7 +78,7 @@ class Bucket:
         try:
             self._server.make_bucket(self._name, region)
         except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error) or self._missing() from None
+            raise self._explained(error) from None
 
     def versions(self) -> Iterator[ListedVersion]:
         """Yield every version of every object; a bucket that keeps none has one of each.
@@ -100,7 +100,7 @@ class Bucket:
             for refused in self._server.remove_objects(self._name, wanted):
                 raise ServerError("bucket", f"{refused.name} cannot be removed: {refused.message}")
         except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error) or self._missing() from None
+            raise self._explained(error) from None
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -109,6 +109,11 @@ class Bucket:
             yield
         except ServerError as error:
             raise (self._missing() if error.subject == "bucket" else error) from None
+
+    def _explained(self, error: Exception) -> ServerError:
+        if not isinstance(error, S3Error):
+            return unreachable(error)
+        return self._missing() if error.code == "NoSuchBucket" else refusal(str(error.code))
 
     def _missing(self) -> ServerError:
         return ServerError("bucket", f"there is no bucket {self._name}")

@@ -22,8 +22,9 @@ from components.access import read_policy, write_policy
 from operations.command_line import DONE, FOUND, Parser, interruptible, plain, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
+from program.checks.bucket_settings import Lifecycle
 from program.checks.deployment import server_of
-from program.checks.s3_client import Lifecycle, Server
+from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.checks.server_needs import REFUSED, WORKS, Probe, Result, conclusion
 from program.settings.stack import Settings

@@ -17,7 +17,7 @@ from minio.error import MinioAdminException
 from urllib3.exceptions import HTTPError
 
 from components.access import unwrapped
-from program.checks.s3_client import Server, explain
+from program.checks.s3_client import Server, unreachable
 from program.checks.server_error import ServerError
 
 _RUSTFS_ABSENT = "NoSuchResource"
@@ -141,7 +141,7 @@ class Admin:
                 "endpoint", f"the server answers {code}, when asked to {what}; see its log"
             ) from None
         except HTTPError as error:
-            raise explain(error) or _AbsentError from None
+            raise unreachable(error) from None
         except ValueError:
             raise _no_admin_api("another answer") from None
 

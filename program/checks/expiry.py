@@ -16,7 +16,8 @@ from components.retention import (
     made_here,
     narinfo_days,
 )
-from program.checks.s3_client import Lifecycle, Server
+from program.checks.bucket_settings import Lifecycle
+from program.checks.s3_client import Server
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
 

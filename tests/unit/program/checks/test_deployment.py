@@ -11,7 +11,6 @@ from typing import Any
 import pulumi
 import pulumi_minio as minio
 import pytest
-from minio.error import S3Error
 from pulumi.runtime.mocks import MockMonitor, MockResourceArgs
 from pulumi.runtime.proto.resource_pb2 import ResourceInvokeResponse
 from urllib3.exceptions import MaxRetryError, ProtocolError
@@ -19,9 +18,10 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 import program.checks.s3_client
 from components.retention import ExpirationRule, expiration_rules
 from program.checks import deployment, key_rotation, ownership, recorded
+from program.checks.bucket_settings import Lifecycle
 from program.checks.deployment import Settled
 from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
-from program.checks.s3_client import Lifecycle, Server, explain
+from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
 from program.declaration import declare_server, declare_signing_keys
 from program.settings.reader import SettingError
@@ -495,9 +495,6 @@ def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_b
 def test_what_a_server_answers_is_told_in_the_settings_words(
     error: str | Exception, subject: str, words: str
 ) -> None:
-    if isinstance(error, str):
-        error = S3Error(None, error, "", "", "", "")  # type: ignore[arg-type]
-    explained = explain(error)  # type: ignore[arg-type]
-    assert explained is not None
+    explained = refusal(error) if isinstance(error, str) else unreachable(error)
     assert explained.subject == subject
     assert words in str(explained)

@@ -11,8 +11,9 @@ import pytest
 
 from components.access import read_policy, write_policy
 from program.checks import ownership
+from program.checks.bucket_settings import Lifecycle
 from program.checks.recorded import POLICY, USER, Recorded
-from program.checks.s3_client import Lifecycle, Server
+from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import parse
