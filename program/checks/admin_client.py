@@ -1,7 +1,10 @@
 """MinIO's admin API as the deploying user sees it: which users and policies a server has.
 
 Apart from `s3_client`, because this is MinIO's own and S3 is not. It is used only once a call has
-shown that it is one, and asked only about what a deployment would make anew.
+shown that it is one, and asked only about what a deployment would make anew. MinIO's SDK, which
+takes 0.15 s to import, is used where an answer is encrypted.
+
+Source: MinIO, `cmd/admin-router.go` and `cmd/admin-handlers-users.go`.
 """
 
 from __future__ import annotations
@@ -9,22 +12,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException
 from urllib3.exceptions import HTTPError
 
 from components.access import unwrapped
 from program.checks.s3_client import Server, unreachable
 from program.checks.server_error import ServerError
 
+if TYPE_CHECKING:
+    from minio import MinioAdmin
+
 _RUSTFS_ABSENT = "NoSuchResource"
 _ABSENT = frozenset({"XMinioAdminNoSuchUser", "XMinioAdminNoSuchPolicy", _RUSTFS_ABSENT})
 """The servers' words for it."""
 _EVERY_SERVERS = "readwrite"
 """A policy that every server with this API has (minio/pkg, `policy/constants.go`)."""
+_SEE_POLICIES = ("see policies", "admin:GetPolicy")
 
 
 class _AbsentError(Exception):
@@ -52,12 +58,14 @@ class Admin:
             ServerError: it is none; no answer, or the server refuses the deploying user.
         """
         try:
-            with self.asked("see policies", "admin:GetPolicy"):
-                answer = json.loads(unwrapped(self.client.policy_info(_EVERY_SERVERS)))
+            text = self._get("info-canned-policy", ("name", _EVERY_SERVERS), *_SEE_POLICIES)
+            answer = json.loads(unwrapped(text))
         except _AbsentForRustFSError:
             raise _no_admin_api("a refusal of another kind") from None
         except _AbsentError:
             return
+        except ValueError:
+            raise _no_admin_api("another answer") from None
         if not isinstance(answer, dict) or "Statement" not in answer:
             raise _no_admin_api("another answer")
 
@@ -70,10 +78,15 @@ class Admin:
             ServerError: no answer, or the server refuses the deploying user.
         """
         try:
-            with self.asked("see users", "admin:GetUser"):
-                return str(json.loads(self.client.user_info(name)).get("status"))
+            text = self._get("user-info", ("accessKey", name), "see users", "admin:GetUser")
+            answer = json.loads(text)
         except _AbsentError:
             return None
+        except ValueError:
+            raise _no_admin_api("another answer") from None
+        if not isinstance(answer, dict):
+            raise _no_admin_api("another answer")
+        return str(answer.get("status"))
 
     def policy(self, name: str) -> str | None:
         """Return a policy's JSON, or None where there is none of that name.
@@ -82,10 +95,11 @@ class Admin:
             ServerError: no answer, or the server refuses the deploying user.
         """
         try:
-            with self.asked("see policies", "admin:GetPolicy"):
-                return unwrapped(self.client.policy_info(name))
+            return unwrapped(self._get("info-canned-policy", ("name", name), *_SEE_POLICIES))
         except _AbsentError:
             return None
+        except ValueError:
+            raise _no_admin_api("another answer") from None
 
     def holders(self, policy: str) -> frozenset[str]:
         """Return the users and groups that have a policy.
@@ -95,16 +109,20 @@ class Admin:
         """
         with self.asked("see who has a policy", "admin:ListUserPolicies"):
             answer = json.loads(self.client.get_policy_entities([], [], [policy]))
-            return frozenset(
-                str(name)
-                for mapping in answer.get("policyMappings") or ()
-                for kind in ("users", "groups")
-                for name in mapping.get(kind) or ()
-            )
+        return frozenset(
+            str(name)
+            for mapping in answer.get("policyMappings") or ()
+            for kind in ("users", "groups")
+            for name in mapping.get(kind) or ()
+        )
 
     @property
     def client(self) -> MinioAdmin:
-        """The client, with the connections that the server has open."""
+        """MinIO's client, with the connections that the server has open."""
+        # Imported here, as below: it takes as long as all that a preview needs of this program.
+        from minio import MinioAdmin  # noqa: PLC0415
+        from minio.credentials.providers import StaticProvider  # noqa: PLC0415
+
         return MinioAdmin(
             endpoint=self.server.address,
             credentials=StaticProvider(self.server.user, self.server.password),
@@ -115,35 +133,64 @@ class Admin:
 
     @contextmanager
     def asked(self, what: str, action: str) -> Iterator[None]:
-        """Turn what the client raises into a ServerError, or _AbsentError.
+        """Turn what MinIO's client raises into a ServerError, or _AbsentError.
 
         Args:
             what: what is done, in words.
             action: what has to be allowed for it.
         """
+        from minio.error import MinioAdminException  # noqa: PLC0415
+
         try:
             yield
         except MinioAdminException as error:
-            # An answer in XML is S3's; but RustFS says so of what is not there, by a code that S3
-            # has not.
-            if f"<Code>{_RUSTFS_ABSENT}</Code>" in str(error):
-                raise _AbsentForRustFSError from None
-            code = _code(str(error))
-            if code in _ABSENT:
-                raise _AbsentError from None
-            if code == "AccessDenied":
-                raise ServerError(
-                    "user", f"the server does not let it {what}; allow it {action}"
-                ) from None
-            if not code:
-                raise _no_admin_api("a refusal of another kind") from None
-            raise ServerError(
-                "endpoint", f"the server answers {code}, when asked to {what}; see its log"
-            ) from None
+            # The exception has the server's answer in its text only.
+            raise _refused(str(error).partition("Body: ")[2], what, action) from None
         except HTTPError as error:
             raise unreachable(error) from None
         except ValueError:
             raise _no_admin_api("another answer") from None
+
+    @cached_property
+    def _by_path(self) -> Server:
+        """The server where the API is: never in a bucket's host name."""
+        return (
+            replace(self.server, virtual_hosts=False) if self.server.virtual_hosts else self.server
+        )
+
+    def _get(self, call: str, argument: tuple[str, str], what: str, action: str) -> str:
+        """Return what the API answers to a call.
+
+        Args:
+            call: its name.
+            argument: name and value of its one argument.
+            what: what is done, in words.
+            action: what has to be allowed for it.
+
+        Raises:
+            ServerError: no answer, or the server refuses the deploying user.
+            _AbsentError: there is nothing of that name.
+        """
+        answer = self._by_path.ask("GET", "minio", f"admin/v3/{call}", [argument])
+        text = answer.body.decode(errors="replace")
+        if not answer.done:
+            raise _refused(text, what, action)
+        return text
+
+
+def _refused(text: str, what: str, action: str) -> ServerError | _AbsentError:
+    """Return what a refusal means that reads `text`."""
+    # An answer in XML is S3's; but RustFS says so of what is not there, by a code that S3 has not.
+    if f"<Code>{_RUSTFS_ABSENT}</Code>" in text:
+        return _AbsentForRustFSError()
+    code = _code(text)
+    if code in _ABSENT:
+        return _AbsentError()
+    if code == "AccessDenied":
+        return ServerError("user", f"the server does not let it {what}; allow it {action}")
+    if not code:
+        return _no_admin_api("a refusal of another kind")
+    return ServerError("endpoint", f"the server answers {code}, when asked to {what}; see its log")
 
 
 def _no_admin_api(answer: str) -> ServerError:
@@ -155,8 +202,8 @@ def _no_admin_api(answer: str) -> ServerError:
 
 
 def _code(text: str) -> str:
-    """Return the server's word for why; the exception has its answer in its text only."""
+    """Return the server's word for why, or nothing where it has none."""
     try:
-        return str(json.loads(text.partition("Body: ")[2])["Code"])
+        return str(json.loads(text)["Code"])
     except (ValueError, LookupError, TypeError):
         return ""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from minio import MinioAdmin
-from minio.error import MinioAdminException
-from urllib3.exceptions import MaxRetryError
+from urllib3 import HTTPResponse, PoolManager
+from urllib3.exceptions import ProtocolError
 
 from components.access import read_policy
 from program.checks.admin_client import Admin
-from program.checks.s3_client import Server
+from program.checks.s3_client import Answer, Server, unreachable
 from program.checks.server_error import ServerError
 
 SERVER = Server("s3", True, "us-east-1", "pulumi", "password", None)
@@ -22,8 +22,8 @@ RUSTFS = json.dumps({"policy_name": "p", "policy": json.loads(POLICY)})
 XML = "<Error><Code>NoSuchKey</Code></Error>"
 
 
-def refused(status: int, body: str) -> MinioAdminException:
-    return MinioAdminException(str(status), body)
+def refused(status: int, body: str) -> Answer:
+    return Answer(status, {}, body.encode())
 
 
 def code(word: str) -> str:
@@ -32,16 +32,15 @@ def code(word: str) -> str:
 
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let the server answer with a text, or refuse with an exception, whatever it is asked."""
+    """Let the server answer with a text, or refuse, or not answer, whatever it is asked."""
 
-    def set_(what: str | Exception) -> None:
-        def told(*_: object) -> str:
-            if isinstance(what, Exception):
+    def set_(what: str | Answer | ServerError) -> None:
+        def told(*_: object) -> Answer:
+            if isinstance(what, ServerError):
                 raise what
-            return what
+            return what if isinstance(what, Answer) else Answer(200, {}, what.encode())
 
-        monkeypatch.setattr(MinioAdmin, "policy_info", told)
-        monkeypatch.setattr(MinioAdmin, "user_info", told)
+        monkeypatch.setattr(Server, "ask", told)
 
     return set_
 
@@ -49,9 +48,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     "what", [POLICY, WRAPPED, RUSTFS, refused(404, code("XMinioAdminNoSuchPolicy"))]
 )
-def test_an_answer_of_minios_kind_is_its_admin_api(
-    answer: Any, what: str | MinioAdminException
-) -> None:
+def test_an_answer_of_minios_kind_is_its_admin_api(answer: Any, what: str | Answer) -> None:
     answer(what)
     Admin(SERVER).check()
 
@@ -71,7 +68,7 @@ def test_an_answer_of_minios_kind_is_its_admin_api(
     ],
 )
 def test_anything_else_is_none_and_the_remedy_is_to_give_the_users(
-    answer: Any, what: str | MinioAdminException
+    answer: Any, what: str | Answer
 ) -> None:
     answer(what)
     with pytest.raises(ServerError, match=r"no MinIO admin API.* set users to given") as error:
@@ -80,10 +77,26 @@ def test_anything_else_is_none_and_the_remedy_is_to_give_the_users(
 
 
 def test_a_server_that_does_not_answer_is_no_other_server(answer: Any) -> None:
-    answer(MaxRetryError(None, "/", Exception("refused")))  # type: ignore[arg-type]
+    answer(unreachable(ProtocolError("refused")))
     with pytest.raises(ServerError, match=r"no S3 server answers there") as error:
         Admin(SERVER).check()
     assert not error.value.reachable
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+def test_the_api_is_never_in_a_buckets_host_name(
+    monkeypatch: pytest.MonkeyPatch, virtual: bool
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def request(_pool: object, method: str, url: str, *, headers: Any, **_: Any) -> Any:
+        asked.append((method, url, headers["host"]))
+        return HTTPResponse(POLICY.encode(), status=200)
+
+    monkeypatch.setattr(PoolManager, "request", request)
+    Admin(replace(SERVER, virtual_hosts=virtual)).check()
+    where = "https://s3/minio/admin/v3/info-canned-policy?name=readwrite"
+    assert asked == [("GET", where, "s3")]
 
 
 def test_the_deploying_user_may_lack_the_right_to_see_policies(answer: Any) -> None:
@@ -115,3 +128,10 @@ def test_a_policy_comes_out_of_what_a_server_wraps_it_in(answer: Any) -> None:
     for text in (POLICY, WRAPPED, RUSTFS):
         answer(text)
         assert json.loads(str(Admin(SERVER).policy("p"))) == json.loads(POLICY)
+
+
+@pytest.mark.parametrize("body", ["[]", "none", '"enabled"'])
+def test_a_user_that_is_told_in_another_way_is_no_user_of_minios(answer: Any, body: str) -> None:
+    answer(body)
+    with pytest.raises(ServerError, match=r"another answer came"):
+        Admin(SERVER).user_status("somebody")

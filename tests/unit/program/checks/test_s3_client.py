@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -59,6 +61,14 @@ def test_a_server_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(urllib3.PoolManager, "request", request)
     with pytest.raises(ServerError, match=r"no S3 server answers there"):
         Server("s3.test", True, "us-east-1", "pulumi", "password", None).ask("GET", "nix-cache")
+
+
+def test_a_preview_imports_no_sdk_of_an_s3_server() -> None:
+    script = (
+        "import sys; import program.checks.belongings, program.checks.deployment;"
+        "assert 'minio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_refusal_is_told_by_its_status_and_code_and_no_message() -> None:
