@@ -45,7 +45,8 @@ def reverse_proxy(
         protocol_version = "HTTP/1.1"
 
         def pass_on(self) -> None:
-            headers = dict(self.headers.items())
+            # Whichever case a client writes its names in.
+            headers = {name.title(): value for name, value in self.headers.items()}
             if host is not None:
                 headers["Host"] = host
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
