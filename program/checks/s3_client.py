@@ -49,6 +49,7 @@ from program.checks.server_error import ServerError
 _TIMEOUT_SECONDS = 5.0
 _WHOLE_ANSWER_SECONDS = 30.0
 _OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
+_NOBODY_BEHIND = (502, 503, 504)
 
 Parsed = TypeVar("Parsed")
 Said = TypeVar("Said", bytes, str)
@@ -246,8 +247,7 @@ class Server:
             return None
         if not answer.done:
             # The answer to a HEAD has no body that says why.
-            code = "AccessDenied" if answer.status == _FORBIDDEN else f"HTTP status {answer.status}"
-            raise refusal(code)
+            raise refusal("AccessDenied") if answer.status == _FORBIDDEN else _why(answer)
         return _understood(parse_etag, answer.headers.get("ETag", ""))
 
     def keeps_versions(self, bucket: str) -> bool:
@@ -305,7 +305,7 @@ class Server:
             query += [("start-after", after)] if after else []
             answer = self.ask("GET", bucket, "", query)
             if not answer.done:
-                raise refusal(answer.error.code or f"HTTP status {answer.status}")
+                raise _why(answer)
             try:
                 page = parse_listing(answer.body)
             except FormatError as error:
@@ -351,7 +351,7 @@ class Server:
                     for one in self.listing(bucket):
                         yield ListedVersion(one.key, None, one.size, current=True)
                     return
-                raise refusal(code or f"HTTP status {answer.status}")
+                raise _why(answer)
             try:
                 page = parse_versions(answer.body)
             except FormatError as error:
@@ -431,7 +431,7 @@ class Server:
                 "a proxy there changes the Host header, which requests are signed with; let "
                 "it pass as it comes (nginx: proxy_set_header Host $http_host)",
             )
-        raise refusal(code or f"HTTP status {answer.status}")
+        raise _why(answer)
 
     @cached_property
     def connections(self) -> PoolManager:
@@ -488,6 +488,21 @@ def _text(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError:
         raise FormatError("an answer is no UTF-8") from None
+
+
+def _why(answer: Answer) -> ServerError:
+    """Return what a refusal means to a user."""
+    code = answer.error.code
+    if code:
+        return refusal(code)
+    if answer.status in _NOBODY_BEHIND:
+        return ServerError(
+            "endpoint",
+            f"a proxy answers there (HTTP status {answer.status}), and no S3 server behind it; "
+            "start that, or see where the proxy looks for it",
+            reachable=False,
+        )
+    return refusal(f"HTTP status {answer.status}")
 
 
 def refusal(code: str) -> ServerError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import urllib3
 from urllib3.exceptions import MaxRetryError
 
 from formats.s3 import ListedVersion
+from program.checks.bucket_settings import Lifecycle
 from program.checks.s3_client import Answer, Server
 from program.checks.server_error import ServerError
 from program.settings.stack import parse
@@ -69,6 +71,63 @@ def test_a_preview_imports_no_sdk_of_an_s3_server() -> None:
         "assert 'minio' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words", "reachable"),
+    [
+        (502, b"Bad Gateway", "a proxy answers there .HTTP status 502., and no S3 server", False),
+        (504, b"", "a proxy answers there", False),
+        (503, b"<Error><Code>SlowDown</Code></Error>", "answers SlowDown; see its log", True),
+        (404, b"not found", "answers HTTP status 404; see its log", True),
+        (200, b"none", "what answers there is not understood", True),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", "denies this user", True),
+    ],
+)
+def test_what_is_no_answer_to_a_question_is_told(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, words: str, reachable: bool
+) -> None:
+    def request(*_: Any, **__: Any) -> urllib3.HTTPResponse:
+        return urllib3.HTTPResponse(io.BytesIO(body), status=status)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
+    for ask in (server.lifecycle, server.keeps_versions, lambda name: list(server.listing(name))):
+        with pytest.raises(ServerError) as error:
+            ask("nix-cache")
+        assert error.value.reachable is reachable
+    with pytest.raises(ServerError, match=words):
+        server.lifecycle("nix-cache")
+
+
+def test_what_is_not_set_is_none_and_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {
+        "lifecycle": "NoSuchLifecycleConfiguration",
+        "policy": "NoSuchBucketPolicy",
+        "object-lock": "ObjectLockConfigurationNotFoundError",
+        "replication": "ReplicationConfigurationNotFoundError",
+    }
+    code = ""
+
+    def request(_pool: Any, _method: str, url: str, **_: Any) -> urllib3.HTTPResponse:
+        said = code or next(
+            (word for name, word in absent.items() if f"?{name}=" in url), "NoSuchKey"
+        )
+        return urllib3.HTTPResponse(f"<Error><Code>{said}</Code></Error>".encode(), status=404)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
+    assert server.lifecycle("nix-cache") == Lifecycle()
+    assert server.access("nix-cache") is None
+    assert not server.locks_objects("nix-cache")
+    assert not server.replicates("nix-cache")
+    assert server.etag("nix-cache", "index.html") is None
+    assert server.read("nix-cache", "index.html", 100) is None
+    code = "NoSuchBucket"
+    assert server.lifecycle("nix-cache") is None
+    assert not server.keeps_versions("nix-cache")
+    with pytest.raises(ServerError, match="none of that name"):
+        server.read("nix-cache", "index.html", 100)
 
 
 def test_a_refusal_is_told_by_its_status_and_code_and_no_message() -> None:
@@ -223,7 +282,7 @@ def test_a_listing_goes_on_where_a_page_ends(monkeypatch: pytest.MonkeyPatch) ->
         ((b"<html>",), 200, "see what answers there"),
         ((b"<Error><Code>AccessDenied</Code></Error>",), 403, "the server denies this user"),
         ((b"<Error><Code>NoSuchBucket</Code></Error>",), 404, "the server has none of that name"),
-        ((b"<html>",), 502, "the server answers HTTP status 502"),
+        ((b"none",), 500, "the server answers HTTP status 500"),
     ],
 )
 def test_a_listing_that_is_none_is_told(
