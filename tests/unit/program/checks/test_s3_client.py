@@ -109,11 +109,16 @@ def test_what_is_not_set_is_none_and_no_refusal(monkeypatch: pytest.MonkeyPatch)
     }
     code = ""
 
-    def request(_pool: Any, _method: str, url: str, **_: Any) -> urllib3.HTTPResponse:
-        said = code or next(
-            (word for name, word in absent.items() if f"?{name}=" in url), "NoSuchKey"
+    def request(
+        _pool: Any, method: str, url: str, *, preload_content: bool, **_: Any
+    ) -> urllib3.HTTPResponse:
+        said = code or absent.get(url.partition("?")[2].partition("=")[0], "NoSuchKey")
+        return urllib3.HTTPResponse(
+            io.BytesIO(f"<Error><Code>{said}</Code></Error>".encode()),
+            status=404,
+            preload_content=preload_content,
+            request_method=method,
         )
-        return urllib3.HTTPResponse(f"<Error><Code>{said}</Code></Error>".encode(), status=404)
 
     monkeypatch.setattr(urllib3.PoolManager, "request", request)
     server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
