@@ -50,6 +50,8 @@ _TIMEOUT_SECONDS = 5.0
 _WHOLE_ANSWER_SECONDS = 30.0
 _OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
 _NOBODY_BEHIND = (502, 503, 504)
+_PLAIN_TO_TLS = b"HTTPS server"
+"""What a server says that speaks TLS, to a request without (Go, `net/http/server.go`)."""
 
 Parsed = TypeVar("Parsed")
 Said = TypeVar("Said", bytes, str)
@@ -495,6 +497,10 @@ def _why(answer: Answer) -> ServerError:
     code = answer.error.code
     if code:
         return refusal(code)
+    if _PLAIN_TO_TLS in answer.body:
+        return ServerError(
+            "endpoint", "the server speaks TLS there; write https://", reachable=False
+        )
     if answer.status in _NOBODY_BEHIND:
         return ServerError(
             "endpoint",
@@ -521,6 +527,4 @@ def _why_unreachable(text: str) -> str:
         )
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "the server does not speak TLS there; check scheme and port"
-    if "HTTPS server" in text:
-        return "the server speaks TLS there; write https://"
     return "no S3 server answers there; start it, or check the address"

@@ -80,6 +80,7 @@ def test_a_preview_imports_no_sdk_of_an_s3_server() -> None:
         (504, b"", "a proxy answers there", False),
         (503, b"<Error><Code>SlowDown</Code></Error>", "answers SlowDown; see its log", True),
         (404, b"not found", "answers HTTP status 404; see its log", True),
+        (400, b"Client sent an HTTP request to an HTTPS server.", "write https://", False),
         (200, b"none", "what answers there is not understood", True),
         (403, b"<Error><Code>AccessDenied</Code></Error>", "denies this user", True),
     ],
