@@ -38,11 +38,12 @@ for package in importlib.metadata.distributions():
     listed = package.read_text("RECORD")
     files = package.files or () if listed is None or "pulumi-plugin.json" in listed else ()
     plugin = [file for file in files if file.name == "pulumi-plugin.json"]
-    about = json.loads(pathlib.Path(plugin[0].locate()).read_text()) if plugin else None
-    found.append((package.metadata["Name"], package.version, about))
+    if plugin:
+        about = json.loads(pathlib.Path(plugin[0].locate()).read_text())
+        found.append((package.metadata["Name"], package.version, about))
 print(json.dumps(found))
 """
-"""Prints (name, version, contents of pulumi-plugin.json or null) of each installed package."""
+"""Prints (name, version, contents of pulumi-plugin.json) of each installed package that has one."""
 
 
 def interpreter(info: Any) -> str:
@@ -58,8 +59,11 @@ def interpreter(info: Any) -> str:
     return sys.executable
 
 
-def installed(info: Any) -> list[tuple[str, str, dict[str, Any] | None]]:
-    """Return name, version and `pulumi-plugin.json` of every package of the program's Python."""
+def installed(info: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return name, version and `pulumi-plugin.json` of what the program's Python has that has one.
+
+    `info` is the request's ProgramInfo.
+    """
     listing = subprocess.run(
         [interpreter(info), "-c", LIST_PACKAGES], check=True, stdout=subprocess.PIPE
     )
@@ -97,7 +101,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
                     server=about.get("server", ""),
                 )
                 for name, version, about in installed(request.info)
-                if about and about.get("resource")
+                if about.get("resource")
             ]
         )
 
