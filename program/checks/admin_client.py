@@ -170,12 +170,12 @@ class Admin:
         Raises:
             ServerError: no answer, or the server refuses the deploying user.
             _AbsentError: there is nothing of that name.
+            UnicodeDecodeError: the answer is no text.
         """
         answer = self._by_path.ask("GET", "minio", f"admin/v3/{call}", [argument])
-        text = answer.body.decode(errors="replace")
         if not answer.done:
-            raise _refused(text, what, action)
-        return text
+            raise _refused(answer.body.decode(errors="replace"), what, action)
+        return answer.body.decode()
 
 
 def _refused(text: str, what: str, action: str) -> ServerError | _AbsentError:

@@ -19,6 +19,9 @@ _OF_A_RULE = frozenset(
 )
 """What a rule consists of that expires by key and age alone."""
 
+_OTHER_ACTIONS = ("Transition", "NoncurrentVersionTransition", "AbortIncompleteMultipartUpload")
+"""What S3 knows besides; a rule that as much as names one is another."""
+
 _OFF = frozenset({"", "0", "false"})
 """How servers write that a rule has nothing more to say."""
 
@@ -59,7 +62,12 @@ def _expiring(rule: ElementTree.Element) -> ExpirationRule | None:
     noncurrent_days = _days(noncurrent.pop("NoncurrentDays", ""))
     more = [_text(part) for part in rule if part.tag not in _OF_A_RULE]
     more += [*expiration.values(), *selected.values(), *noncurrent.values()]
-    if rule.findtext("Status") != "Enabled" or days is None or not _OFF.issuperset(more):
+    if (
+        rule.findtext("Status") != "Enabled"
+        or days is None
+        or any(rule.find(name) is not None for name in _OTHER_ACTIONS)
+        or not _OFF.issuperset(more)
+    ):
         return None
     return ExpirationRule(rule.findtext("ID") or "", prefix, days, noncurrent_days)
 

@@ -60,6 +60,7 @@ def test_an_answer_of_minios_kind_is_its_admin_api(answer: Any, what: str | Answ
         "<!doctype html>",
         "[]",
         '{"Statements": "none"}',
+        Answer(200, {}, b'{"Statement": "\xff"}'),
         refused(404, XML),
         refused(404, XML.replace("NoSuchKey", "NoSuchResource")),
         refused(400, XML),

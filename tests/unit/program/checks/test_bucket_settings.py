@@ -45,7 +45,7 @@ def test_what_is_declared_is_read_back() -> None:
     ("text", "expected"),
     [
         (rule(), RULE),
-        (rule("<Transition></Transition>"), RULE),
+        (rule("<DelMarkerExpiration></DelMarkerExpiration>"), RULE),
         (
             rule(days="<Days>7</Days><ExpiredObjectDeleteMarker>false</ExpiredObjectDeleteMarker>"),
             RULE,
@@ -85,6 +85,11 @@ def test_a_rule_that_expires_by_key_and_age_is_known(text: str, expected: Expira
         rule(days="<Date>2026-11-27T00:00:00Z</Date>"),
         rule(days="<Days>7</Days><ExpiredObjectAllVersions>true</ExpiredObjectAllVersions>"),
         rule("<Transition><Days>1</Days><StorageClass>COLD</StorageClass></Transition>"),
+        rule("<Transition></Transition>"),
+        rule(
+            "<NoncurrentVersionTransition><NoncurrentDays>0</NoncurrentDays>"
+            "</NoncurrentVersionTransition>"
+        ),
         rule("<DelMarkerExpiration><Days>1</Days></DelMarkerExpiration>"),
         rule(
             "<AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation>"

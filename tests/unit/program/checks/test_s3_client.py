@@ -288,6 +288,7 @@ def test_a_listing_goes_on_where_a_page_ends(monkeypatch: pytest.MonkeyPatch) ->
         ((b"<html>",), 200, "see what answers there"),
         ((b"<Error><Code>AccessDenied</Code></Error>",), 403, "the server denies this user"),
         ((b"<Error><Code>NoSuchBucket</Code></Error>",), 404, "the server has none of that name"),
+        ((b"<html>",), 502, r"a proxy answers there \(HTTP status 502\), and no"),
         ((b"none",), 500, "the server answers HTTP status 500"),
     ],
 )
