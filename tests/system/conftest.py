@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.preloaded_python.environment import preloaded_python, with_python
 from tests.system.stack import Stack
 from toolbox import throwaway_builder, tools
 from toolbox.base_tree import EQUIPMENT
@@ -15,11 +16,16 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The environment that finds the real engine and its plugins."""
     home = tmp_path_factory.mktemp("pulumi-home")
-    tools.install_plugins(home)
-    return tools.engine_environment(home)
+    installed = tools.install_plugins(home)
+    environment = tools.engine_environment(home)
+    if any(tool.origin != tools.DROP_IN for tool in installed):
+        yield environment
+        return
+    with preloaded_python(tmp_path_factory.mktemp("preloaded-python")) as virtualenv:
+        yield with_python(virtualenv, environment, tmp_path_factory.mktemp("engine") / "bin")
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from tests.system.preloaded_python.environment import VIRTUALENV
 from tests.system.terminal import Session, at_terminal
 
 CHECKOUT = Path(__file__).parents[2]
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push", ".venv")
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push")
 SECRET_SETTINGS = frozenset(
     {
         "minioPassword",
@@ -58,6 +59,7 @@ class Stack:
         self.project.mkdir(parents=True)
         for part in PROGRAM:
             (self.project / part).symlink_to(CHECKOUT / part)
+        (self.project / ".venv").symlink_to(engine.get(VIRTUALENV, CHECKOUT / ".venv"))
         (directory / "state").mkdir()
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},

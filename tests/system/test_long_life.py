@@ -21,6 +21,7 @@ from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import OpenBucket
 from tests.system.conftest import builder_settings, server_settings
 from tests.system.minio_client import MinioClient
+from tests.system.preloaded_python.environment import with_python_of
 from tests.system.retention_simulation import (
     FIRST,
     GRACE_DAYS,
@@ -84,6 +85,7 @@ class Year:
 
     def __init__(
         self,
+        engine: Mapping[str, str],
         directory: Path,
         servers: Sequence[MinioServer],
         machine: ThrowawayBuilder,
@@ -96,11 +98,12 @@ class Year:
         self._machine = machine
         self._pins = dict(pins)
         self._paths = paths
-        home = directory / "pulumi-home"
-        tools.install_plugins(home)
-        self._now = tools.engine_environment(home)
+        self._now = engine
+        self._before = engine
         earlier = tools.earlier_engine()
-        self._before = tools.engine_environment(home, earlier.path) if earlier else self._now
+        if earlier is not None:
+            environment = tools.engine_environment(Path(engine["PULUMI_HOME"]), earlier.path)
+            self._before = with_python_of(engine, environment, directory / "earlier-engine")
         self.upgraded = earlier is not None
         self.happened = 0
         self._kept: dict[int, Sequence[str]] = {}
@@ -251,7 +254,12 @@ def servers(tmp_path: Path) -> Iterator[list[MinioServer]]:
         yield [before, after]
 
 
-def live(directory: Path, servers: Sequence[MinioServer], machine: ThrowawayBuilder) -> Simulation:
+def live(
+    engine: Mapping[str, str],
+    directory: Path,
+    servers: Sequence[MinioServer],
+    machine: ThrowawayBuilder,
+) -> Simulation:
     """Let the year pass; return what was found each morning."""
     planned = plan()
     paths = build(machine, planned)
@@ -260,7 +268,7 @@ def live(directory: Path, servers: Sequence[MinioServer], machine: ThrowawayBuil
         for seed, pin in enumerate(("release", "left-behind"), 60)
     }
     kept = references_of(machine, pins.values())
-    year = Year(directory, servers, machine, pins, paths)
+    year = Year(engine, directory, servers, machine, pins, paths)
     found = Simulation(
         year,
         machine,
@@ -277,9 +285,12 @@ def live(directory: Path, servers: Sequence[MinioServer], machine: ThrowawayBuil
 
 
 def test_after_a_year_every_promise_holds(
-    tmp_path: Path, servers: list[MinioServer], builder: ThrowawayBuilder
+    engine: Mapping[str, str],
+    tmp_path: Path,
+    servers: list[MinioServer],
+    builder: ThrowawayBuilder,
 ) -> None:
-    found = live(tmp_path, servers, builder)
+    found = live(engine, tmp_path, servers, builder)
     year = found.way
     assert isinstance(year, Year)
     assert year.happened == 9

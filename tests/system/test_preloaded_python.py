@@ -1,0 +1,125 @@
+"""The Python that most tests give the engine does what the real one does, only sooner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.system.preloaded_python.environment import MODULES, preloaded_python
+from toolbox.processes import started, wait_until
+
+_WHAT_IT_IS = """
+import os, sys
+mask = os.umask(0)
+print(__name__, sys.argv, sys.path[0], sys.executable, os.getcwd(), mask, sys.stdin.read())
+print(os.environ["OF_THE_CALL"], sorted(os.environ.keys() - {"_", "OLDPWD", "PWD", "SHLVL"}))
+print("to standard error", file=sys.stderr)
+"""
+_AT_ITS_END = """
+import atexit, tempfile, threading, time
+atexit.register(print, "at its end")
+kept = tempfile.TemporaryDirectory(dir=".")
+threading.Timer(0.1, print, ["a thread"]).start()
+"""
+_LEFT_BY_A_SIGNAL = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+_LOADED = f"import sys; print(set({MODULES!r}) <= sys.modules.keys())"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The quick Python."""
+    with preloaded_python(tmp_path_factory.mktemp("preloaded")) as virtualenv:
+        yield virtualenv / "bin" / "python"
+
+
+def call(python: Path | str, directory: Path, *arguments: str) -> tuple[int, str, str]:
+    """Return how a call ended, and what it wrote."""
+    done = subprocess.run(
+        [python, *arguments],
+        cwd=directory,
+        env={**os.environ, "OF_THE_CALL": "a value", "PYTHONPATH": str(directory)},
+        input="to standard input",
+        capture_output=True,
+        text=True,
+        umask=0o27,
+        check=False,
+    )
+    # Only a real one has no frames of the server's in front of the program's.
+    return done.returncode, done.stdout, done.stderr.rpartition("Traceback")[2][-40:]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("-c", _WHAT_IT_IS, "one", "two words"), id="code"),
+        pytest.param(("-u", "-c", _WHAT_IT_IS), id="unbuffered"),
+        pytest.param(("-m", "of_the_test", "one"), id="module"),
+        pytest.param(("of_the_test.py", "one"), id="file"),
+        pytest.param(("-c", _AT_ITS_END), id="ends in order"),
+        pytest.param(("-c", "import sys; sys.exit(7)"), id="code 7"),
+        pytest.param(("-c", "import sys; sys.exit('in words')"), id="words"),
+        pytest.param(("-c", "1/0"), id="exception"),
+        pytest.param(("-c", _LEFT_BY_A_SIGNAL), id="signal"),
+        pytest.param(("-c", "import no_such_module"), id="no such module"),
+    ],
+)
+def test_it_does_what_the_real_one_does(
+    python: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "of_the_test.py").write_text(_WHAT_IT_IS)
+    assert call(python, tmp_path, *arguments) == call(sys.executable, tmp_path, *arguments)
+    assert [file.name for file in tmp_path.iterdir() if file.name != "__pycache__"] == [
+        "of_the_test.py"
+    ]
+
+
+def test_it_has_imported_what_takes_long(python: Path, tmp_path: Path) -> None:
+    assert call(python, tmp_path, "-c", _LOADED)[1] == "True\n"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [("env", "TZ=Asia/Tokyo"), ("env", "LC_ALL=C"), ("prlimit", "--nofile=500")],
+    ids=["time zone", "locale", "limit"],
+)
+def test_where_a_fork_would_have_something_else_a_real_one_starts(
+    python: Path, around: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [*around, python, "-c", _LOADED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "ended"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 5)],
+)
+def test_a_signal_to_what_stands_in_for_it_ends_it(
+    python: Path, number: signal.Signals, ended: int
+) -> None:
+    code = """
+import os, sys, time
+print(os.getpid(), flush=True)
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    sys.exit(5)
+"""
+    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        fork = int(process.stdout.readline())
+        assert fork != process.pid
+        process.send_signal(number)
+        assert process.wait() == ended
+        assert wait_until(lambda: started(fork) is None, 20)
+    with suppress(ProcessLookupError):
+        os.kill(fork, signal.SIGKILL)
+        pytest.fail("it still runs")
