@@ -98,12 +98,15 @@ class Year:
         self._machine = machine
         self._pins = dict(pins)
         self._paths = paths
-        self._now = engine
-        self._before = engine
+        # Of its own: stacks of one home share which one is selected.
+        home = directory / "pulumi-home"
+        tools.install_plugins(home)
+        now = tools.engine_environment(home)
+        self._now = self._before = with_python_of(engine, now, directory / "engine")
         earlier = tools.earlier_engine()
         if earlier is not None:
-            environment = tools.engine_environment(Path(engine["PULUMI_HOME"]), earlier.path)
-            self._before = with_python_of(engine, environment, directory / "earlier-engine")
+            before = tools.engine_environment(home, earlier.path)
+            self._before = with_python_of(engine, before, directory / "earlier-engine")
         self.upgraded = earlier is not None
         self.happened = 0
         self._kept: dict[int, Sequence[str]] = {}
