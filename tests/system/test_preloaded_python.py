@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -120,6 +119,21 @@ except KeyboardInterrupt:
         process.send_signal(number)
         assert process.wait() == ended
         assert wait_until(lambda: started(fork) is None, 20)
-    with suppress(ProcessLookupError):
-        os.kill(fork, signal.SIGKILL)
-        pytest.fail("it still runs")
+
+
+def test_nothing_outlives_the_tests_however_they_end(tmp_path: Path) -> None:
+    tests = f"""
+import subprocess, sys
+from pathlib import Path
+from tests.system.preloaded_python.environment import preloaded_python
+with preloaded_python(Path({str(tmp_path)!r})) as virtualenv:
+    code = "import os, time; print(os.getppid(), os.getpid(), flush=True); time.sleep(600)"
+    subprocess.run([virtualenv / "bin" / "python", "-c", code])
+"""
+    with subprocess.Popen([sys.executable, "-c", tests], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        server, fork = map(int, process.stdout.readline().split())
+        assert started(server)
+        assert started(fork)
+        process.kill()
+    assert wait_until(lambda: started(server) is None and started(fork) is None, 20)

@@ -92,6 +92,9 @@ class Forks:
         finally:
             for file in files:
                 os.close(file)
+        # Here too, since it may be killed before it comes to do so itself.
+        with suppress(OSError):
+            os.setpgid(pid, pid)
         self._running[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ, pid)
         self._answer(connection, TAKEN)
