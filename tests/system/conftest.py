@@ -19,9 +19,10 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The environment that finds the real engine and its plugins."""
     home = tmp_path_factory.mktemp("pulumi-home")
-    installed = tools.install_plugins(home)
+    host = tools.language_host(tools.engine())
+    origins = {tool.origin for tool in (*tools.install_plugins(home), host)}
     environment = tools.engine_environment(home)
-    if any(tool.origin != tools.DROP_IN for tool in installed):
+    if origins != {tools.DROP_IN}:
         yield environment
         return
     with preloaded_python(tmp_path_factory.mktemp("preloaded-python")) as virtualenv:

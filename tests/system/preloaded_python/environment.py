@@ -32,7 +32,8 @@ def preloaded_python(directory: Path) -> Iterator[Path]:
     client = Path(__file__).with_name("client.py")
     python = directory / "bin" / "python"
     python.parent.mkdir()
-    _write(python, f"#!/bin/sh\nexec '{sys.executable}' -IS '{client}' '{address}' \"$@\"\n")
+    script = f"#!/bin/sh\nexec '{sys.executable}' -IS '{client}' '{address}' \"$@\"\n"
+    _write(python, script.encode())
     command = [sys.executable, "-m", f"{__package__}.server", str(address), *MODULES]
     # Its standard input ends with this process, however that ends.
     with subprocess.Popen(
@@ -84,10 +85,12 @@ def with_python_of(
     return with_python(Path(virtualenv), environment, directory)
 
 
-def _run_by(virtualenv: Path, script: Path) -> str:
-    return script.read_text().replace(f"'{sys.executable}'", f"'{virtualenv}/bin/python'")
+def _run_by(virtualenv: Path, script: Path) -> bytes:
+    # What is no drop-in, but a binary, does not have it.
+    python = f"'{sys.executable}'".encode()
+    return script.read_bytes().replace(python, f"'{virtualenv}/bin/python'".encode())
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
     path.chmod(0o755)
