@@ -9,7 +9,7 @@ Hooks ask it, since a destroy and a refresh run the program without putting anyt
 from __future__ import annotations
 
 import asyncio
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pulumi
 
@@ -39,17 +39,18 @@ def hook(settings: Settings, settled: Settled) -> pulumi.ResourceHook | None:
         return None
     # In other threads, the SDK knows of no stack.
     stack = pulumi.get_stack()
-    lock = threading.Lock()
+    # One of its own. The SDK's threads each wait for a resource, and the engine may have come to
+    # the last that it deploys at once: where all of these wait for this, none would ever be free.
+    thread = ThreadPoolExecutor(1, _NAME)
     verdicts: list[Exception | None] = []
 
     def verdict() -> Exception | None:
-        with lock:
-            if not verdicts:
-                verdicts.append(_verdict(settings, stack, new=new))
+        if not verdicts:
+            verdicts.append(_verdict(settings, stack, new=new))
         return verdicts[0]
 
     async def ask(_: pulumi.ResourceHookArgs) -> None:
-        refusal = await asyncio.to_thread(verdict)
+        refusal = await asyncio.get_running_loop().run_in_executor(thread, verdict)
         if refusal is not None:
             raise refusal
 

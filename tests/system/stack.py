@@ -112,8 +112,12 @@ class Stack:
                 stack = yaml.safe_load(self.settings_file.read_text())
                 known[text] = stack["config"][f"nixcache:{setting}"]
 
-    def run(self, *arguments: str, text: str = "") -> Outcome:
-        """Run the engine's command in the project, `text` on its standard input."""
+    def run(self, *arguments: str, text: str = "", limit: float | None = None) -> Outcome:
+        """Run the engine's command in the project, `text` on its standard input.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer than `limit` seconds.
+        """
         done = subprocess.run(
             ["pulumi", "--non-interactive", "--color=never", *arguments],
             cwd=self.project,
@@ -123,6 +127,7 @@ class Stack:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            timeout=limit,
         )
         return Outcome(done.returncode, done.stdout)
 
@@ -150,9 +155,9 @@ class Stack:
         )
         return Outcome(done.returncode, done.stdout)
 
-    def up(self, *arguments: str) -> Outcome:
-        """`pulumi up` without questions."""
-        return self.run("up", "--yes", "--skip-preview", "-s", self.name, *arguments)
+    def up(self, *arguments: str, limit: float | None = None) -> Outcome:
+        """`pulumi up` without questions, in at most `limit` seconds."""
+        return self.run("up", "--yes", "--skip-preview", "-s", self.name, *arguments, limit=limit)
 
     def preview(self, *arguments: str) -> Outcome:
         """`pulumi preview`."""

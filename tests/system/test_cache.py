@@ -16,7 +16,7 @@ from minio.error import S3Error
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.signing import verified_by
-from tests.system.conftest import builder_settings, server_settings
+from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.stack import Outcome, Stack
 from tests.system.terminal import YES
 from toolbox.minio_server import MinioServer
@@ -213,3 +213,14 @@ def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Depl
     assert sum(deployed.stack.changes("--refresh").values()) == 1
     deployed.stack.type("pulumi up --refresh", YES).succeeded()
     assert b"Priority: 40" in root.get_object("nix-cache", "nix-cache-info").read()
+
+
+def test_a_first_up_of_many_builders_does_not_wait_for_itself(
+    minio: MinioServer, new_stack: StackFactory
+) -> None:
+    """The SDK's threads all wait for users that come after what the program is asked first."""
+    many = [{"name": f"builder-{number}", "local": True} for number in range(20)]
+    stack = new_stack("many", **server_settings(minio), bucket="many", builders=many)
+    stack.up("--parallel", "1", limit=300).succeeded()
+    assert len(stack.outputs()["builders"]) == 20
+    stack.destroy().succeeded()

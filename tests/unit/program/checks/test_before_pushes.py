@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pulumi
@@ -21,6 +23,8 @@ from tests.unit.recording_mocks import use_recording_mocks
 
 KNOWN = Recorded({"bucket": {"type": BUCKET, "outputs": {"bucket": "nix-cache"}}})
 NEW = Recorded({})
+LIMIT = 20.0
+"""Seconds in which all is asked, however slow the machine."""
 SETTLED = Settled(SigningKeys((), {}), versioned=False, comparable_etags=True)
 
 
@@ -51,14 +55,21 @@ def run(
     assert (hook is None) is (not callbacks)
 
     async def ask_all() -> None:
-        await asyncio.gather(*(callback(None) for callback in callbacks * 3))
+        asked = asyncio.gather(*(callback(None) for callback in callbacks * 3))
+        await asyncio.wait_for(asked, LIMIT)
 
     # Not asyncio.run, which leaves the thread without the loop that the SDK takes.
     loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(ask_all())
-    finally:
-        loop.close()
+    # All of the SDK's threads wait for resources that the engine deploys after the answer.
+    answered = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(answered.wait)
+        loop.set_default_executor(threads)
+        try:
+            loop.run_until_complete(ask_all())
+        finally:
+            answered.set()
+            loop.close()
 
 
 @pytest.mark.parametrize(
