@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,26 +27,28 @@ def preloaded_python(directory: Path) -> Iterator[Path]:
     """Yield a virtual environment whose `bin/python` has imported `MODULES` when it starts.
 
     Args:
-        directory: an empty directory for it, and for the socket.
+        directory: an empty directory for it.
     """
-    address = directory / "socket"
     client = Path(__file__).with_name("client.py")
     python = directory / "bin" / "python"
     python.parent.mkdir()
-    script = f"#!/bin/sh\nexec '{sys.executable}' -IS '{client}' '{address}' \"$@\"\n"
-    _write(python, script.encode())
-    command = [sys.executable, "-m", f"{__package__}.server", str(address), *MODULES]
-    # Its standard input ends with this process, however that ends.
-    with subprocess.Popen(
-        command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        try:
-            yield directory
-        finally:
-            server.stdin.close()
+    # A socket's path has at most 107 characters, which pytest's own directories may exceed.
+    with tempfile.TemporaryDirectory() as private:
+        address = Path(private) / "socket"
+        script = f"#!/bin/sh\nexec '{sys.executable}' -IS '{client}' '{address}' \"$@\"\n"
+        _write(python, script.encode())
+        command = [sys.executable, "-m", f"{__package__}.server", str(address), *MODULES]
+        # Its standard input ends with this process, however that ends.
+        with subprocess.Popen(
+            command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            try:
+                yield directory
+            finally:
+                server.stdin.close()
 
 
 def with_python(
