@@ -9,6 +9,7 @@ Hooks ask it, since a destroy and a refresh run the program without putting anyt
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 
 import pulumi
@@ -37,27 +38,27 @@ def hook(settings: Settings, settled: Settled) -> pulumi.ResourceHook | None:
     new = settled.adopt is None and recorded.read().bucket != settings.bucket
     if not settings.given_users and not new:
         return None
-    # In other threads, the SDK knows of no stack.
-    stack = pulumi.get_stack()
     # One of its own. The SDK's threads each wait for a resource, and the engine may have come to
     # the last that it deploys at once: where all of these wait for this, none would ever be free.
     thread = ThreadPoolExecutor(1, _NAME)
+    # By which the SDK knows of the stack in that thread, too.
+    context = contextvars.copy_context()
     verdicts: list[Exception | None] = []
 
     def verdict() -> Exception | None:
         if not verdicts:
-            verdicts.append(_verdict(settings, stack, new=new))
+            verdicts.append(_verdict(settings, new=new))
         return verdicts[0]
 
     async def ask(_: pulumi.ResourceHookArgs) -> None:
-        refusal = await asyncio.get_running_loop().run_in_executor(thread, verdict)
+        refusal = await asyncio.get_running_loop().run_in_executor(thread, context.run, verdict)
         if refusal is not None:
             raise refusal
 
     return pulumi.ResourceHook(_NAME, ask)
 
 
-def _verdict(settings: Settings, stack: str, *, new: bool) -> Exception | None:
+def _verdict(settings: Settings, *, new: bool) -> Exception | None:
     # Imported here: a preview need not wait for the S3 client.
     from program.checks import given_users, server_needs  # noqa: PLC0415
 
@@ -70,7 +71,8 @@ def _verdict(settings: Settings, stack: str, *, new: bool) -> Exception | None:
                 return SettingError(
                     "endpoint",
                     str(settings.endpoint),
-                    f"{lacking}; make check-server STACK={stack} asks it about all there is",
+                    f"{lacking}; make check-server STACK={pulumi.get_stack()} asks it about all "
+                    "there is",
                 )
         if settings.given_users:
             given_users.check(settings, server)

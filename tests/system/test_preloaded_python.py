@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.system.preloaded_python.environment import MODULES, preloaded_python
+from tests.system.preloaded_python.client import LENGTH_BYTES, request
+from tests.system.preloaded_python.environment import (
+    MODULES,
+    SERVERS,
+    VIRTUALENV,
+    forks,
+    preloaded_python,
+)
 from toolbox.processes import started, wait_until
 
 _WHAT_IT_IS = """
@@ -83,10 +93,21 @@ def test_it_has_imported_what_takes_long(python: Path, tmp_path: Path) -> None:
     assert call(python, tmp_path, "-c", _LOADED)[1] == "True\n"
 
 
+def test_what_has_no_order_has_another_one_in_some(python: Path, tmp_path: Path) -> None:
+    first, *others = (call(python, tmp_path, "-c", "print(hash('a'))")[1] for _ in range(20))
+    assert any(other != first for other in others)
+
+
 @pytest.mark.parametrize(
     "around",
-    [("env", "TZ=Asia/Tokyo"), ("env", "LC_ALL=C"), ("prlimit", "--nofile=500")],
-    ids=["time zone", "locale", "limit"],
+    [
+        ("env", "TZ=Asia/Tokyo"),
+        ("env", "LC_ALL=C"),
+        ("prlimit", "--nofile=500"),
+        ("nohup",),
+        ("sh", "-c", 'exec "$@" <&-', "sh"),
+    ],
+    ids=["time zone", "locale", "limit", "ignored signal", "closed file"],
 )
 def test_where_a_fork_would_have_something_else_a_real_one_starts(
     python: Path, around: tuple[str, ...]
@@ -106,8 +127,8 @@ def test_a_signal_to_what_stands_in_for_it_ends_it(
 ) -> None:
     code = """
 import os, sys, time
-print(os.getpid(), flush=True)
 try:
+    print(os.getpid(), flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     sys.exit(5)
@@ -121,7 +142,41 @@ except KeyboardInterrupt:
         assert wait_until(lambda: started(fork) is None, 20)
 
 
-def test_nothing_outlives_the_tests_however_they_end(tmp_path: Path) -> None:
+def test_one_that_is_killed_while_it_asks_harms_no_other(python: Path) -> None:
+    waiting = "import sys; print('there', flush=True); sys.stdin.read(); sys.exit(7)"
+    several = range(4 * SERVERS)
+    with ExitStack() as running:
+        others = [
+            running.enter_context(
+                subprocess.Popen(
+                    [python, "-c", waiting], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+            )
+            for _ in several
+        ]
+        for other in others:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"there\n"
+        address = python.read_text().split("'")[5]
+        for server in range(SERVERS):
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.connect(f"{address}-{server}")
+                message = request(["-c", "import time; time.sleep(600)"])
+                length = len(message).to_bytes(LENGTH_BYTES, "big")
+                socket.send_fds(asking, [length], [0, 1, 2])
+                asking.sendall(message)
+                # Its answer comes, and is not read.
+                select.select([asking], [], [])
+        for other in others:
+            assert other.stdin is not None
+            other.stdin.close()
+            assert other.wait() == 7
+    environment = {VIRTUALENV: str(python.parents[1])}
+    assert wait_until(lambda: forks(environment) == [], 20)
+
+
+@pytest.mark.parametrize("killed", ["tests", "server"])
+def test_nothing_outlives_the_tests_however_they_end(tmp_path: Path, killed: str) -> None:
     tests = f"""
 import subprocess, sys
 from pathlib import Path
@@ -135,5 +190,5 @@ with preloaded_python(Path({str(tmp_path)!r})) as virtualenv:
         server, fork = map(int, process.stdout.readline().split())
         assert started(server)
         assert started(fork)
-        process.kill()
+        os.kill(process.pid if killed == "tests" else server, signal.SIGKILL)
     assert wait_until(lambda: started(server) is None and started(fork) is None, 20)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import StackFactory, server_settings
+from tests.system.preloaded_python.environment import forks
 from tests.system.stack import Stack
 from toolbox.minio_server import MinioServer
 
@@ -68,7 +69,7 @@ def kill_at(stack: Stack, point: Point) -> bool:
     with suppress(subprocess.TimeoutExpired):
         process.wait(point.seconds)
     interrupted = process.poll() is None
-    while running := processes_of(process.pid):
+    while running := [*processes_of(process.pid), *forks(stack.environment)]:
         for pid in running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
-"""Stands in for a process that `server` forks: `client.py SOCKET COMMAND…`.
+"""Stands in for a process that a `server` forks: `client.py SOCKET NUMBER COMMAND…`.
 
+SOCKET-N is the Nth of NUMBER servers' sockets, of which it takes one or the other.
 COMMAND is what Python is given: `[-u] (-c CODE | -m MODULE | FILE) [ARGUMENT…]`. Run without
 site-packages, and with what is built into Python alone: `signal` and `socket` import `enum`, which
 takes as long as everything else here.
@@ -18,9 +19,15 @@ LENGTH_BYTES = 8
 TAKEN, DECLINED = b"+", b"-"
 """What the server answers to a request."""
 
-_OF_A_PROCESS = ("Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:")
+_OF_A_PROCESS = (
+    "Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "SigIgn:",
+)  # fmt: skip
 _LINKS = ("root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/user", "ns/uts")
-_READ_AT_ITS_START = ("GRPC_", "LANG", "LC_", "LD_", "MALLOC_", "PYTHON", "TZ")
+_READ_AT_ITS_START = (
+    "GRPC_", "LANG", "LC_", "LD_", "MALLOC_", "OTEL_", "PROTOCOL_BUFFERS_", "PULUMI_ENABLE_",
+    "PULUMI_OTEL_", "PYTHON", "TEMP", "TMP", "TRACEPARENT", "TZ",
+)  # fmt: skip
+"""By Python, or by what is imported beforehand."""
 _GIVEN_TO_A_FORK = "PYTHONPATH"
 
 
@@ -43,6 +50,12 @@ def surroundings() -> str:
     return "\n".join(lines)
 
 
+def understood(arguments: list[str]) -> bool:
+    """Return whether the server knows how to do what these arguments say."""
+    rest = arguments[1:] if arguments[:1] == ["-u"] else arguments
+    return len(rest) > 1 if rest[:1] in (["-c"], ["-m"]) else "".join(rest[:1]).endswith(".py")
+
+
 def request(arguments: list[str]) -> bytes:
     """Return what the server is asked for: everything that a fork can be given but its files."""
     mask = os.umask(0)
@@ -61,6 +74,9 @@ def request(arguments: list[str]) -> bytes:
 def fork_of(address: str, arguments: list[str]) -> socket | None:
     """Return the connection that lasts as long as the fork does; None where there can be none."""
     connection = socket(AF_UNIX)
+    # One of the standard files that is closed is none that could be given.
+    if connection.fileno() <= 2 or not understood(arguments):
+        return None
     files = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
     try:
         connection.connect(address)
@@ -73,6 +89,14 @@ def fork_of(address: str, arguments: list[str]) -> socket | None:
         return None
 
 
+def tell(connection: socket, number: int) -> None:
+    """Let the fork have a signal, unless it has ended: how, lies in the connection."""
+    try:  # noqa: SIM105 -- contextlib takes a moment to import
+        connection.sendall(bytes([number]))
+    except OSError:
+        pass
+
+
 def main(address: str, arguments: list[str]) -> None:
     """Stand in for the fork until it ends, and end as it did."""
     # What comes before the fork is there waits for it.
@@ -82,16 +106,16 @@ def main(address: str, arguments: list[str]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.execv(sys.executable, [sys.executable, *arguments])
     for number in FORWARDED:
-        signal.signal(number, lambda received, _: connection.sendall(bytes([received])))
+        signal.signal(number, lambda received, _: tell(connection, received))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     status = connection.recv(LENGTH_BYTES)
     code = os.waitstatus_to_exitcode(int.from_bytes(status, "big")) if status else 1
     if code < 0:
-        if -code in FORWARDED:
+        if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(f"{sys.argv[1]}-{os.urandom(1)[0] % int(sys.argv[2])}", sys.argv[3:])

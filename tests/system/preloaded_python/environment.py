@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from toolbox.tools import CHECKOUT, DYNAMIC_PROVIDERS, LANGUAGE_HOST
@@ -22,6 +22,13 @@ VIRTUALENV = "NIXCACHE_TESTS_VIRTUALENV"
 """Variable that names the virtual environment of the tests' stacks."""
 
 
+SERVERS = 2
+"""How many there are to fork from. Forks of one have one seed of hashes, and so the same order of
+sets: what a command writes down in such an order is another order in about every other one."""
+
+_SERVERS_FILE = "servers"
+
+
 @contextmanager
 def preloaded_python(directory: Path) -> Iterator[Path]:
     """Yield a virtual environment whose `bin/python` has imported `MODULES` when it starts.
@@ -32,23 +39,48 @@ def preloaded_python(directory: Path) -> Iterator[Path]:
     client = Path(__file__).with_name("client.py")
     python = directory / "bin" / "python"
     python.parent.mkdir()
-    # A socket's path has at most 107 characters, which pytest's own directories may exceed.
-    with tempfile.TemporaryDirectory() as private:
-        address = Path(private) / "socket"
-        script = f"#!/bin/sh\nexec '{sys.executable}' -IS '{client}' '{address}' \"$@\"\n"
-        _write(python, script.encode())
-        command = [sys.executable, "-m", f"{__package__}.server", str(address), *MODULES]
-        # Its standard input ends with this process, however that ends.
-        with subprocess.Popen(
-            command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as server:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            assert server.stdout.readline() == b"ready\n"
-            try:
-                yield directory
-            finally:
-                server.stdin.close()
+    with ExitStack() as running:
+        # A socket's path has at most 107 characters, which pytest's own directories may exceed.
+        address = f"{running.enter_context(tempfile.TemporaryDirectory())}/socket"
+        script = f"exec '{sys.executable}' -IS '{client}' '{address}' {SERVERS} \"$@\""
+        _write(python, f"#!/bin/sh\n{script}\n".encode())
+        servers = [running.enter_context(_server(f"{address}-{n}")) for n in range(SERVERS)]
+        (directory / _SERVERS_FILE).write_text(" ".join(map(str, servers)))
+        yield directory
+
+
+@contextmanager
+def _server(address: str) -> Iterator[int]:
+    command = [sys.executable, "-m", f"{__package__}.server", address, *MODULES]
+    # Its standard input ends with this process, however that ends.
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        try:
+            yield server.pid
+        finally:
+            server.stdin.close()
+            # What asks one that has failed gets a real Python, and nobody would notice.
+            assert server.wait() == 0
+
+
+def forks(environment: Mapping[str, str]) -> list[int]:
+    """Return the forks that run for an engine with this environment; none where it has none.
+
+    They are in none of their clients' sessions, and end a moment after them.
+    """
+    virtualenv = environment.get(VIRTUALENV)
+    if virtualenv is None:
+        return []
+    servers = Path(virtualenv, _SERVERS_FILE).read_text().split()
+    return [
+        int(pid)
+        for server in servers
+        for pid in Path("/proc", server, "task", server, "children").read_text().split()
+    ]
 
 
 def with_python(

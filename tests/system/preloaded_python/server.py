@@ -6,6 +6,7 @@ It ends, and whatever it forked with it, when its standard input does.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import io
@@ -28,9 +29,15 @@ from tests.system.preloaded_python.client import (
     TAKEN,
     surroundings,
 )
+from toolbox.die_with_parent import PR_SET_PDEATHSIG
 
 Request = Mapping[str, Any]
 """What `client.request` says."""
+
+ASKING_SECONDS = 10.0
+"""How long a client may take to say what it wants: nobody else is served meanwhile."""
+
+_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Forks:
@@ -42,6 +49,10 @@ class Forks:
         self._listening.bind(address)
         self._listening.listen(64)
         self._surroundings = surroundings()
+        self._pid = os.getpid()
+        # It ends with its standard input alone: a terminal's interruption reaches it, too.
+        for number in _IGNORED:
+            signal.signal(number, lambda *_: None)
         self._running: dict[int, socket.socket] = {}
         self._ended, self._wake = socket.socketpair()
         self._wake.setblocking(False)
@@ -71,17 +82,20 @@ class Forks:
                         return request
 
     def _fork(self, connection: socket.socket) -> Request | None:
-        length, files, _, _ = socket.recv_fds(connection, LENGTH_BYTES, 3)
-        size = int.from_bytes(length, "big")
-        with connection.makefile("rb") as stream:
-            message = stream.read(size)
+        files: list[int] = []
         try:
+            connection.settimeout(ASKING_SECONDS)
+            length, files, _, _ = socket.recv_fds(connection, LENGTH_BYTES, 3)
+            size = int.from_bytes(length, "big")
+            with connection.makefile("rb") as stream:
+                message = stream.read(size)
             # A client may have been killed while it asked.
             request: Request = marshal.loads(message) if message[size - 1 :] else {}
-            if request.get("surroundings") != self._surroundings:
+            if request.get("surroundings") != self._surroundings or len(files) != 3:
                 self._answer(connection, DECLINED)
                 connection.close()
                 return None
+            connection.settimeout(None)
             pid = os.fork()
             if pid == 0:
                 self._leave()
@@ -89,6 +103,11 @@ class Forks:
                 for number, file in enumerate(files):
                     os.dup2(file, number)
                 return request
+        except (OSError, ValueError, EOFError):
+            # No more files or processes, say: a real Python may do without.
+            self._answer(connection, DECLINED)
+            connection.close()
+            return None
         finally:
             for file in files:
                 os.close(file)
@@ -101,9 +120,13 @@ class Forks:
         return None
 
     def _leave(self) -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != self._pid:
+            os._exit(1)
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, *_IGNORED):
+            signal.signal(number, signal.SIG_DFL)
         self._selector.close()
         for connection in (self._listening, self._ended, self._wake, *self._running.values()):
             connection.close()
@@ -114,7 +137,11 @@ class Forks:
             connection.sendall(answer)
 
     def _forward(self, pid: int) -> None:
-        number = self._running[pid].recv(1)
+        try:
+            number = self._running[pid].recv(1)
+        except ConnectionError:
+            # It was killed before it had read the answer.
+            number = b""
         if number:
             with suppress(ProcessLookupError):
                 os.kill(pid, number[0])
@@ -155,8 +182,10 @@ class QuickEnd:
 
     def _end(self) -> None:
         if self.code is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+                # Closed, or another's, it has nothing that must be written.
+                with suppress(Exception):
+                    stream.flush()  # type: ignore[union-attr]
             os._exit(self.code)
 
 
@@ -176,19 +205,22 @@ def become(request: Request, path: list[str]) -> None:
     os.chdir(request["directory"])
     os.umask(request["umask"])
     arguments = list(request["arguments"])
-    unbuffered = arguments[0] == "-u"
-    if unbuffered:
+    unbuffered = arguments[0] == "-u" or bool(os.environ.get("PYTHONUNBUFFERED"))
+    if arguments[0] == "-u":
         arguments.pop(0)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- for as long as the process lasts
+    errors = sys.stdin.errors
+    sys.stdin = open(0, closefd=False, errors=errors)  # noqa: SIM115 -- until the process ends
     sys.stdout, sys.stderr = _writer(1, unbuffered), _writer(2, unbuffered)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
     kind = arguments.pop(0)
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
     if kind == "-m":
         sys.path.insert(0, request["directory"])
         sys.argv = list(arguments)
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         return
-    main = types.ModuleType("__main__")
     if kind == "-c":
         sys.path.insert(0, "")
         sys.argv = ["-c", *arguments[1:]]
@@ -196,10 +228,9 @@ def become(request: Request, path: list[str]) -> None:
     else:
         sys.path.insert(0, str(Path(kind).resolve().parent))
         sys.argv = [kind, *arguments]
-        main.__file__ = kind
+        main.__file__ = str(Path(kind).absolute())
         with io.open_code(kind) as script:
             code = compile(script.read(), kind, "exec")
-    sys.modules["__main__"] = main
     exec(code, main.__dict__)
 
 

@@ -109,6 +109,12 @@ def test_a_need_that_is_lacking_refuses_with_its_line(
     assert asked == []
 
 
+def test_what_is_asked_knows_the_stack(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
+    monkeypatch.setattr(given_users, "check", lambda *_: asked.append(pulumi.get_stack()))
+    run(monkeypatch, KNOWN, users="given")
+    assert asked == ["test"]
+
+
 def test_a_server_that_fails_is_told_in_the_settings_words(
     monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
