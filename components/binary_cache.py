@@ -128,7 +128,6 @@ class BinaryCache(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = bucket.bucket
-        download = None
         if args.bucket_policy:
             download = minio.S3BucketPolicy(
                 f"{name}-download",
@@ -139,34 +138,36 @@ class BinaryCache(pulumi.ComponentResource):
                 opts=child,
             )
             self.bucket = download.bucket
-        self.lifecycle_applied = bucket.id.apply(lambda _: True)
-        if args.retention_days is not None:
-            rules = pulumi.Output.all(args.retention_days, args.grace_days).apply(
-                lambda days: expiration_rules(int(days[0]), int(days[1]), args.versioned)
-            )
-            # One after the other: MinIO keeps a bucket's settings in one file, and of two written
-            # at the same moment it may lose one, having answered that both are set.
-            after_download = pulumi.ResourceOptions(parent=self, depends_on=download and [download])
-            self.lifecycle_applied = _declare_lifecycle(
-                f"{name}-retention", bucket.bucket, rules, after_download
-            )
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
         first = pulumi.ResourceOptions(parent=self, hooks=_before_create(args))
         info = declare_text_object(
             f"{name}-nix-cache-info",
-            bucket=bucket.bucket,
+            bucket=self.bucket,
             key="nix-cache-info",
             content_type="text/x-nix-cache-info",
             content=content,
             comparable=args.comparable_etags,
             opts=first,
         )
+        self.lifecycle_applied = bucket.id.apply(lambda _: True)
+        if args.retention_days is not None:
+            rules = pulumi.Output.all(args.retention_days, args.grace_days).apply(
+                lambda days: expiration_rules(int(days[0]), int(days[1]), args.versioned)
+            )
+            # After the policy, which the object follows: MinIO keeps a bucket's settings in one
+            # file, and of two written at the same moment it may lose one, having answered that both
+            # are set. After the object, too, since the engine takes long for the many rules: what
+            # comes of users, and the program goes on with, is before them then.
+            last = pulumi.ResourceOptions(parent=self, depends_on=[info])
+            self.lifecycle_applied = _declare_lifecycle(
+                f"{name}-retention", bucket.bucket, rules, last
+            )
         if args.landing_page is not None:
             declare_text_object(
                 f"{name}-index.html",
-                bucket=bucket.bucket,
+                bucket=self.bucket,
                 key="index.html",
                 content_type="text/html; charset=utf-8",
                 content=args.landing_page,

@@ -12,6 +12,7 @@ import secrets
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from subprocess import DEVNULL
 
 import pulumi
 
@@ -24,6 +25,8 @@ PREVIEW_PATIENCE_SECONDS = 4.0
 """How long all builders together may take to answer a preview, which a person waits for."""
 PATIENCE_SECONDS = 60.0
 """How long they may take in a deployment: what a builder does not tell is not pushed."""
+MOST_CHARACTERS = 1 << 20
+"""How much a builder may say, its greeting included."""
 
 # What `push.store.follow_link` does, for POSIX shells: a builder may have no Python yet, and its
 # login shell may be fish or csh.
@@ -136,17 +139,23 @@ async def _follow_over_ssh(builder: BuilderSettings, store_dir: str) -> list[str
     mark = secrets.token_hex(16)
     async with logged_in(builder) as connection:
         # Login shells greet, in any encoding, and agree on little more than these two words.
-        done = await connection.run(
-            "exec sh",
-            input=script(builder.pushed, mark, store_dir),
-            errors="replace",
-            check=False,
-        )
-    targets = answers(str(done.stdout or ""), mark)
+        shell = await connection.create_process("exec sh", errors="replace", stderr=DEVNULL)
+        shell.stdin.write(script(builder.pushed, mark, store_dir))
+        shell.stdin.write_eof()
+        said = ""
+        while more := await shell.stdout.read(MOST_CHARACTERS):
+            said += more
+            if len(said) > MOST_CHARACTERS:
+                raise UnresolvedError(
+                    f"{builder.host} said more than {MOST_CHARACTERS:,} characters, and was asked "
+                    "for a line for each link; see what its shell prints as it starts"
+                )
+        await shell.wait_closed()
+    targets = answers(said, mark)
     if len(targets) != len(builder.pushed):
         raise UnresolvedError(
             f"{builder.host} did not say what its links point to (its shell ended with "
-            f"{done.exit_status}); see that sh and readlink run there"
+            f"{shell.exit_status}); see that sh and readlink run there"
         )
     return [
         _store_path(link, target, store_dir)

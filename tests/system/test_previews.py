@@ -86,6 +86,17 @@ def test_a_builder_that_has_gone_silent_is_one_warning_and_no_change(
     stack.up("--expect-no-changes").succeeded()
 
 
+def test_a_builder_that_never_stops_talking_is_not_listened_to(
+    pushing: Stack, builder: ThrowawayBuilder, store_paths: list[str]
+) -> None:
+    point(builder, store_paths[0])
+    # It talks once, and then is itself again.
+    builder.run("cat > /root/.bashrc", input="rm /root/.bashrc\nyes\n")
+    text = report(pushing)
+    assert "127.0.0.1 said more than 1,048,576 characters" in text
+    assert store_paths[0] not in text
+
+
 def test_another_host_key_is_a_warning_and_nothing_is_asked(
     pushing: Stack,
     builder: ThrowawayBuilder,
