@@ -128,6 +128,7 @@ class BinaryCache(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = bucket.bucket
+        download = None
         if args.bucket_policy:
             download = minio.S3BucketPolicy(
                 f"{name}-download",
@@ -156,11 +157,12 @@ class BinaryCache(pulumi.ComponentResource):
             rules = pulumi.Output.all(args.retention_days, args.grace_days).apply(
                 lambda days: expiration_rules(int(days[0]), int(days[1]), args.versioned)
             )
-            # After the policy, which the object follows: MinIO keeps a bucket's settings in one
-            # file, and of two written at the same moment it may lose one, having answered that both
-            # are set. After the object, too, since the engine takes long for the many rules: what
-            # comes of users, and the program goes on with, is before them then.
-            last = pulumi.ResourceOptions(parent=self, depends_on=[info])
+            # After the policy: MinIO keeps a bucket's settings in one file, and of two written at
+            # the same moment it may lose one, having answered that both are set. After the object,
+            # too, since the engine takes long for the many rules: what comes of users, and the
+            # program goes on with, is before them then.
+            before = [info] if download is None else [download, info]
+            last = pulumi.ResourceOptions(parent=self, depends_on=before)
             self.lifecycle_applied = _declare_lifecycle(
                 f"{name}-retention", bucket.bucket, rules, last
             )
