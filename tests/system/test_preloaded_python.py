@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import StackFactory
 from tests.system.preloaded_python.client import LENGTH_BYTES, request
 from tests.system.preloaded_python.environment import (
     MODULES,
@@ -192,3 +193,17 @@ with preloaded_python(Path({str(tmp_path)!r})) as virtualenv:
         assert started(fork)
         os.kill(process.pid if killed == "tests" else server, signal.SIGKILL)
     assert wait_until(lambda: started(server) is None and started(fork) is None, 20)
+
+
+def test_the_engines_program_is_such_a_fork(
+    engine: Mapping[str, str], new_stack: StackFactory
+) -> None:
+    if VIRTUALENV not in engine:
+        pytest.skip("official plugins run programs by a real Python")
+    stack = new_stack("plain")
+    runtime = "name: python\n  options:\n    virtualenv: .venv\n"
+    project = f"name: nixcache\nruntime:\n  {runtime}"
+    for name, text in (("Pulumi.yaml", project), ("__main__.py", _LOADED)):
+        (stack.project / name).unlink()
+        (stack.project / name).write_text(text)
+    assert "True" in stack.preview().succeeded().output
