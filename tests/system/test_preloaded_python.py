@@ -105,10 +105,9 @@ def test_what_has_no_order_has_another_one_in_some(python: Path, tmp_path: Path)
         ("env", "TZ=Asia/Tokyo"),
         ("env", "LC_ALL=C"),
         ("prlimit", "--nofile=500"),
-        ("nohup",),
         ("sh", "-c", 'exec "$@" <&-', "sh"),
     ],
-    ids=["time zone", "locale", "limit", "ignored signal", "closed file"],
+    ids=["time zone", "locale", "limit", "closed file"],
 )
 def test_where_a_fork_would_have_something_else_a_real_one_starts(
     python: Path, around: tuple[str, ...]
@@ -117,6 +116,17 @@ def test_where_a_fork_would_have_something_else_a_real_one_starts(
         [*around, python, "-c", _LOADED], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("ignoring", ["HUP", "INT QUIT", "TERM"])
+def test_what_is_ignored_stays_ignored(python: Path, ignoring: str) -> None:
+    code = "import signal; print([signal.getsignal(n) for n in (1, 2, 3, 13, 15, 17)])"
+    script = f'trap \'\' {ignoring}; exec "$1" -c "$2"'
+    quick, real = (
+        subprocess.run(["sh", "-c", script, "sh", one, code], capture_output=True, check=True)
+        for one in (python, sys.executable)
+    )
+    assert quick.stdout == real.stdout
 
 
 @pytest.mark.parametrize(

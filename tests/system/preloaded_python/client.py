@@ -19,9 +19,7 @@ LENGTH_BYTES = 8
 TAKEN, DECLINED = b"+", b"-"
 """What the server answers to a request."""
 
-_OF_A_PROCESS = (
-    "Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "SigIgn:",
-)  # fmt: skip
+_OF_A_PROCESS = ("Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:")
 _LINKS = ("root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/user", "ns/uts")
 _READ_AT_ITS_START = (
     "GRPC_", "LANG", "LC_", "LD_", "MALLOC_", "PROTOCOL_BUFFERS_", "PULUMI_ENABLE_", "PYTHON",
@@ -51,6 +49,13 @@ def surroundings() -> str:
     return "\n".join(lines)
 
 
+def ignored() -> list[int]:
+    """Return which of `FORWARDED` this process ignores, from the one that started it."""
+    with open("/proc/self/status") as status:
+        (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("SigIgn:"))
+    return [int(number) for number in FORWARDED if mask >> (number - 1) & 1]
+
+
 def understood(arguments: list[str]) -> bool:
     """Return whether the server knows how to do what these arguments say."""
     rest = arguments[1:] if arguments[:1] == ["-u"] else arguments
@@ -67,6 +72,7 @@ def request(arguments: list[str]) -> bytes:
             "environment": dict(os.environ),
             "directory": os.getcwd(),
             "umask": mask,
+            "ignored": ignored(),
             "surroundings": surroundings(),
         }
     )

@@ -25,6 +25,7 @@ from typing import Any
 
 from tests.system.preloaded_python.client import (
     DECLINED,
+    FORWARDED,
     LENGTH_BYTES,
     TAKEN,
     surroundings,
@@ -125,8 +126,7 @@ class Forks:
             os._exit(1)
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, *_IGNORED):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
         for connection in (self._listening, self._ended, self._wake, *self._running.values()):
             connection.close()
@@ -199,7 +199,9 @@ def become(request: Request, path: list[str]) -> None:
     Raises:
         SystemExit: what it did ended so, or something else that it did not catch.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in FORWARDED:
+        as_usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request["ignored"] else as_usual)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
