@@ -105,6 +105,9 @@ class Forks:
                     os.dup2(file, number)
                 return request
         except (OSError, ValueError, EOFError):
+            if os.getpid() != self._pid:
+                # A fork that cannot have what it was to have must not go on as another server.
+                os._exit(1)
             # No more files or processes, say: a real Python may do without.
             self._answer(connection, DECLINED)
             connection.close()
@@ -237,7 +240,7 @@ def become(request: Request, path: list[str]) -> None:
 
 
 def _writer(number: int, unbuffered: bool) -> io.TextIOWrapper:
-    binary = open(number, "wb", buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+    binary = open(number, "wb", buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115 -- as above
     standard = {1: sys.__stdout__, 2: sys.__stderr__}[number]
     assert standard is not None
     return io.TextIOWrapper(
