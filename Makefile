@@ -9,7 +9,9 @@ PYTHON := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	&& echo "$$name" && break; done)
 VENV := .venv/bin
 TOOLBOX := $(VENV)/python -m toolbox
-PYTEST := $(VENV)/pytest
+# Where Python may keep nothing, each of some thousand commands would compile this project again.
+KEEPING_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
+PYTEST := $(KEEPING_BYTECODE) $(VENV)/pytest
 SHELL_FILES := .ci/run
 
 .PHONY: help
@@ -93,23 +95,23 @@ stack: .venv/ready ## a stack of its own names: make stack NAME=staging [SERVER=
 
 .PHONY: bench-preview
 bench-preview: .venv/ready ## time previews of 1, 10 and 50 builders: build/bench-preview.json
-	@$(VENV)/python -m benchmarks.bench_preview
+	@$(KEEPING_BYTECODE) $(VENV)/python -m benchmarks.bench_preview
 
 .PHONY: bench-push
 bench-push: prepare ## time pushes against nix copy and the recipe: build/bench-push.json
-	@$(VENV)/python -m benchmarks.bench_push
+	@$(KEEPING_BYTECODE) $(VENV)/python -m benchmarks.bench_push
 
 .PHONY: bench-load
 bench-load: prepare ## 50 clients pull while 5 builders push, for 10 minutes: build/promises.json
-	@$(VENV)/python -m benchmarks.bench_load
+	@$(KEEPING_BYTECODE) $(VENV)/python -m benchmarks.bench_load
 
 .PHONY: bench-audit
 bench-audit: .venv/ready ## time the audit of 10,000 narinfos: build/bench-audit.json
-	@$(VENV)/python -m benchmarks.bench_audit
+	@$(KEEPING_BYTECODE) $(VENV)/python -m benchmarks.bench_audit
 
 .PHONY: bench-status
 bench-status: .venv/ready ## time the status of 10,000 entries: build/bench-status.json
-	@$(VENV)/python -m benchmarks.bench_status
+	@$(KEEPING_BYTECODE) $(VENV)/python -m benchmarks.bench_status
 
 .PHONY: tools
 tools: .venv/ready ## get the tools and say where each came from

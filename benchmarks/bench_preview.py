@@ -28,6 +28,7 @@ from toolbox.throwaway_builder import ThrowawayBuilder
 
 COUNTS = (1, 10, 50)
 ROUNDS = 15
+PASSPHRASE = "a passphrase for measurements"
 LIMIT = 1.3
 """Of the ratio, for ten builders."""
 BARE_PROGRAM = "import pulumi\n"
@@ -45,7 +46,7 @@ RESULT = tools.CHECKOUT / "build" / "bench-preview.json"
 
 def empty_stack(engine: Mapping[str, str], directory: Path, program: str) -> Stack:
     """Return a deployed stack of another program."""
-    stack = Stack(engine, directory, "empty")
+    stack = Stack(engine, directory, "empty", PASSPHRASE)
     for name, text in {
         "Pulumi.yaml": "name: empty\nruntime:\n  name: python\n  options:\n    virtualenv: .venv\n",
         "__main__.py": program,
@@ -66,7 +67,7 @@ def deployed_stack(
 ) -> Stack:
     """Return a stack whose builders, all on one machine, have pushed what they are to push."""
     closure = machine.make_closure(1, 1_000, 1, "closure")
-    stack = Stack(engine, directory, f"with-{builders}")
+    stack = Stack(engine, directory, f"with-{builders}", PASSPHRASE)
     stack.set(server_settings(server), bucket=stack.name, upstreamKeys=[])
     stack.set(
         sshPrivateKey=machine.private_key,

@@ -16,8 +16,9 @@ import yaml
 
 from tests.system.preloaded_python.environment import VIRTUALENV
 from tests.system.terminal import Session, at_terminal
+from tests.system.transit_vault import PROVIDER, address
 
-_SALT = "encryptionsalt"
+_KEY = "encryptedkey"
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push")
 SECRET_SETTINGS = frozenset(
@@ -53,14 +54,27 @@ class Outcome:
 class Stack:
     """The program as a user runs it, with a file backend and settings of its own."""
 
-    _salt: ClassVar[str | None] = None
-    """The first stack's. The engine takes a sixth of a second to make a key of passphrase and salt,
-    and with the same salt what it has encrypted once needs no other run of it."""
+    _key: ClassVar[str | None] = None
+    """The first stack's, as the vault has encrypted it. With the same key what the engine has
+    encrypted once needs no other run of it."""
     _encrypted: ClassVar[dict[str, object]] = {}
-    """What the engine made of a secret with this salt."""
+    """What the engine made of a secret with this key."""
 
-    def __init__(self, engine: Mapping[str, str], directory: Path, name: str = "test") -> None:
-        """Create the stack; `engine` is the environment that finds the engine and its plugins."""
+    def __init__(
+        self,
+        engine: Mapping[str, str],
+        directory: Path,
+        name: str = "test",
+        passphrase: str | None = None,
+    ) -> None:
+        """Create the stack.
+
+        Args:
+            engine: the environment that finds the engine and its plugins.
+            directory: where the stack's project and its state are put.
+            name: the stack's.
+            passphrase: what its secrets are encrypted with; None for a vault's key.
+        """
         self.name = name
         self.project = directory / "project"
         self.project.mkdir(parents=True)
@@ -72,15 +86,23 @@ class Stack:
             **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},
             **engine,
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
-            "PULUMI_CONFIG_PASSPHRASE": "a passphrase for tests",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            # A sixth of the processor time of a short command is its collecting of garbage.
+            "GOGC": "off",
+            "GOMEMLIMIT": "500MiB",
         }
         self.environment.pop("SSH_AUTH_SOCK", None)
-        if Stack._salt is not None:
-            self.settings_file.write_text(yaml.safe_dump({_SALT: Stack._salt}))
-        self.run("stack", "init", name).succeeded()
-        if Stack._salt is None:
-            Stack._salt = yaml.safe_load(self.settings_file.read_text())[_SALT]
+        if passphrase is not None:
+            self.environment["PULUMI_CONFIG_PASSPHRASE"] = passphrase
+            self.run("stack", "init", name).succeeded()
+            return
+        self.environment["VAULT_ADDR"] = address()
+        if Stack._key is not None:
+            settings = {"secretsprovider": PROVIDER, _KEY: Stack._key}
+            self.settings_file.write_text(yaml.safe_dump(settings))
+        self.run("stack", "init", "--secrets-provider", PROVIDER, name).succeeded()
+        if Stack._key is None:
+            Stack._key = yaml.safe_load(self.settings_file.read_text())[_KEY]
 
     @property
     def settings_file(self) -> Path:
@@ -101,7 +123,7 @@ class Stack:
             for setting in SECRET_SETTINGS & changes.keys()
             if changes[setting] is not None
         }
-        known = self._encrypted if stack.get(_SALT) == Stack._salt else {}
+        known = self._encrypted if _KEY in stack and stack[_KEY] == Stack._key else {}
         for setting, text in secrets.items():
             if text in known:
                 config[f"nixcache:{setting}"] = known[text]

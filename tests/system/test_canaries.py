@@ -22,7 +22,7 @@ import yaml
 
 from tests.promises import record
 from tests.system.cache_bucket import CacheBucket, leftovers
-from tests.system.conftest import StackFactory, builder_settings, server_settings
+from tests.system.conftest import builder_settings, server_settings
 from tests.system.fault_proxy import PASS, Request, fault_proxy
 from tests.system.stack import CHECKOUT, Stack
 from tests.system.test_ci_job import FORGES, FORGES_FILES, Runner
@@ -324,10 +324,11 @@ def test_a_secret_that_is_shown_is_seen(builder: ThrowawayBuilder) -> None:
 
 
 def test_no_secret_is_seen_where_it_does_not_have_to_go(
-    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder, tmp_path: Path
+    engine: Mapping[str, str], minio: MinioServer, builder: ThrowawayBuilder, tmp_path: Path
 ) -> None:
     closure = builder.make_closure(60, 30_000_000, seed=2101, name="canaries")
-    stack = new_stack(**server_settings(minio), bucket="canaries")
+    stack = Stack(engine, tmp_path / "stack", passphrase="a passphrase for tests")
+    stack.set(server_settings(minio), bucket="canaries")
     machine = builder_settings(builder, closure)
     stack.set(sshPrivateKey=builder.private_key, builders=[{**machine, "closures": []}])
     stack.up().succeeded()

@@ -144,12 +144,14 @@ try:
 except KeyboardInterrupt:
     sys.exit(5)
 """
-    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE) as process:
+    # What a shell starts in the background ignores interruptions, and so would these tests.
+    heeding = ["env", "--default-signal=INT", str(python), "-c", code]
+    with subprocess.Popen(heeding, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         fork = int(process.stdout.readline())
         assert fork != process.pid
         process.send_signal(number)
-        assert process.wait() == ended
+        assert process.wait(60) == ended
         assert wait_until(lambda: started(fork) is None, 20)
 
 
