@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -166,7 +165,7 @@ class Stack:
     def operate(self, module: str, *arguments: str, text: str = "", **environment: str) -> Outcome:
         """Run a module of `operations` in the project, with the changes to the environment."""
         done = subprocess.run(
-            [sys.executable, "-m", f"operations.{module}", *arguments],
+            [str(self.project / ".venv/bin/python"), "-m", f"operations.{module}", *arguments],
             cwd=self.project,
             env={**self.environment, "PYTHONPATH": str(CHECKOUT), **environment},
             input=text,
