@@ -22,7 +22,7 @@ from pathlib import Path
 
 from toolbox import cache, progress
 from toolbox.errors import ToolboxError
-from toolbox.go_toolchain import BUILD, go
+from toolbox.go_toolchain import BUILD, collecting, go
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -392,6 +392,7 @@ def _built(source: Source, what: str) -> Tool:
             cwd=BUILD / source.directory,
             env={
                 **os.environ,
+                **collecting(),
                 "CGO_ENABLED": "0",
                 "GOFLAGS": "-mod=readonly",
                 "GOTOOLCHAIN": "local",

