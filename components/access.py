@@ -15,6 +15,7 @@ import pulumi
 import pulumi_minio as minio
 
 from components.retention import OWN_FOLDER, OWN_KEYS
+from formats.foreign_json import parse_foreign_json
 from formats.push_status import STATUS_FOLDER
 
 _USERNAME = "aws:username"
@@ -108,7 +109,7 @@ def unwrapped(text: str) -> str:
     versions of the admin API do (`PolicyInfo` of madmin; RustFS 1.0.1 writes `policy`).
     """
     try:
-        answer = json.loads(text)
+        answer = parse_foreign_json(text)
         policy = answer.get("Policy", answer.get("policy"))
     except (ValueError, AttributeError):
         return text
@@ -118,7 +119,7 @@ def unwrapped(text: str) -> str:
 def same_policy(one: str, other: str) -> bool:
     """Return whether two policies say the same, in whatever order."""
     try:
-        return _sorted(json.loads(one)) == _sorted(json.loads(other))
+        return _sorted(parse_foreign_json(one)) == _sorted(parse_foreign_json(other))
     except ValueError:
         return False
 
@@ -144,7 +145,7 @@ def users_of(policy: str, bucket: str) -> frozenset[str] | None:
     if not concerns_only(policy, bucket):
         return None
     try:
-        for statement in json.loads(policy)["Statement"]:
+        for statement in parse_foreign_json(policy)["Statement"]:
             if statement["Effect"] == "Allow":
                 named = statement["Condition"]["StringEquals"][_USERNAME]
                 users.update([named] if isinstance(named, str) else named)
@@ -162,7 +163,7 @@ def concerns_only(policy: str, bucket: str) -> bool:
     """
     arn = f"arn:aws:s3:::{bucket}"
     try:
-        for statement in json.loads(policy)["Statement"]:
+        for statement in parse_foreign_json(policy)["Statement"]:
             if _sorted(statement) == _sorted(_NO_ADMINISTRATION):
                 continue
             resources = statement["Resource"]

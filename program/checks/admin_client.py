@@ -9,7 +9,6 @@ Source: MinIO, `cmd/admin-router.go` and `cmd/admin-handlers-users.go`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib3.exceptions import HTTPError
 
 from components.access import unwrapped
+from formats.foreign_json import parse_foreign_json
 from program.checks.s3_client import Server, unreachable
 from program.checks.server_error import ServerError
 
@@ -59,7 +59,7 @@ class Admin:
         """
         try:
             text = self._get("info-canned-policy", ("name", _EVERY_SERVERS), *_SEE_POLICIES)
-            answer = json.loads(unwrapped(text))
+            answer = parse_foreign_json(unwrapped(text))
         except _AbsentForRustFSError:
             raise _no_admin_api("a refusal of another kind") from None
         except _AbsentError:
@@ -79,7 +79,7 @@ class Admin:
         """
         try:
             text = self._get("user-info", ("accessKey", name), "see users", "admin:GetUser")
-            answer = json.loads(text)
+            answer = parse_foreign_json(text)
         except _AbsentError:
             return None
         except ValueError:
@@ -108,13 +108,16 @@ class Admin:
             ServerError: no answer, or the server refuses the deploying user.
         """
         with self.asked("see who has a policy", "admin:ListUserPolicies"):
-            answer = json.loads(self.client.get_policy_entities([], [], [policy]))
-        return frozenset(
-            str(name)
-            for mapping in answer.get("policyMappings") or ()
-            for kind in ("users", "groups")
-            for name in mapping.get(kind) or ()
-        )
+            answer = parse_foreign_json(self.client.get_policy_entities([], [], [policy]))
+        try:
+            return frozenset(
+                str(name)
+                for mapping in answer.get("policyMappings") or ()
+                for kind in ("users", "groups")
+                for name in mapping.get(kind) or ()
+            )
+        except (AttributeError, TypeError):
+            raise _no_admin_api("another answer") from None
 
     @property
     def client(self) -> MinioAdmin:
@@ -204,6 +207,6 @@ def _no_admin_api(answer: str) -> ServerError:
 def _code(text: str) -> str:
     """Return the server's word for why, or nothing where it has none."""
     try:
-        return str(json.loads(text)["Code"])
+        return str(parse_foreign_json(text)["Code"])
     except (ValueError, LookupError, TypeError):
         return ""

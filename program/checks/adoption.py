@@ -7,12 +7,12 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from formats.error import FormatError
+from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName
 from formats.narinfo import LARGEST_NARINFO, NarInfo
 from formats.signing import SecretKey, verifies
@@ -67,7 +67,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
 def _rights_beyond_reading(policy: str | None) -> list[str]:
     """Return what a bucket's policy grants besides what a cache's does, or the canned ones do."""
     try:
-        statements = json.loads(policy or "{}").get("Statement", ())
+        statements = parse_foreign_json(policy or "{}").get("Statement", ())
         granted = {
             action
             for statement in statements

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from minio import MinioAdmin
 from urllib3 import HTTPResponse, PoolManager
 from urllib3.exceptions import ProtocolError
 
-from components.access import read_policy
+from components.access import read_policy, same_policy, users_of
 from program.checks.admin_client import Admin
 from program.checks.s3_client import Answer, Server, unreachable
 from program.checks.server_error import ServerError
@@ -19,6 +20,8 @@ SERVER = Server("s3", True, "us-east-1", "pulumi", "password", None)
 POLICY = read_policy("nix-cache", "reader")
 WRAPPED = json.dumps({"PolicyName": "p", "Policy": json.loads(POLICY), "CreateDate": "2026"})
 RUSTFS = json.dumps({"policy_name": "p", "policy": json.loads(POLICY)})
+NESTED = ('{"Statement":' * 900 + "{}" + "}" * 900, "[" * 100_000 + "]" * 100_000)
+"""As deep as Python's parser goes and what walks through it does not, and deeper."""
 XML = "<Error><Code>NoSuchKey</Code></Error>"
 
 
@@ -60,6 +63,8 @@ def test_an_answer_of_minios_kind_is_its_admin_api(answer: Any, what: str | Answ
         "<!doctype html>",
         "[]",
         '{"Statements": "none"}',
+        *NESTED,
+        *(refused(400, text) for text in NESTED),
         Answer(200, {}, b'{"Statement": "\xff"}'),
         refused(404, XML),
         refused(404, XML.replace("NoSuchKey", "NoSuchResource")),
@@ -131,8 +136,36 @@ def test_a_policy_comes_out_of_what_a_server_wraps_it_in(answer: Any) -> None:
         assert json.loads(str(Admin(SERVER).policy("p"))) == json.loads(POLICY)
 
 
-@pytest.mark.parametrize("body", ["[]", "none", '"enabled"'])
+@pytest.mark.parametrize("body", ["[]", "none", '"enabled"', *NESTED])
 def test_a_user_that_is_told_in_another_way_is_no_user_of_minios(answer: Any, body: str) -> None:
     answer(body)
     with pytest.raises(ServerError, match=r"another answer came"):
         Admin(SERVER).user_status("somebody")
+
+
+@pytest.mark.parametrize("text", NESTED)
+def test_a_policy_that_is_nested_without_end_is_none_of_ours(answer: Any, text: str) -> None:
+    answer(text)
+    told = Admin(SERVER).policy("p")
+    assert told is not None
+    assert not same_policy(told, POLICY)
+    assert users_of(told, "nix-cache") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"policyMappings": 1}',
+        '{"policyMappings": ["users"]}',
+        '{"policyMappings": [{"users": 1}]}',
+        *NESTED[1:],
+    ],
+)
+def test_holders_that_are_told_in_another_way_are_none_of_minios(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(MinioAdmin, "get_policy_entities", lambda *_: text)
+    with pytest.raises(ServerError, match=r"another answer came"):
+        Admin(SERVER).holders("p")
