@@ -144,7 +144,7 @@ vulnerabilities: .venv/ready ## ask what is known against what it is made of: ne
 
 .PHONY: test
 test: prepare ## all tests: the real engine, server, Nix and SSH
-	$(PYTEST) --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 30
+	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 30
 
 .PHONY: test-servers
 test-servers: prepare ## the program on every S3 server that can be had: build/servers.json

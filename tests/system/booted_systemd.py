@@ -46,6 +46,11 @@ class Systemd:
         self._builder = builder
         self._enter = f"nsenter --target {pid} --mount --pid --root --wd"
 
+    def answers(self) -> bool:
+        """Return whether it can be asked yet: it is a process before it listens."""
+        asked = self._builder.run(f"{self._enter} systemctl show --property=Version", check=False)
+        return asked.returncode == 0
+
     def control(self, *arguments: str) -> str:
         """Run systemctl, and return what it says."""
         return self._builder.run(f"{self._enter} systemctl {shlex.join(arguments)}").stdout.strip()
@@ -115,6 +120,7 @@ def booted(builder: ThrowawayBuilder, units: Mapping[str, str]) -> Iterator[Syst
                 pytest.skip(f"this machine lets nobody have cgroups: {log[-200:]}")
             pytest.fail(f"systemd did not start: {log}")
         systemd = Systemd(builder, found[0])
+        assert wait_until(systemd.answers, 30)
         assert systemd.reaches("tested.target", "active")
         yield systemd
     finally:
