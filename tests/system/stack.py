@@ -18,6 +18,8 @@ from tests.system.terminal import Session, at_terminal
 from tests.system.transit_vault import PROVIDER, address
 
 _KEY = "encryptedkey"
+_ENGINES = ("PULUMI_", "VAULT_")
+"""What the engine of whoever runs the tests is told, and theirs is not."""
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "formats", "program", "push")
 SECRET_SETTINGS = frozenset(
@@ -82,13 +84,10 @@ class Stack:
         (self.project / ".venv").symlink_to(engine.get(VIRTUALENV, CHECKOUT / ".venv"))
         (directory / "state").mkdir()
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_ENGINES)},
             **engine,
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            # A sixth of the processor time of a short command is its collecting of garbage.
-            "GOGC": "off",
-            "GOMEMLIMIT": "500MiB",
         }
         self.environment.pop("SSH_AUTH_SOCK", None)
         if passphrase is not None:
@@ -96,6 +95,8 @@ class Stack:
             self.run("stack", "init", name).succeeded()
             return
         self.environment["VAULT_ADDR"] = address()
+        # A sixth of the processor time of a short command is its collecting of garbage.
+        self.environment |= {"GOGC": "off", "GOMEMLIMIT": "500MiB"}
         if Stack._key is not None:
             settings = {"secretsprovider": PROVIDER, _KEY: Stack._key}
             self.settings_file.write_text(yaml.safe_dump(settings))
