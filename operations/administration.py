@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from formats.foreign_json import parse_foreign_json
 from program.checks.admin_client import Admin
 
 
@@ -16,7 +15,7 @@ class Administration(Admin):
     def put_policy(self, name: str, text: str) -> None:
         """Make the policy, or give it that text."""
         with self.asked("change policies", "admin:CreatePolicy"):
-            self.client.policy_add(name, policy=json.loads(text))
+            self.client.policy_add(name, policy=parse_foreign_json(text))
 
     def put_user(self, user: str, secret: str) -> None:
         """Make the user, or give it that secret; either enables it."""

@@ -20,6 +20,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from components.retention import expirations, shortenings
+from formats.foreign_json import parse_foreign_json
 from operations.command_line import DONE, FOUND, Parser, run
 from operations.pulumi_cli import OperationError, read_report
 
@@ -313,7 +314,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, tuple[str, ...]]]
         return
     if isinstance(value, str) and value.startswith("{"):
         with suppress(ValueError):
-            value = json.loads(value)
+            value = parse_foreign_json(value)
     if isinstance(value, Mapping):
         for key, element in value.items():
             if not str(key).startswith("__"):
@@ -359,7 +360,7 @@ def _report(stack: str | None) -> int:
 
 def _given() -> Any:
     try:
-        return json.load(sys.stdin)
+        return parse_foreign_json(sys.stdin.read())
     except ValueError:
         raise NoPreviewError(_NO_PREVIEW) from None
 

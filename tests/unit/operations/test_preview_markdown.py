@@ -70,6 +70,13 @@ def test_a_policy_is_compared_as_the_document_it_is() -> None:
     assert "| `policy.Statement[].Action` | `s3:PutObject` | `s3:ListBucket` |" in text
 
 
+@pytest.mark.parametrize("levels", [900, 100_000])
+def test_a_policy_that_is_nested_without_end_is_a_text(levels: int) -> None:
+    nested = '{"a":' * levels + "1" + "}" * levels
+    text = report(step("update", OBJECT, {"policy": nested}, {"policy": "{}"}))
+    assert "| `policy` |" in text
+
+
 def test_a_deleted_or_replaced_bucket_is_marked_as_lost_data() -> None:
     for operation in ("delete", "replace"):
         text = report(step(operation, BUCKET, {"bucket": "nix-cache"}))
@@ -205,6 +212,7 @@ def test_what_is_no_preview_is_refused() -> None:
         ('{"steps": [], "diagnostics": [{"severity": "error", "message": "no"}]}', 1, "`no`"),
         ("error: no stack", 2, ""),
         ("[]", 2, ""),
+        ("[" * 100_000 + "]" * 100_000, 2, ""),
     ],
 )
 def test_the_exit_code_tells_a_failed_preview(
