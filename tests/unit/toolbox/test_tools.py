@@ -10,7 +10,7 @@ import pytest
 
 from toolbox import go_toolchain, tools
 from toolbox.errors import ToolboxError
-from toolbox.go_toolchain import REQUIREMENTS, collecting, needed, parse_version
+from toolbox.go_toolchain import REQUIREMENTS, garbage_collection, needed, parse_version
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_compilers_leave_garbage_where_each_has_enough_memory(
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(go_toolchain, "_MEMORY_LIMIT", tmp_path / "memory.max")
     expected = {} if each is None else {"GOGC": "off", "GOMEMLIMIT": str(each)}
-    assert collecting() == expected
+    assert garbage_collection() == expected
 
 
 def test_the_versions_are_those_of_the_pinned_modules() -> None:
