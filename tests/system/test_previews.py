@@ -91,7 +91,7 @@ def test_a_builder_that_never_stops_talking_is_not_listened_to(
 ) -> None:
     point(builder, store_paths[0])
     # It talks once, and then is itself again.
-    builder.run("cat > /root/.bashrc", input="rm /root/.bashrc\nyes\n")
+    builder.run("cat > ~/.bashrc", input="rm ~/.bashrc\nyes\n")
     text = report(pushing)
     assert "127.0.0.1 said more than 1,048,576 characters" in text
     assert store_paths[0] not in text

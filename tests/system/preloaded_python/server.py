@@ -240,7 +240,7 @@ def become(request: Request, path: list[str]) -> None:
 
 
 def _writer(number: int, unbuffered: bool) -> io.TextIOWrapper:
-    binary = open(number, "wb", buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115 -- as above
+    binary = open(number, "wb", buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115 -- until the process ends
     standard = {1: sys.__stdout__, 2: sys.__stderr__}[number]
     assert standard is not None
     return io.TextIOWrapper(
