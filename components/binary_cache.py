@@ -216,8 +216,7 @@ def _declare_lifecycle(
         opts=opts,
     )
 
-    def told(known: Sequence[Any]) -> bool:
-        _, recorded, wanted = known
+    def told(recorded: Sequence[Any], wanted: Sequence[ExpirationRule]) -> bool:
         return written.is_set() or {
             (
                 rule["filter"],
@@ -228,7 +227,12 @@ def _declare_lifecycle(
         } == {(rule.prefix, f"{rule.days}d", rule.noncurrent_days) for rule in wanted}
 
     # Where a refresh finds it gone, its rules are the declared ones all the same, but it has no id.
-    return pulumi.Output.all(lifecycle.id, lifecycle.rules, declared).apply(told)
+    # Not by `Output.all`, which makes an output of every value in every rule: some four thousand.
+    return lifecycle.id.apply(
+        lambda _: declared.apply(
+            lambda wanted: lifecycle.rules.apply(lambda recorded: told(recorded, wanted))
+        )
+    )
 
 
 def _before_create(args: BinaryCacheArgs) -> pulumi.ResourceHookBinding | None:
