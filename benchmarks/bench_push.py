@@ -167,7 +167,7 @@ class Bench:
         }
         settings = self._bucket.settings(renew="yes", upstream_key=upstream_key, **changes)
         self._place("settings", bootstrap() + settings)
-        return self._run(f"{push_command([top])} </run/settings")
+        return self._run(f"{push_command([top], archive())} </run/settings")
 
     def forget(self) -> None:
         """Remove what the builder remembers of the bucket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pulumi
 import pulumi_command as command
@@ -46,6 +47,8 @@ class ClosurePushArgs:
     """PEM text of the private CA that signed the server's certificate."""
     comparable_etags: bool = True
     """Find, by its ETag, what others write over the program; not where the server encrypts."""
+    uploaded: bytes = b""
+    """The push's program as the last deployment uploaded it; nothing where none did."""
     before_pushing: pulumi.ResourceHook | None = None
     """Asked before anything is pushed, the program included; it refuses by raising."""
 
@@ -77,14 +80,14 @@ class ClosurePush(pulumi.ComponentResource):
             bucket=args.bucket,
             key=PROGRAM_KEY,
             content_type="application/zip",
-            content=archive(),
+            content=archive(args.uploaded),
             comparable=args.comparable_etags,
             opts=pulumi.ResourceOptions(parent=self, hooks=hooks),
         )
         child = pulumi.ResourceOptions(parent=self, depends_on=[program], hooks=hooks)
         shared = _shared_settings(args)
         self.summaries = {
-            builder: _declare_push(builder, push, shared, child)
+            builder: _declare_push(builder, push, archive(args.uploaded), shared, child)
             for builder, push in args.builders.items()
         }
         self.register_outputs({})
@@ -104,10 +107,14 @@ def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
 
 
 def _declare_push(
-    builder: str, push: BuilderPush, shared: pulumi.Output[str], opts: pulumi.ResourceOptions
+    builder: str,
+    push: BuilderPush,
+    program: bytes,
+    shared: pulumi.Output[str],
+    opts: pulumi.ResourceOptions,
 ) -> pulumi.Output[str]:
     """Declare the command that pushes from one builder, and return what it prints."""
-    create = pulumi.Output.from_input(push.closures).apply(push_command)
+    create = pulumi.Output.from_input(push.closures).apply(partial(push_command, program=program))
     credential = pulumi.Output.all(
         **{
             "access-key-id": push.credential.access_key_id,

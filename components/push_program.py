@@ -7,7 +7,8 @@ import io
 import re
 import shlex
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,8 @@ _FIND_PYTHON = (
     "$HOME/.nix-profile/bin:$HOME/.local/state/nix/profile/bin; "
     "kept=${XDG_CACHE_HOME:-$HOME/.cache}/nix-binary-cache; "
     "try() { "
-    '"$1" -IS -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
+    '"$1" -IS -c "import sys, zlib; sys.exit(sys.version_info < (3, 10))" '
+    "</dev/null >/dev/null 2>&1; "
     "}; "
     "for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 "
     '"$kept/python/bin/python3"; do '
@@ -84,23 +86,48 @@ def _without_what_is_told(found: re.Match[str]) -> str:
 
 
 @cache
-def archive() -> bytes:
-    """Return the push as a zipapp, the same bytes on every machine and Python.
+def archive(uploaded: bytes = b"") -> bytes:
+    """Return the push as a zipapp.
+
+    It is compressed, since the engine handles each byte of it a dozen times in a preview. Another
+    zlib makes other bytes of the same push, whose sum stands in every command, and machines that
+    deploy by turns would let all builders push by turns.
+
+    Args:
+        uploaded: what lies at `PROGRAM_KEY` since the last deployment, which stays if it is this
+            push.
 
     Source: PKWARE, "APPNOTE.TXT"; Python's `zipapp`.
     """
     files = {f"push/{path.name}": path for path in _PUSH.glob("*.py")}
     files |= {f"formats/{path.name}": path for path in _FORMATS.glob("*.py")}
     files["__main__.py"] = _PUSH / "__main__.py"
+    texts = {
+        name: bare(files[name].read_text(encoding="utf-8")).encode()
+        for name in sorted(files.keys() - _LEFT_OUT)
+    }
+    return uploaded if _contents(uploaded) == texts else _zipped(texts)
+
+
+def _zipped(texts: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as written:
-        for name in sorted(files.keys() - _LEFT_OUT):
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as written:
+        for name, text in texts.items():
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             # As Unix has it, whatever makes it.
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
-            written.writestr(entry, bare(files[name].read_text(encoding="utf-8")))
+            written.writestr(entry, text, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def _contents(zipped: bytes) -> dict[str, bytes]:
+    """Return the files of an archive, none where it is broken."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(zipped)) as file:
+            return {name: file.read(name) for name in file.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return {}
 
 
 @cache
@@ -114,12 +141,16 @@ def bootstrap() -> str:
     return f"{len(text)} {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
-def push_command(store_paths: Sequence[str]) -> str:
+def push_command(store_paths: Sequence[str], program: bytes) -> str:
     """Return the command line that a builder's login shell is given, whichever shell that is.
 
     It names what is pushed, and the SHA-256 of what pushes it, so that a preview shows both, and
     nothing that is secret. `bootstrap` and settings come on standard input.
+
+    Args:
+        store_paths: what is pushed.
+        program: what pushes it: the `archive` in the bucket.
     """
-    sha256 = hashlib.sha256(archive()).hexdigest()
+    sha256 = hashlib.sha256(program).hexdigest()
     words = ["sh", "-c", _FIND_PYTHON, _LOAD, sha256, "--config", "-", *store_paths]
     return f"exec {shlex.join(words)}"

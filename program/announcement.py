@@ -15,7 +15,7 @@ from typing import Any
 import pulumi
 
 from components.binary_cache import nix_cache_info
-from components.push_program import push_command
+from components.push_program import PROGRAM_KEY, archive, push_command
 from components.retention import expiration_rules, expirations, shortenings
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
@@ -160,7 +160,8 @@ def _pushes(settings: Settings, recorded: Recorded) -> Iterator[str]:
     ]
     commands = [str(found["create"]) for type_ in COMMANDS for found in recorded.outputs(type_)]
     pushes = [command for command in commands if _PUSHES in command]
-    if not all(command.startswith(push_command([])) for command in pushes):
+    now = push_command([], archive(recorded.binary_content(PROGRAM_KEY)))
+    if not all(command.startswith(now) for command in pushes):
         changed.append("the program that pushes changes")
     if changed and pushes:
         yield f"every builder pushes again: {', '.join(changed)}"

@@ -29,6 +29,7 @@ from components.builder_credentials import (
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.pins import Pins, PinsArgs, targets_now
+from components.push_program import PROGRAM_KEY
 from components.signing_key import SigningKey
 from formats.error import FormatError
 from program.checks import recorded
@@ -336,6 +337,7 @@ def _declare_pushes(
             trusted_keys=pulumi.Output.all(*trusted),
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,
+            uploaded=recorded.read().binary_content(PROGRAM_KEY),
             before_pushing=before_pushes,
         ),
         pulumi.ResourceOptions(providers=[server]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -95,6 +96,14 @@ class Recorded:
             if found["objectName"] == key:
                 return str(found.get("content") or "")
         return ""
+
+    def binary_content(self, key: str) -> bytes:
+        """Return the bytes of an object that is no text, as `content` does."""
+        for found in self.outputs(OBJECT):
+            if found["objectName"] == key:
+                with suppress(ValueError):
+                    return base64.b64decode(str(found.get("contentBase64") or ""), validate=True)
+        return b""
 
     def pinned(self, name: str) -> tuple[str, ...]:
         """Return what a pin keeps since the last deployment: store paths, the newest first."""

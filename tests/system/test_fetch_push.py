@@ -66,7 +66,7 @@ def push(
         program = program.replace("\nif __name__", f"\n{changed}\nif __name__", 1)
         head = f"{len(program)} {hashlib.sha256(program.encode()).hexdigest()}"
     ran = builder.run(
-        f"{environment} {push_command([closure])}",
+        f"{environment} {push_command([closure], archive())}",
         input=f"{head}\n{program}{bucket.settings(**given)}",
         check=False,
     )

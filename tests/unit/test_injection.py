@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from components.access import read_policy, without_administration, write_policy
 from components.binary_cache import anonymous_policy
 from components.builder_credentials import place_command, remove_command
-from components.push_program import push_command
+from components.push_program import archive, push_command
 from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo
@@ -126,7 +126,7 @@ def reaches_nothing(found: Settings) -> None:
     assert given_back["endpoint"] == str(found.endpoint)
     assert given_back["region"] == found.region
     for builder in found.builders:
-        command = push_command(builder.pushed)
+        command = push_command(builder.pushed, archive())
         assert shlex.split(command)[-len(builder.pushed) :] == list(builder.pushed)
         asked = shlex.split(script(builder.pushed, "mark"), comments=False)
         assert [asked[at + 1] for at, word in enumerate(asked) if word == "answer"][

@@ -15,6 +15,8 @@ from components.access import (
 )
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs, summary_of
 from components.push_program import PROGRAM_KEY, archive, bootstrap
+from components.text_object import multipart_etag
+from tests.unit.components.test_push_program import as_by_another_zlib
 from tests.unit.configuration import HOST_KEY
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
@@ -27,7 +29,9 @@ def engine() -> RecordingMocks:
     return use_recording_mocks()
 
 
-def pushed(connection: command.remote.ConnectionArgs | None) -> pulumi.Output[str]:
+def pushed(
+    connection: command.remote.ConnectionArgs | None, uploaded: bytes = b""
+) -> pulumi.Output[str]:
     """Declare a push with every secret recognisable; return what it prints."""
     credential = Credential(
         access_key_id=pulumi.Output.from_input("nixbuilder"),
@@ -49,6 +53,7 @@ def pushed(connection: command.remote.ConnectionArgs | None) -> pulumi.Output[st
             "upstream-key": ["a", "b"],
         },
         ca_certificate="-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
+        uploaded=uploaded,
     )
     return ClosurePush("builders", args).summaries["laptop"]
 
@@ -82,6 +87,18 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
         "secret-access-key=S3CRET-USER",
         "signing-key=s3.homelab.local-2:S3CRET-NEW",
     ]
+
+
+def test_what_the_last_deployment_uploaded_is_what_pushes_where_it_is_this_push(
+    engine: RecordingMocks,
+) -> None:
+    uploaded = as_by_another_zlib()
+    settled(lambda: pushed(None, uploaded))
+    (program,) = [inputs for _, name, inputs in engine.resources if name == "builders-push.pyz"]
+    assert base64.b64decode(program["contentBase64"]) == uploaded
+    assert program["etag"] == multipart_etag(uploaded)
+    checksum = hashlib.sha256(uploaded).hexdigest()
+    assert f" {checksum} " in engine.inputs("command:local:Command")["create"]
 
 
 def test_a_summary_is_the_last_line_whatever_a_login_shell_prints() -> None:

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,23 @@ def run_on_a_builder(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line as a builder's login shell would."""
     return subprocess.run(
-        ["sh", "-c", push_command(paths)],
+        ["sh", "-c", push_command(paths, archive())],
         input=standard_input,
         capture_output=True,
         check=False,
         env=environment,
     )
+
+
+def as_by_another_zlib(change: Mapping[str, bytes] = {}) -> bytes:
+    """Return the push, with changes to its files, in other bytes than this machine makes."""
+    with zipfile.ZipFile(io.BytesIO(archive())) as file:
+        texts = {name: file.read(name) for name in file.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as written:
+        for name, text in {**texts, **change}.items():
+            written.writestr(name, text)
+    return buffer.getvalue()
 
 
 def sent(program: str) -> bytes:
@@ -52,8 +64,23 @@ def test_the_archive_is_the_same_bytes_wherever_it_is_made(tmp_path: Path) -> No
     with zipfile.ZipFile(io.BytesIO(archive())) as file:
         entries = file.infolist()
     assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
-    assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
+    assert {entry.compress_type for entry in entries} == {zipfile.ZIP_DEFLATED}
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_what_another_zlib_made_of_the_same_push_stays() -> None:
+    uploaded = as_by_another_zlib()
+    assert archive(uploaded) == uploaded != archive()
+
+
+@pytest.mark.parametrize("uploaded", [b"", b"x", archive()[:-1], archive()[:-100] + bytes(100)])
+def test_what_is_not_this_push_does_not_stay(uploaded: bytes) -> None:
+    assert archive(uploaded) == archive()
+
+
+@pytest.mark.parametrize("change", [{"push/cli.py": b"x"}, {"push/more.py": b""}])
+def test_an_earlier_push_does_not_stay(change: Mapping[str, bytes]) -> None:
+    assert archive(as_by_another_zlib(change)) == archive()
 
 
 def test_the_archive_runs_and_holds_nothing_that_wants_a_library(tmp_path: Path) -> None:
@@ -174,7 +201,7 @@ def test_a_program_that_arrives_incomplete_is_not_run(length: int) -> None:
 
 
 def test_the_command_line_means_the_same_to_every_login_shell() -> None:
-    command = push_command(["/nix/store/a"])
+    command = push_command(["/nix/store/a"], archive())
     assert not set(command) & set("!\\\n")
     # Two texts in quotation marks, and nothing within them that ends or changes one.
     assert command.count("'") == 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.push_program import push_command
+from components.push_program import archive, push_command
 from operations import preview_markdown
 from operations.preview_markdown import NoPreviewError, code, failed, render
 
@@ -124,7 +124,7 @@ def test_a_closure_is_told_in_words(before: str | None, after: str | None, words
         for target in (before, after)
     ]
     operation = "create" if before is None else "delete" if after is None else "update"
-    pushed = [one and {"create": push_command(one["store_paths"])} for one in known]
+    pushed = [one and {"create": push_command(one["store_paths"], archive())} for one in known]
     steps = (step(operation, CLOSURE, *known), step(operation, COMMAND, *pushed))
     assert f"- builder `nixbuilder` {words}\n" in report(*steps)
 
@@ -141,12 +141,14 @@ def test_a_closure_is_told_in_words(before: str | None, after: str | None, words
 def test_store_paths_are_told_in_words_too(
     operation: str, before: list[str], after: list[str], words: str
 ) -> None:
-    known = [{"create": push_command(paths)} if paths else None for paths in (before, after)]
+    known = [
+        {"create": push_command(paths, archive())} if paths else None for paths in (before, after)
+    ]
     assert f"- builder `nixbuilder` {words}" in report(step(operation, COMMAND, *known))
 
 
 def test_the_same_closures_are_pushed_again_for_a_reason() -> None:
-    now = {"create": push_command(["/nix/store/a"])}
+    now = {"create": push_command(["/nix/store/a"], archive())}
     before = {"create": now["create"].replace(" --config", "0 --config")}
     again = "- builder `nixbuilder` pushes the same closures again: "
     assert f"{again}the push itself changes\n" in report(step("update", COMMAND, before, now))
@@ -156,9 +158,9 @@ def test_the_same_closures_are_pushed_again_for_a_reason() -> None:
 def test_a_link_that_makes_way_for_its_store_path_takes_no_push_away() -> None:
     gone = step("delete", CLOSURE, {"links": [LINK], "store_paths": ["/nix/store/a"]}, None)
     assert "Closures:" not in report(gone)
-    same = {"create": push_command(["/nix/store/a"])}
+    same = {"create": push_command(["/nix/store/a"], archive())}
     assert "Closures:" not in report(gone, step("same", COMMAND, same, same))
-    new = {"create": push_command(["/nix/store/b"])}
+    new = {"create": push_command(["/nix/store/b"], archive())}
     text = report(gone, step("update", COMMAND, same, new))
     assert "- builder `nixbuilder` pushes `/nix/store/b`; before: `/nix/store/a`\n" in text
 

@@ -10,7 +10,7 @@ import pulumi
 import pytest
 
 from components.binary_cache import nix_cache_info
-from components.push_program import push_command
+from components.push_program import archive, push_command
 from components.retention import expiration_rules
 from formats.signing import SecretKey
 from program.announcement import MOST_LINES, announce, changes, losses
@@ -64,7 +64,7 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
         (STACK, outputs),
         (BUCKET, {"bucket": before.bucket}),
         (OBJECT, {"objectName": "nix-cache-info", "content": info}),
-        *((COMMANDS[0], {"create": push_command(paths)}) for paths in closures.values()),
+        *((COMMANDS[0], {"create": push_command(paths, archive())}) for paths in closures.values()),
         *(
             (SIGNING_KEY, {"key_name": name, "public_key": f"{name}:{'A' * 43}="})
             for name in KEYS.names
