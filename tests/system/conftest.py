@@ -21,9 +21,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, st
     home = tmp_path_factory.mktemp("pulumi-home")
     host = tools.language_host(tools.engine())
     origins = {tool.origin for tool in (*tools.install_plugins(home), host)}
-    # Where there can be no such directory the engine writes no log of its own, which takes a third
-    # of its time and which no test reads.
-    (home / "logs").touch()
     environment = tools.engine_environment(home)
     if origins != {tools.DROP_IN}:
         yield environment
