@@ -90,16 +90,29 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 @contextlib.contextmanager
 def _cancelled_in_order() -> Iterator[None]:
-    """Take what ends a cancelled job for an interruption, after which nothing is left behind."""
+    """Take what ends a cancelled job for an interruption, after which nothing is left behind.
+
+    It comes once: another one would cut short what follows from the first.
+    """
 
     def interrupt(*_: object) -> None:
+        _ignore_signals()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Job:
@@ -190,7 +203,11 @@ class _Job:
         if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
         try:
-            return self._push_the_rest(paths) if started else 0
+            try:
+                return self._push_the_rest(paths) if started else 0
+            finally:
+                # One that comes before this is done has them ignored itself, and goes on below.
+                _ignore_signals()
         finally:
             # However it ends: a hook that is not there would fail every build after it.
             try:

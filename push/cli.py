@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from push import settings as push_settings
 from push.failure import PushError, defect
 from push.progress import say
 from push.store import Nix
+
+if TYPE_CHECKING:
+    from push.session import Session
 
 _PROGRAM = "nix-binary-cache-push"
 
@@ -112,37 +115,47 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
     nix = Nix(os.environ)
     nix.begin_closure(settings.paths)
     # Nix takes as long to answer as Python takes to read all of this, and it is the other's turn.
-    from push import modes, status  # noqa: PLC0415
-    from push.queue import Queue  # noqa: PLC0415
     from push.session import Session  # noqa: PLC0415
 
     # A signal that came meanwhile would leave what it has made already.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     session = Session(settings, os.environ, nix)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if given.dry_run:
-            return modes.look(session, settings.paths)
-        started_by = status.started_by(
-            os.environ,
-            # What a deployment sends has read standard input already.
-            deployed=standard_input is not _standard_input,
-            queue=given.queue is not None,
-            stdin=given.stdin,
-        )
-        tell = partial(session.tell, started_by)
         try:
-            if given.stdin:
-                return modes.push_lines(session, tell)
-            if given.queue is not None:
-                return modes.push_queue(session, Queue(Path(given.queue)), tell)
-            return modes.push_once(session, settings.paths, tell)
-        except PushError:
-            tell(None)
-            raise
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            return _push(session, settings.paths, given, standard_input)
+        finally:
+            # One that comes before this is done has them ignored itself, and ends in the next.
+            _ignore_signals()
     finally:
-        _ignore_signals()
         session.close()
+
+
+def _push(
+    session: Session, paths: Sequence[str], given: _Arguments, standard_input: Callable[[], str]
+) -> int:
+    from push import modes, status  # noqa: PLC0415 (as in `_run`)
+    from push.queue import Queue  # noqa: PLC0415
+
+    if given.dry_run:
+        return modes.look(session, paths)
+    started_by = status.started_by(
+        os.environ,
+        # What a deployment sends has read standard input already.
+        deployed=standard_input is not _standard_input,
+        queue=given.queue is not None,
+        stdin=given.stdin,
+    )
+    tell = partial(session.tell, started_by)
+    try:
+        if given.stdin:
+            return modes.push_lines(session, tell)
+        if given.queue is not None:
+            return modes.push_queue(session, Queue(Path(given.queue)), tell)
+        return modes.push_once(session, paths, tell)
+    except PushError:
+        tell(None)
+        raise
 
 
 def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +158,37 @@ def test_a_job_that_is_cancelled_while_it_finishes_leaves_no_hook_behind(
     assert main(["finish"], pushing) == 130
     assert (tmp_path / "nix" / "nix.conf").read_text() == ""
     assert not list(tmp_path.glob("nix-binary-cache-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("once", [True, False])
+def test_a_job_that_is_cancelled_as_it_cleans_up_leaves_nothing(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    once: bool,
+) -> None:
+    """A forge's runner sends one after the other: while it pushes, and some seconds later."""
+    as_usual, handlers = shutil.rmtree, [signal.getsignal(one) for one in (2, 15)]
+
+    def pushes(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        if not once:
+            signal.raise_signal(number)
+        return subprocess.CompletedProcess([], 0)
+
+    def removes(*arguments: Any, **more: Any) -> None:
+        signal.raise_signal(number)
+        as_usual(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    assert main(["start"], pushing) == 0
+    monkeypatch.setattr(subprocess, "run", pushes)
+    monkeypatch.setattr(shutil, "rmtree", removes)
+    assert main(["finish"], pushing) == (0 if once else 130)
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+    assert not list(tmp_path.glob("nix-binary-cache-*"))
+    assert [signal.getsignal(one) for one in (2, 15)] == handlers
 
 
 def test_names_in_a_file_write_no_lines_of_their_own(

@@ -1151,6 +1151,26 @@ def test_of_any_closure_exactly_what_depends_on_a_failure_is_kept_back(
         assert is_good == (path not in kept_back), path
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_as_the_last_thing_is_done_leaves_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    machine.has(LIBC)
+    ignored: list[int] = []
+    as_usual = signal.signal
+
+    def late(one: int, handler: signal.Handlers) -> object:
+        if handler is signal.SIG_IGN:
+            ignored.append(one)
+            if len(ignored) == 1:
+                signal.raise_signal(number)
+        return as_usual(one, handler)
+
+    monkeypatch.setattr("push.cli.signal.signal", late)
+    assert machine.push(LIBC).code == 128 + number
+    assert len(ignored) > 1
+
+
 def watch(server: StandIn, refused: set[str]) -> list[str]:
     """Refuse to write some keys; return complaints about narinfos that are written too early."""
     complaints: list[str] = []
