@@ -17,9 +17,7 @@ import netrc
 import os
 import queue
 import re
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +56,7 @@ from push.publishing import today
 from push.settings import PushSettings, format_settings, read
 from push.store import references_first
 from push.transfers import Loop, Transfers
+from push.workspace import Workspace
 
 _URL = re.compile(r"[!-~]+")
 _WRITE_A_URL = "write the cache's URL, https://..."
@@ -330,8 +329,6 @@ class _Import:
         self._loop.watch_threads()
         self._transfers = Transfers(Route(settings), self._loop)
         self._bucket = Bucket(settings, self._transfers, self._loop)
-        place = os.environ.get("TMPDIR") or "/var/tmp"
-        self._directory = Path(tempfile.mkdtemp(prefix="nixcache-import.", dir=place))
         self._space = _Space(settings.staging_limit)
         self._stopped = threading.Event()
         self._order = WriteOrder({}, ())
@@ -340,6 +337,8 @@ class _Import:
         self._offers: Mapping[str, Offer] = {}
         self._bytes = 0
         self._outcome = Outcome()
+        # A push's: what one that was killed has left goes as well.
+        self._workspace = Workspace(os.environ)
 
     def __enter__(self) -> _Import:
         return self
@@ -348,7 +347,7 @@ class _Import:
         self._stopped.set()
         self._space.close()
         self._transfers.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._workspace.remove()
 
     def run(self, walk: Walk, upstreams: Sequence[UpstreamCache]) -> Outcome:
         """Copy what is missing.
@@ -452,7 +451,7 @@ class _Import:
 
     def _downloaded(self, path: str, offer: Offer) -> Callable[[], None]:
         """Download a NAR, and return what follows from it."""
-        file = self._directory / offer.path.hash_part
+        file = self._workspace.stage / offer.path.hash_part
         try:
             packed = self._pack(offer, file)
         except (NarError, HTTPError) as error:

@@ -148,9 +148,11 @@ def arguments(stack: Stack, old: Old, *paths: str, keys: str = "") -> list[str]:
     return ["--stack", stack.name, *given, "--ca-file", str(old.ca_file), *paths]
 
 
-def imported(stack: Stack, old: Old, *paths: str, keys: str = "", text: str = "") -> Outcome:
+def imported(
+    stack: Stack, old: Old, *paths: str, keys: str = "", text: str = "", **environment: str
+) -> Outcome:
     words = arguments(stack, old, *paths, keys=keys)
-    return stack.operate("import_cache", *words, text=text)
+    return stack.operate("import_cache", *words, text=text, **environment)
 
 
 def cached(minio: MinioServer) -> set[str]:
@@ -181,10 +183,11 @@ def test_a_cache_that_the_given_key_has_not_signed_is_refused_before_anything_is
 
 
 def test_an_import_that_is_killed_goes_on_where_it_was(
-    stack: Stack, old: Old, minio: MinioServer, second_builder: ThrowawayBuilder
+    stack: Stack, old: Old, minio: MinioServer, second_builder: ThrowawayBuilder, tmp_path: Path
 ) -> None:
     old.nars()
     old.serves = 6
+    place = {"TMPDIR": str(tmp_path)}
 
     def some_arrived() -> bool:
         return sum(key.startswith("nar/") for key in cached(minio)) == old.serves
@@ -193,7 +196,7 @@ def test_an_import_that_is_killed_goes_on_where_it_was(
     process = subprocess.Popen(
         [*command, *arguments(stack, old, old.top)],
         cwd=stack.project,
-        env={**stack.environment, "PYTHONPATH": str(CHECKOUT)},
+        env={**stack.environment, "PYTHONPATH": str(CHECKOUT), **place},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -210,8 +213,10 @@ def test_an_import_that_is_killed_goes_on_where_it_was(
     assert audited.code == 0, audited.output
     old.nars()
 
-    done = imported(stack, old, "--paths", "-", text=f"{narinfo_of(old.top)}\n")
+    assert list(tmp_path.iterdir())
+    done = imported(stack, old, "--paths", "-", text=f"{narinfo_of(old.top)}\n", **place)
     assert done.code == 0, done.output
+    assert not list(tmp_path.iterdir())
     left = PATHS - len(there)
     assert f"copied {left} paths" in done.output
     assert f"had {len(there)}, left 0 to upstream caches" in done.output
