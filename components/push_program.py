@@ -45,7 +45,8 @@ _FIND_PYTHON = (
     "nix --extra-experimental-features nix-command "
     'build --out-link "$kept/python" -f "<nixpkgs>" python3 </dev/null >/dev/null 2>&1; '
     'try "$kept/python/bin/python3" && exec "$kept/python/bin/python3" -IS -c "$0" "$@"; '
-    'echo "push: prepare: this machine has no Python 3.10 or newer, and Nix could not build one; '
+    'echo "push: prepare: this machine has no Python 3.10 or newer with zlib, and Nix could not '
+    "build one; "
     'install it, on NixOS by environment.systemPackages = [ pkgs.python3 ]" >&2; '
     "exit 1"
 )

@@ -7,7 +7,8 @@ import hashlib
 import json
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,8 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
 
     assert "Nothing changes" in report(pushing)
     assert "unchanged" in pushing.up("--expect-no-changes").succeeded().output
-    upload_as_by_another_zlib(pushing)
-    assert "Nothing changes" in report(pushing)
+    with uploaded_as_by_another_zlib(pushing):
+        assert "Nothing changes" in report(pushing)
 
     point(builder, new)
     assert (
@@ -77,23 +78,27 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
     assert not pushing.changes()
 
 
-def upload_as_by_another_zlib(stack: Stack) -> None:
-    """Let the state have the push's program as a machine with another zlib would upload it."""
-    state = json.loads(stack.export())
+@contextmanager
+def uploaded_as_by_another_zlib(stack: Stack) -> Iterator[None]:
+    """Let the state have the push's program as a machine with another zlib had uploaded it."""
+    before = stack.export()
+    state = json.loads(before)
     (program,) = [
         resource
         for resource in state["deployment"]["resources"]
         if resource.get("outputs", {}).get("objectName") == PROGRAM_KEY
     ]
     content = as_by_another_zlib()
-    before, now = (hashlib.sha256(one).hexdigest() for one in (archive(), content))
     for known in (program["inputs"], program["outputs"]):
         known["contentBase64"] = base64.b64encode(content).decode()
         known["etag"] = multipart_etag(content)
+    here, there = (hashlib.sha256(one).hexdigest() for one in (archive(), content))
     text = json.dumps(state)
-    assert before in text
-    text = text.replace(before, now)
-    stack.run("stack", "import", "-s", stack.name, text=text).succeeded()
+    assert here in text
+    arguments = ("stack", "import", "-s", stack.name)
+    stack.run(*arguments, text=text.replace(here, there)).succeeded()
+    yield
+    stack.run(*arguments, text=before).succeeded()
 
 
 def test_a_builder_that_has_gone_silent_is_one_warning_and_no_change(

@@ -221,3 +221,22 @@ def test_the_bootstrap_is_short_and_whole() -> None:
     assert len(text) == int(size) < 11_000
     assert hashlib.sha256(text.encode()).hexdigest() == checksum
     compile(text, "bootstrap", "exec")
+
+
+def test_a_python_without_zlib_is_passed_over(tmp_path: Path) -> None:
+    lacking, whole = tmp_path / "python3", tmp_path / "python3.11"
+    run = "import sys; sys.modules['zlib'] = None; exec(sys.argv.pop(1))"
+    lacking.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -IS -c "{run}" "$@"\n')
+    lacking.chmod(0o755)
+    whole.symlink_to(sys.executable)
+    done = run_on_a_builder(sent(USES_ZLIB), "/link", environment=only(tmp_path))
+    assert done.stdout == b"zlib\n", done.stderr
+
+
+USES_ZLIB = "import zlib; print(zlib.__name__)\n"
+
+
+def only(directory: Path) -> dict[str, str]:
+    """Return an environment with no program but those of a directory and `sh`."""
+    (directory / "sh").symlink_to("/bin/sh")
+    return {"PATH": str(directory), "HOME": str(directory)}
