@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -345,9 +346,10 @@ class _Import:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._space.close()
-        self._transfers.close()
-        self._workspace.remove()
+        with ExitStack() as last_first:
+            last_first.callback(self._workspace.remove)
+            last_first.callback(self._transfers.close)
+            last_first.callback(self._space.close)
 
     def run(self, walk: Walk, upstreams: Sequence[UpstreamCache]) -> Outcome:
         """Copy what is missing.

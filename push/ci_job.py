@@ -58,6 +58,9 @@ Lets a job use a cache and push what it builds to it. In the environment:
 finish pushes the closures of the paths, too, and exits with 1 where something was not pushed.
 """
 
+_SECONDS_TO_END = 5.0
+"""How long a push that is interrupted may clean up: a forge's runner kills what does not end."""
+
 _HOOK = """\
 #!/bin/sh
 exec {python} -I -B -c {program}
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Do what the command line says, and return the exit code."""
     try:
         if list(arguments) == ["start"]:
-            return _Job(environment).start()
+            with _cancelled_in_order():
+                return _Job(environment).start()
         if list(arguments) == ["run"]:
             return _Job(environment).run()
         if arguments[:1] == ["finish"]:
@@ -99,15 +103,22 @@ def _cancelled_in_order() -> Iterator[None]:
         _ignore_signals()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    # Whoever has it outlive a terminal (nohup) wants that to be ignored.
+    before = {
+        number: handler
+        for number in _SIGNALS
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN
+    }
     try:
+        for number in before:
+            signal.signal(number, interrupt)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def _ignore_signals() -> None:
@@ -148,11 +159,16 @@ class _Job:
             self._take_directory()
             lines.append(f"post-build-hook = {self._hook}")
         try:
-            if settings is not None:
-                self._fill(settings)
-            self._configure(lines)
-            if settings is not None:
-                self._start_pusher()
+            try:
+                if settings is not None:
+                    self._fill(settings)
+                self._configure(lines)
+                if settings is not None:
+                    self._start_pusher()
+            except BaseException:
+                # As in `finish`.
+                _ignore_signals()
+                raise
         except BaseException as error:
             # A hook that is not there would fail every build.
             with contextlib.suppress(PushError):
@@ -348,7 +364,15 @@ class _Job:
 
     def _push(self, arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "push", "--config", str(self._settings), *arguments]
-        return subprocess.run(command, cwd=_CHECKOUT, env=self._children, check=False).returncode
+        push = subprocess.Popen(command, cwd=_CHECKOUT, env=self._children)
+        try:
+            return push.wait()
+        finally:
+            # Where this is interrupted: it has directories of its own to remove, with the key.
+            push.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                push.wait(_SECONDS_TO_END)
+            push.kill()
 
 
 def _write(path: Path, text: str, mode: int) -> None:

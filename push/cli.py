@@ -90,16 +90,25 @@ def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = No
         standard_input: returns what standard input holds, where somebody has read it already.
     """
     try:
+        return _outcome(arguments, standard_input or _standard_input)
+    except Interrupted as interruption:
+        # Only one ever comes, and from wherever it does it comes here.
+        return 128 + interruption.number
+
+
+def _outcome(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
+    try:
         # Inside, so that a signal at any moment ends it in order.
         _catch_signals()
-        return _run(arguments, standard_input or _standard_input)
+        return _run(arguments, standard_input)
     except PushError as error:
         return _end(str(error))
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
-    except Interrupted as interruption:
-        return 128 + interruption.number
     except Exception as error:  # noqa: BLE001 (Python would print what it says)
+        # What a signal comes into the midst of may break: giving back a lock of Python's own, say.
+        if isinstance(error.__context__, Interrupted):
+            raise error.__context__ from None
         return _end(defect(error))
 
 

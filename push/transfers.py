@@ -10,6 +10,7 @@ Requests are made by threads; whatever follows from an answer is done by the thr
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import queue
 import threading
@@ -144,13 +145,6 @@ class _Task:
     wanted: Callable[[], bool] = field(compare=False)
 
 
-_NOTHING = Request("", "", "")
-
-
-def _ignored(_: object) -> None:
-    pass
-
-
 class Transfers:
     """Makes requests side by side."""
 
@@ -158,7 +152,10 @@ class Transfers:
         """Connect to nothing yet."""
         self._route = route
         self._loop = loop
-        self._tasks: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._tasks: list[_Task] = []
+        # One for each of them. A signal that came while another of Python's queues takes something
+        # would leave it locked for ever, and the push waiting for it at its end.
+        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._window = Window(FEWEST)
         self._lock = threading.Lock()
@@ -193,10 +190,10 @@ class Transfers:
             priority: the lower, the earlier.
             wanted: tells whether it still is when its turn comes; if not, nothing follows.
         """
+        task = _Task(priority, next(self._numbers), request, done, failed or _end, wanted)
         with self._lock:
-            self._tasks.put(
-                _Task(priority, next(self._numbers), request, done, failed or _end, wanted)
-            )
+            heapq.heappush(self._tasks, task)
+            self._turns.put(None)
             self._under_way += 1
             self._waiting += 1
             if self._idle < self._waiting and self._threads < self._most():
@@ -215,12 +212,9 @@ class Transfers:
     def close(self) -> None:
         """Start nothing more, and hang up whatever is under way no longer."""
         self._closed.set()
-        with self._lock:
-            for _ in range(self._threads):
-                # Threads that wait for a task see by it that there will be none.
-                self._tasks.put(
-                    _Task(-1, next(self._numbers), _NOTHING, _ignored, _ignored, lambda: False)
-                )
+        for _ in range(self._threads):
+            # Threads that wait for a task see by it that there will be none.
+            self._turns.put(None)
 
     def _watch(self) -> None:
         """Break requests whose answers take too long."""
@@ -237,13 +231,16 @@ class Transfers:
         connection = Connection(self._route)
         with self._lock:
             self._connections.append(connection)
-        while not self._closed.is_set():
+        while True:
             with self._lock:
                 self._idle += 1
-            task = self._tasks.get()
+            self._turns.get()
+            if self._closed.is_set():
+                break
             with self._lock:
                 self._idle -= 1
                 self._waiting -= 1
+                task = heapq.heappop(self._tasks)
             self._loop.call(partial(self._dealt_with, self._attempts(connection, task)))
         connection.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import random
 import subprocess
 import sys
 import zipfile
@@ -32,12 +33,15 @@ def run_on_a_builder(
     )
 
 
-def as_by_another_zlib(change: Mapping[str, bytes] = {}) -> bytes:
+def as_by_another_zlib(
+    change: Mapping[str, bytes] = {}, comment: bytes = b"", method: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     """Return the push, with changes to its files, in other bytes than this machine makes."""
     with zipfile.ZipFile(io.BytesIO(archive())) as file:
         texts = {name: file.read(name) for name in file.namelist()}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as written:
+    with zipfile.ZipFile(buffer, "w", method, compresslevel=1) as written:
+        written.comment = comment
         for name, text in {**texts, **change}.items():
             written.writestr(name, text)
     return buffer.getvalue()
@@ -73,14 +77,37 @@ def test_what_another_zlib_made_of_the_same_push_stays() -> None:
     assert archive(uploaded) == uploaded != archive()
 
 
-@pytest.mark.parametrize("uploaded", [b"", b"x", archive()[:-1], archive()[:-100] + bytes(100)])
-def test_what_is_not_this_push_does_not_stay(uploaded: bytes) -> None:
+@pytest.mark.parametrize(
+    "uploaded",
+    [
+        b"",
+        b"x",
+        archive()[:-1],
+        archive()[:-100] + bytes(100),
+        b"#!/bin/sh\n" + archive(),
+        as_by_another_zlib({"push/cli.py": b"x"}),
+        as_by_another_zlib({"push/more.py": b""}),
+        as_by_another_zlib({"bomb": bytes(1 << 28)}),
+        as_by_another_zlib(comment=bytes(60_000)),
+        as_by_another_zlib(method=zipfile.ZIP_STORED),
+        as_by_another_zlib(method=zipfile.ZIP_BZIP2),
+    ],
+    ids=["nothing", "broken", "cut off", "without its end", "with more before", "earlier",
+         "with a file more", "with a bomb", "with a comment", "not compressed", "by bzip2"],
+)  # fmt: skip
+def test_what_is_not_this_push_and_nothing_else_does_not_stay(uploaded: bytes) -> None:
     assert archive(uploaded) == archive()
 
 
-@pytest.mark.parametrize("change", [{"push/cli.py": b"x"}, {"push/more.py": b""}])
-def test_an_earlier_push_does_not_stay(change: Mapping[str, bytes]) -> None:
-    assert archive(as_by_another_zlib(change)) == archive()
+def test_whatever_is_broken_in_it_does_not_stay() -> None:
+    draw, whole = random.Random(7), archive()
+    for _ in range(100):
+        broken = bytearray(whole)
+        # Names, methods, sizes and places are in its last two thousand bytes.
+        for place in draw.sample(range(len(whole) - 2000, len(whole)), 2):
+            broken[place] = draw.randrange(256)
+        kept = archive(bytes(broken))
+        assert kept in (whole, bytes(broken))
 
 
 def test_the_archive_runs_and_holds_nothing_that_wants_a_library(tmp_path: Path) -> None:

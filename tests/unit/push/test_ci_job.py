@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 
 from formats.signing import SecretKey
 from push.ci_job import main
+from toolbox.processes import wait_until
 
 CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "builders": {}}
 MARK = "# nix-binary-cache: begin\n"
@@ -146,49 +151,126 @@ def test_a_start_beside_another_job_takes_nothing_from_it(
     assert (tmp_path / "nix" / "nix.conf").read_text() == before
 
 
-def test_a_job_that_is_cancelled_while_it_finishes_leaves_no_hook_behind(
-    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cancelled(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+class Pushes:
+    """Stands in for a push that is started: something comes while it is waited for."""
 
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
-    assert main(["start"], pushing) == 0
-    monkeypatch.setattr(subprocess, "run", cancelled)
-    assert main(["finish"], pushing) == 130
-    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
-    assert not list(tmp_path.glob("nix-binary-cache-*"))
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+        self.calls: list[str] = []
+
+    def __call__(self, *_: object, **__: object) -> Pushes:
+        return self
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.calls.append("wait")
+        if timeout is None:
+            self._meanwhile()
+        return 0
+
+    def terminate(self) -> None:
+        self.calls.append("terminate")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("once", [True, False])
-def test_a_job_that_is_cancelled_as_it_cleans_up_leaves_nothing(
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("during", ["push", "both", "clean-up"])
+def test_a_job_that_is_cancelled_leaves_nothing(
     pushing: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
-    once: bool,
+    during: str,
 ) -> None:
     """A forge's runner sends one after the other: while it pushes, and some seconds later."""
-    as_usual, handlers = shutil.rmtree, [signal.getsignal(one) for one in (2, 15)]
+    as_usual, handlers = shutil.rmtree, [signal.getsignal(one) for one in SIGNALS]
 
-    def pushes(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        if not once:
+    def strike(where: str) -> None:
+        if during in (where, "both"):
             signal.raise_signal(number)
-        return subprocess.CompletedProcess([], 0)
+
+    def removes(*arguments: Any, **more: Any) -> None:
+        strike("clean-up")
+        as_usual(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    assert main(["start"], pushing) == 0
+    push = Pushes(lambda: strike("push"))
+    monkeypatch.setattr(subprocess, "Popen", push)
+    monkeypatch.setattr(shutil, "rmtree", removes)
+    assert main(["finish"], pushing) == (0 if during == "clean-up" else 130)
+    # Let go before it is killed: it has a key to remove.
+    assert push.calls[:3] == ["wait", "terminate", "wait"]
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+    assert not list(tmp_path.glob("nix-binary-cache-*"))
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_start_that_is_cancelled_leaves_nothing(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    as_usual = shutil.rmtree
+
+    def strike(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
 
     def removes(*arguments: Any, **more: Any) -> None:
         signal.raise_signal(number)
         as_usual(*arguments, **more)
 
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
-    assert main(["start"], pushing) == 0
-    monkeypatch.setattr(subprocess, "run", pushes)
+    monkeypatch.setattr(subprocess, "Popen", strike)
     monkeypatch.setattr(shutil, "rmtree", removes)
-    assert main(["finish"], pushing) == (0 if once else 130)
+    assert main(["start"], pushing) == 130
     assert (tmp_path / "nix" / "nix.conf").read_text() == ""
     assert not list(tmp_path.glob("nix-binary-cache-*"))
-    assert [signal.getsignal(one) for one in (2, 15)] == handlers
+
+
+def test_a_signal_that_whoever_starts_it_ignores_is_ignored(
+    pushing: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hang_up = Pushes(lambda: signal.raise_signal(signal.SIGHUP))
+        monkeypatch.setattr(subprocess, "Popen", hang_up)
+        assert main(["start"], pushing) == 0
+        assert main(["finish"], pushing) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_push_that_is_cancelled_has_time_to_remove_its_key(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    push = tmp_path / "push"
+    push.write_text(
+        f"#!/bin/sh\ntrap 'sleep 0.5; rm {key}; exit 143' TERM\n"
+        f"touch {key}\nwhile :; do sleep 0.01; done\n"
+    )
+    push.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", lambda *_, **__: None)
+        assert main(["start"], pushing) == 0
+    monkeypatch.setattr(sys, "executable", str(push))
+
+    def cancel() -> None:
+        assert wait_until(key.exists, 60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    assert main(["finish"], pushing) == 130
+    canceller.join()
+    assert not key.exists()
 
 
 def test_names_in_a_file_write_no_lines_of_their_own(

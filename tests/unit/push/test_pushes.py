@@ -1171,6 +1171,28 @@ def test_a_signal_as_the_last_thing_is_done_leaves_nothing(
     assert len(ignored) > 1
 
 
+def test_what_breaks_over_a_signal_ends_as_the_signal_does(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    machine.has(LIBC)
+    monkeypatch.setattr("push.modes.push_once", breaks)
+    ran = machine.push(LIBC)
+    assert (ran.code, ran.log) == (128 + signal.SIGTERM, "")
+
+
+def test_a_signal_while_a_failure_is_told_ends_as_any_other(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("push.cli.say", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert machine.push().code == 128 + signal.SIGTERM
+
+
 def watch(server: StandIn, refused: set[str]) -> list[str]:
     """Refuse to write some keys; return complaints about narinfos that are written too early."""
     complaints: list[str] = []

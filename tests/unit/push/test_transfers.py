@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -481,6 +484,40 @@ def test_transfers_that_are_closed_start_nothing_more(client: Client) -> None:
     transfers = Transfers(client.route, Loop())
     transfers.close()
     assert transfers.idle()
+
+
+class Struck(BaseException):
+    """A signal came."""
+
+
+def test_a_signal_at_any_moment_of_a_submission_keeps_nobody_from_closing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strike(*_: object) -> None:
+        raise Struck
+
+    def submit() -> None:
+        transfers.submit(get("a"), lambda _: None, wanted=lambda: False)
+
+    monkeypatch.setattr(Transfers, "_most", lambda _: 1)
+    before = signal.signal(signal.SIGALRM, strike)
+    draw = random.Random(22)
+    try:
+        for _ in range(500):
+            transfers = Transfers(client.route, Loop())
+            # It starts its one thread, and those that follow find it there.
+            submit()
+            with contextlib.suppress(Struck):
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(2e-5, 8e-4))
+                while True:
+                    submit()
+            closing = threading.Thread(target=transfers.close, daemon=True)
+            closing.start()
+            closing.join(30)
+            assert not closing.is_alive()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_loop_says_when_nothing_has_happened_for_a_while() -> None:
