@@ -207,7 +207,9 @@ def _catch_signals() -> None:
         raise Interrupted(number)
 
     for number in _SIGNALS:
-        signal.signal(number, interrupt)
+        # Whoever has it outlive a terminal (nohup) wants that to be ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def _ignore_signals() -> None:

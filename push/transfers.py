@@ -153,9 +153,9 @@ class Transfers:
         self._route = route
         self._loop = loop
         self._tasks: list[_Task] = []
-        # One for each of them. A signal that came while another of Python's queues takes something
+        # True for each of them. A signal that came while another of Python's queues takes something
         # would leave it locked for ever, and the push waiting for it at its end.
-        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._window = Window(FEWEST)
         self._lock = threading.Lock()
@@ -193,7 +193,7 @@ class Transfers:
         task = _Task(priority, next(self._numbers), request, done, failed or _end, wanted)
         with self._lock:
             heapq.heappush(self._tasks, task)
-            self._turns.put(None)
+            self._turns.put(True)
             self._under_way += 1
             self._waiting += 1
             if self._idle < self._waiting and self._threads < self._most():
@@ -214,7 +214,7 @@ class Transfers:
         self._closed.set()
         for _ in range(self._threads):
             # Threads that wait for a task see by it that there will be none.
-            self._turns.put(None)
+            self._turns.put(False)
 
     def _watch(self) -> None:
         """Break requests whose answers take too long."""
@@ -234,8 +234,7 @@ class Transfers:
         while True:
             with self._lock:
                 self._idle += 1
-            self._turns.get()
-            if self._closed.is_set():
+            if not self._turns.get() or self._closed.is_set():
                 break
             with self._lock:
                 self._idle -= 1

@@ -144,10 +144,7 @@ def machine(
     machine = Machine(server, tmp_path, capsys)
     monkeypatch.setattr("push.store.subprocess", machine.nix)
     monkeypatch.setattr("push.staging.subprocess", machine.nix)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield machine
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -1169,6 +1166,21 @@ def test_a_signal_as_the_last_thing_is_done_leaves_nothing(
     monkeypatch.setattr("push.cli.signal.signal", late)
     assert machine.push(LIBC).code == 128 + number
     assert len(ignored) > 1
+
+
+def test_what_whoever_starts_it_ignores_is_ignored(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def goes_on(*_: object) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        return 0
+
+    machine.has(LIBC)
+    monkeypatch.setattr("push.modes.push_once", goes_on)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert machine.push(LIBC).code == 0
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert machine.push(LIBC).code == 128 + signal.SIGHUP
 
 
 def test_what_breaks_over_a_signal_ends_as_the_signal_does(

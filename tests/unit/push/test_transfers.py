@@ -490,6 +490,7 @@ class Struck(BaseException):
     """A signal came."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_at_any_moment_of_a_submission_keeps_nobody_from_closing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
