@@ -140,7 +140,9 @@ def test_a_signal_to_what_stands_in_for_it_ends_it(
 import os, sys, time
 try:
     print(os.getpid(), flush=True)
-    time.sleep(600)
+    # One that comes just before Python sleeps is heard when it has slept.
+    for _ in range(6000):
+        time.sleep(0.1)
 except KeyboardInterrupt:
     sys.exit(5)
 """
