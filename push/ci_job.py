@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from push import signals
 from push.failure import PushError, defect
 from push.progress import say
 from push.settings import format_settings, read
@@ -100,15 +101,10 @@ def _cancelled_in_order() -> Iterator[None]:
     """
 
     def interrupt(*_: object) -> None:
-        _ignore_signals()
+        signals.ignore()
         raise KeyboardInterrupt
 
-    # Whoever has it outlive a terminal (nohup) wants that to be ignored.
-    before = {
-        number: handler
-        for number in _SIGNALS
-        if (handler := signal.getsignal(number)) != signal.SIG_IGN
-    }
+    before = {number: signal.getsignal(number) for number in signals.heard()}
     try:
         for number in before:
             signal.signal(number, interrupt)
@@ -116,14 +112,6 @@ def _cancelled_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class _Job:
@@ -167,7 +155,7 @@ class _Job:
                     self._start_pusher()
             except BaseException:
                 # As in `finish`.
-                _ignore_signals()
+                signals.ignore()
                 raise
         except BaseException as error:
             # A hook that is not there would fail every build.
@@ -223,7 +211,7 @@ class _Job:
                 return self._push_the_rest(paths) if started else 0
             finally:
                 # One that comes before this is done has them ignored itself, and goes on below.
-                _ignore_signals()
+                signals.ignore()
         finally:
             # However it ends: a hook that is not there would fail every build after it.
             try:

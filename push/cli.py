@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from push import settings as push_settings
+from push import signals
 from push.failure import PushError, defect
 from push.progress import say
 from push.store import Nix
@@ -127,15 +128,15 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
     from push.session import Session  # noqa: PLC0415
 
     # A signal that came meanwhile would leave what it has made already.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDS)
     session = Session(settings, os.environ, nix)
     try:
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDS)
             return _push(session, settings.paths, given, standard_input)
         finally:
             # One that comes before this is done has them ignored itself, and ends in the next.
-            _ignore_signals()
+            signals.ignore()
     finally:
         session.close()
 
@@ -197,21 +198,11 @@ def _refused(what: str) -> PushError:
     return PushError("settings", what)
 
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
 def _catch_signals() -> None:
     def interrupt(number: int, _: object) -> NoReturn:
         # Another one must not cut short what follows from this.
-        _ignore_signals()
+        signals.ignore()
         raise Interrupted(number)
 
-    for number in _SIGNALS:
-        # Whoever has it outlive a terminal (nohup) wants that to be ignored.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
-
-
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    for number in signals.heard():
+        signal.signal(number, interrupt)
