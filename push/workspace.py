@@ -144,7 +144,8 @@ def _remove(directory: Path) -> None:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != _LOCK:
-            entry.unlink()
+            # A thread that has not ended yet may remove it at the same time.
+            entry.unlink(missing_ok=True)
     if [entry.name for entry in directory.iterdir()] in ([_LOCK], []):
         shutil.rmtree(directory, ignore_errors=True)
 

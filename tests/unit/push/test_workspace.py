@@ -296,3 +296,21 @@ def test_a_directory_that_another_push_took_for_dead_is_made_again(
     assert Path(made[1]).is_dir()
     workspace.remove()
     assert not any(Path(one).exists() for one in made)
+
+
+def test_what_a_thread_removes_at_the_same_time_keeps_nothing_else_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("push.workspace._memory", lambda _: None)
+    workspace = Workspace({"TMPDIR": str(tmp_path)})
+    for name in ("one", "two"):
+        (workspace.stage / name).touch()
+    as_usual = Path.unlink
+
+    def removed_before(path: Path, missing_ok: bool = False) -> None:
+        as_usual(path)
+        as_usual(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", removed_before)
+    workspace.remove()
+    assert not list(tmp_path.iterdir())
