@@ -166,7 +166,7 @@ class Bench:
             **({} if endpoint is None else {"endpoint": endpoint}),
         }
         settings = self._bucket.settings(renew="yes", upstream_key=upstream_key, **changes)
-        self._place("settings", bootstrap() + settings)
+        self._place("settings", bootstrap(archive()) + settings)
         return self._run(f"{push_command([top], archive())} </run/settings")
 
     def forget(self) -> None:

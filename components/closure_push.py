@@ -75,30 +75,31 @@ class ClosurePush(pulumi.ComponentResource):
         if args.before_pushing is not None:
             hook = args.before_pushing
             hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
+        travels = archive(args.uploaded)
         program = declare_binary_object(
             f"{name}-push.pyz",
             bucket=args.bucket,
             key=PROGRAM_KEY,
             content_type="application/zip",
-            content=archive(args.uploaded),
+            content=travels,
             comparable=args.comparable_etags,
             opts=pulumi.ResourceOptions(parent=self, hooks=hooks),
         )
         child = pulumi.ResourceOptions(parent=self, depends_on=[program], hooks=hooks)
-        shared = _shared_settings(args)
+        shared = _shared_settings(args, travels)
         self.summaries = {
-            builder: _declare_push(builder, push, archive(args.uploaded), shared, child)
+            builder: _declare_push(builder, push, travels, shared, child)
             for builder, push in args.builders.items()
         }
         self.register_outputs({})
 
 
-def _shared_settings(args: ClosurePushArgs) -> pulumi.Output[str]:
+def _shared_settings(args: ClosurePushArgs, program: bytes) -> pulumi.Output[str]:
     """Return what standard input begins with on every builder: a program, and most settings."""
     given: dict[str, str | int | Sequence[str]] = dict(args.settings)
     if args.ca_certificate is not None:
         given["ca-certificate"] = base64.b64encode(args.ca_certificate.encode()).decode()
-    text = bootstrap() + format_settings(given)
+    text = bootstrap(program) + format_settings(given)
     later = {
         "bucket": args.bucket,
         "trusted-key": args.trusted_keys,

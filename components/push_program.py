@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
 import shlex
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -50,14 +52,17 @@ _FIND_PYTHON = (
     "exit 1"
 )
 
+_BOOTSTRAP = "bootstrap"
+"""What the archive calls what fetches it."""
+
 # The bootstrap comes before the settings, with its length and its sum: cut off, it does not run.
 _LOAD = (
-    "import hashlib, sys; "
+    "import base64, hashlib, sys, zlib; "
     "size, digest = sys.stdin.buffer.readline().split(); "
     "text = sys.stdin.buffer.read(int(size)); "
     "hashlib.sha256(text).hexdigest().encode() == digest or "
     'sys.exit("push: fetch: what was sent was cut off; push again"); '
-    'exec(compile(text, "bootstrap", "exec"))'
+    'exec(compile(zlib.decompress(base64.b64decode(text), -15), "bootstrap", "exec"))'
 )
 
 
@@ -104,9 +109,11 @@ def archive(uploaded: bytes = b"") -> bytes:
     files["__main__.py"] = _PUSH / "__main__.py"
     texts = {
         name: bare(files[name].read_text(encoding="utf-8")).encode()
-        for name in sorted(files.keys() - _LEFT_OUT)
+        for name in files.keys() - _LEFT_OUT
     }
-    return uploaded if _made_of(uploaded, texts) else _zipped(texts)
+    texts[_BOOTSTRAP] = bootstrap_text().encode()
+    in_order = dict(sorted(texts.items()))
+    return uploaded if _made_of(uploaded, in_order) else _zipped(in_order)
 
 
 def _zipped(texts: Mapping[str, bytes]) -> bytes:
@@ -130,21 +137,46 @@ def _made_of(zipped: bytes, texts: Mapping[str, bytes]) -> bool:
             found = [(one.filename, one.file_size, one.compress_type) for one in entries]
             # Two headers for each file, each with its name, and one record at the end.
             size = 22 + sum(76 + 2 * len(one.filename) + one.compress_size for one in entries)
-            return (found, len(zipped)) == (expected, size) and all(
-                file.read(name) == text for name, text in texts.items()
+            return (
+                (found, len(zipped)) == (expected, size)
+                and all(file.read(name) == text for name, text in texts.items())
+                and zlib.decompress(_deflated(zipped, _BOOTSTRAP), -15) == texts[_BOOTSTRAP]
             )
     except Exception:  # noqa: BLE001 (broken ones raise whatever comes to what they are given to)
         return False
 
 
+def _deflated(zipped: bytes, name: str) -> bytes:
+    """Return a file of an archive as it lies there, compressed.
+
+    Source: PKWARE, "APPNOTE.TXT", 4.3.7: its name and its bytes follow 30 bytes of a header.
+    """
+    with zipfile.ZipFile(io.BytesIO(zipped)) as file:
+        entry = file.getinfo(name)
+    begin = entry.header_offset + 30 + len(name)
+    return zipped[begin : begin + entry.compress_size]
+
+
 @cache
-def bootstrap() -> str:
-    """Return what standard input begins with on a builder: what fetches the push and becomes it."""
+def bootstrap_text() -> str:
+    """Return what fetches the push on a builder and becomes it, as Python."""
     parts = (_FORMATS / "sigv4.py", _PUSH / "bootstrap.py")
     head = "from __future__ import annotations\n"
     texts = [bare(path.read_text(encoding="utf-8")).replace(head, "") for path in parts]
     lines = [line for text in (head, *texts) for line in text.split("\n") if line]
-    text = "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def bootstrap(program: bytes) -> str:
+    """Return what standard input begins with on a builder: `bootstrap_text`, and its length.
+
+    It is taken out of the archive as it was compressed there, so that it stays what it is for as
+    long as that does, and no other zlib lets builders push again.
+
+    Args:
+        program: the `archive` in the bucket.
+    """
+    text = base64.b64encode(_deflated(program, _BOOTSTRAP)).decode()
     return f"{len(text)} {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 

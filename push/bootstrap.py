@@ -1,12 +1,12 @@
 """Fetches the push from the cache that it is to push to, checks it, and becomes it.
 
-A deployment sends a builder this, after the text of `formats/sigv4.py`, and keeps the push, twenty
-times as long, in the bucket: the engine handles each byte that a command is given dozens of times.
-Whoever may push might write there too, so what is fetched runs only if it is, by its SHA-256, what
-the deployment uploaded. It stays in this user's cache directory, so the next push fetches nothing,
-and so does what Python made of it, sealed with the secrets that a push is given: nobody who has not
-got them can have written that, and a push with nothing new spends most of its time otherwise on
-compiling the same text again.
+A deployment sends a builder this, after the text of `formats/sigv4.py` and compressed, and keeps
+the push, twenty times as long, in the bucket: the engine handles each byte that a command is given
+dozens of times. Whoever may push might write there too, so what is fetched runs only if it is, by
+its SHA-256, what the deployment uploaded. It stays in this user's cache directory, so the next push
+fetches nothing, and so does what Python made of it, sealed with the secrets that a push is given:
+nobody who has not got them can have written that, and a push with nothing new spends most of its
+time otherwise on compiling the same text again.
 
 It runs alone, before there is anything to import: standard library and `Signer` only.
 """
@@ -181,6 +181,7 @@ def _codes(settings: str, sha256: str) -> dict[str, CodeType]:
         codes = {
             name: compile(archive.read(name), name, "exec", dont_inherit=True)
             for name in archive.namelist()
+            if name.endswith(".py")
         }
     if key:
         content = marshal.dumps(codes)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
+import io
+import zipfile
 from collections.abc import Iterator, Mapping
 from threading import Event
 from typing import Any
 
 import pytest
 
-from components.push_program import PROGRAM_KEY, archive, bootstrap, push_command
+from components.push_program import PROGRAM_KEY, archive, bootstrap, bootstrap_text, push_command
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, Pushed
 from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, fault_proxy
@@ -61,13 +62,16 @@ def push(
         "ca_certificate": certificate,
         **changes,
     }
-    head, _, program = bootstrap().partition("\n")
+    program = archive()
     if changed:
-        program = program.replace("\nif __name__", f"\n{changed}\nif __name__", 1)
-        head = f"{len(program)} {hashlib.sha256(program.encode()).hexdigest()}"
+        text = bootstrap_text().replace("\nif __name__", f"\n{changed}\nif __name__", 1)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("bootstrap", text)
+        program = buffer.getvalue()
     ran = builder.run(
         f"{environment} {push_command([closure], archive())}",
-        input=f"{head}\n{program}{bucket.settings(**given)}",
+        input=bootstrap(program) + bucket.settings(**given),
         check=False,
     )
     return Pushed(ran.returncode, f"{ran.stdout}", ran.stderr)

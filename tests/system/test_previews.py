@@ -7,13 +7,14 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from components.push_program import PROGRAM_KEY, archive
+from components.push_program import PROGRAM_KEY, archive, bootstrap
 from components.text_object import multipart_etag
 from operations.preview_markdown import render
 from program.links import follow_links
@@ -78,20 +79,30 @@ def test_a_preview_says_from_which_store_path_to_which_a_push_goes(
     assert not pushing.changes()
 
 
+def halves(resource: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a resource's inputs and outputs, as a state has them."""
+    return [resource.get("inputs", {}), resource.get("outputs", {})]
+
+
 @contextmanager
 def uploaded_as_by_another_zlib(stack: Stack) -> Iterator[None]:
     """Let the state have the push's program as a machine with another zlib had uploaded it."""
     before = stack.export()
-    state = json.loads(before)
-    (program,) = [
-        resource
-        for resource in state["deployment"]["resources"]
-        if resource.get("outputs", {}).get("objectName") == PROGRAM_KEY
-    ]
+    state = json.loads(stack.run("stack", "export", "--show-secrets").succeeded().output)
     content = as_by_another_zlib()
-    for known in (program["inputs"], program["outputs"]):
-        known["contentBase64"] = base64.b64encode(content).decode()
-        known["etag"] = multipart_etag(content)
+    uploaded = sent = 0
+    for known in (part for one in state["deployment"]["resources"] for part in halves(one)):
+        if known.get("objectName") == PROGRAM_KEY:
+            known["contentBase64"] = base64.b64encode(content).decode()
+            known["etag"] = multipart_etag(content)
+            uploaded += 1
+        if "stdin" in known:
+            text = json.loads(known["stdin"]["plaintext"])
+            assert text.startswith(bootstrap(archive()))
+            text = text.replace(bootstrap(archive()), bootstrap(content))
+            known["stdin"]["plaintext"] = json.dumps(text)
+            sent += 1
+    assert (uploaded, sent) == (2, 2)
     here, there = (hashlib.sha256(one).hexdigest() for one in (archive(), content))
     text = json.dumps(state)
     assert here in text

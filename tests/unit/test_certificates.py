@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import trustme
 
-from components.push_program import bootstrap
+from components.push_program import bootstrap_text
 from operations.bucket import Bucket, Credential
 from operations.cache_client import CacheClient
 from program.checks.readable import _get
@@ -90,7 +90,7 @@ def a_push(url: str, ca: Path) -> None:
 def a_bootstrap(url: str, ca: Path) -> None:
     module = ModuleType("bootstrap")
     with patch.dict(sys.modules, bootstrap=module):
-        exec(compile(bootstrap().partition("\n")[2], "bootstrap", "exec"), module.__dict__)
+        exec(compile(bootstrap_text(), "bootstrap", "exec"), module.__dict__)
     module.__dict__["PAUSES"] = (0.0,)
     encoded = base64.b64encode(ca.read_bytes()).decode()
     module.__dict__["_fetched"](

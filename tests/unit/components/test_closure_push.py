@@ -73,8 +73,8 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     checksum = hashlib.sha256(archive()).hexdigest()
     assert inputs["create"].endswith(f" {checksum} --config - {STORE_PATH}")
     assert "S3CRET" not in json.dumps(inputs)
-    assert settings.startswith(bootstrap())
-    lines = settings.removeprefix(bootstrap()).splitlines()
+    assert settings.startswith(bootstrap(archive()))
+    lines = settings.removeprefix(bootstrap(archive())).splitlines()
     (ca,) = [line for line in lines if line.startswith("ca-certificate=")]
     assert base64.b64decode(ca.partition("=")[2]).startswith(b"-----BEGIN CERTIFICATE")
     assert [line for line in lines if line != ca] == [

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import io
 import random
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from components.push_program import PROGRAM_KEY, archive, bare, bootstrap, push_command
+from components.push_program import (
+    PROGRAM_KEY,
+    archive,
+    bare,
+    bootstrap,
+    bootstrap_text,
+    push_command,
+)
 from components.retention import expiration_rules
 
 CHECKOUT = Path(__file__).parents[3]
@@ -49,7 +58,9 @@ def as_by_another_zlib(
 
 def sent(program: str) -> bytes:
     """Return standard input that begins with another program than the bootstrap."""
-    return f"{len(program)} {hashlib.sha256(program.encode()).hexdigest()}\n{program}".encode()
+    deflate = zlib.compressobj(wbits=-15)
+    text = base64.b64encode(deflate.compress(program.encode()) + deflate.flush()).decode()
+    return f"{len(text)} {hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode()
 
 
 def test_the_archive_is_the_same_bytes_wherever_it_is_made(tmp_path: Path) -> None:
@@ -124,6 +135,7 @@ def test_the_archive_runs_and_holds_nothing_that_wants_a_library(tmp_path: Path)
 def test_what_travels_says_the_same_without_comments_and_docstrings() -> None:
     with zipfile.ZipFile(io.BytesIO(archive())) as file:
         travels = {name: file.read(name).decode() for name in file.namelist()}
+    assert travels.pop("bootstrap") == bootstrap_text()
     travels["formats/sigv4.py"] = bare((CHECKOUT / "formats/sigv4.py").read_text())
     travels["push/bootstrap.py"] = bare((CHECKOUT / "push/bootstrap.py").read_text())
     for name, text in travels.items():
@@ -243,11 +255,19 @@ def test_the_environments_python_settings_change_nothing(tmp_path: Path) -> None
 
 
 def test_the_bootstrap_is_short_and_whole() -> None:
-    head, _, text = bootstrap().partition("\n")
+    head, _, text = bootstrap(archive()).partition("\n")
     size, checksum = head.split()
-    assert len(text) == int(size) < 11_000
+    assert len(text) == int(size) < 5_500
     assert hashlib.sha256(text.encode()).hexdigest() == checksum
-    compile(text, "bootstrap", "exec")
+    assert zlib.decompress(base64.b64decode(text), -15).decode() == bootstrap_text()
+    compile(bootstrap_text(), "bootstrap", "exec")
+
+
+def test_another_zlib_changes_the_bootstrap_no_more_than_the_archive() -> None:
+    kept = archive(as_by_another_zlib())
+    assert bootstrap(kept) != bootstrap(archive())
+    text = bootstrap(kept).partition("\n")[2]
+    assert zlib.decompress(base64.b64decode(text), -15).decode() == bootstrap_text()
 
 
 def test_a_python_without_zlib_is_passed_over(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 import push
-from components.push_program import PROGRAM_KEY, archive, bootstrap
+from components.push_program import PROGRAM_KEY, archive, bootstrap_text
 from tests.unit.push.s3_stand_in import Raw, Reply, Seen, StandIn, error
 
 PROGRAM = b"a program"
@@ -33,7 +33,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     module = ModuleType("bootstrap")
     monkeypatch.setitem(sys.modules, "bootstrap", module)
     names = module.__dict__
-    exec(compile(bootstrap().partition("\n")[2], "bootstrap", "exec"), names)
+    exec(compile(bootstrap_text(), "bootstrap", "exec"), names)
     names["PAUSES"] = (0.0,) * 3
     return names
 
