@@ -14,7 +14,8 @@ from pathlib import Path
 from toolbox.tools import CHECKOUT, DYNAMIC_PROVIDERS, LANGUAGE_HOST
 
 MODULES = (
-    "grpc.aio", "minio", "nacl.signing", "pulumi.dynamic", "pulumi_command.remote", "pulumi_minio",
+    "asyncssh", "grpc.aio", "minio", "nacl.signing", "pulumi.dynamic", "pulumi_command.remote",
+    "pulumi_minio",
 )  # fmt: skip
 """What is imported beforehand. All of it is installed: the project's own is each stack's."""
 
