@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.store_path import STORE_DIR
 from push import signals
 from push.failure import PushError, defect
 from push.progress import say
@@ -292,9 +293,14 @@ class _Job:
     def _configure(self, lines: Sequence[str]) -> None:
         """Put lines into this user's nix.conf, in the place of those that were there before."""
         path = self._nix_conf()
+        # Root could write anew what others take to stay as it is.
+        if path.is_relative_to(STORE_DIR):
+            raise _unchangeable(path, "it lies in the Nix store")
         try:
             before = ""
             if path.exists():
+                if not path.is_file():
+                    raise _unchangeable(path, "it is no file")
                 with path.open(encoding="utf-8", newline="") as file:
                     before = file.read()
             # Without its end it may hold what somebody else has written.
@@ -306,11 +312,8 @@ class _Job:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise _refused(
-                f"'{path}' cannot be changed ({why}); set XDG_CONFIG_HOME to a directory whose "
-                "nix/nix.conf this user may write"
-            ) from None
+            why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise _unchangeable(path, why) from None
 
     def _nix_conf(self) -> Path:
         """Return this user's nix.conf itself, wherever a link to it lies."""
@@ -385,6 +388,13 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _unchangeable(path: Path, why: str) -> PushError:
+    return _refused(
+        f"'{path}' cannot be changed ({why}); set XDG_CONFIG_HOME to a directory whose "
+        "nix/nix.conf this user may write"
+    )
 
 
 def _refused(what: str) -> PushError:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from formats.signing import SecretKey
+from push import ci_job
 from push.ci_job import main
 from toolbox.processes import wait_until
 
@@ -58,6 +60,35 @@ def test_a_file_that_cannot_be_changed_is_one_sentence(
     assert said.count("\n") == 1
     assert "nix.conf' cannot be changed (it is no text in UTF-8); set XDG_CONFIG_HOME" in said
     assert file.read_bytes() == b"\xff\n"
+
+
+def test_what_is_no_file_of_this_users_stays(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        # Whoever may not make one may not replace the machine's either.
+        null = Path(os.devnull)
+    file = tmp_path / "nix" / "nix.conf"
+    file.symlink_to(null)
+    assert main(["start"], environment) == 1
+    assert "null' cannot be changed (it is no file); set XDG_CONFIG_HOME" in capfd.readouterr().err
+    assert null.is_char_device()
+
+    monkeypatch.setattr(ci_job, "STORE_DIR", str(tmp_path / "store"))
+    managed = tmp_path / "store" / "home-manager-files"
+    managed.parent.mkdir()
+    managed.write_text("cores = 2\n")
+    file.unlink()
+    file.symlink_to(managed)
+    assert main(["start"], environment) == 1
+    assert "files' cannot be changed (it lies in the Nix store)" in capfd.readouterr().err
+    assert managed.read_text() == "cores = 2\n"
 
 
 @pytest.mark.parametrize("change", [{"publicKeys": "k"}, {"builders": {"ci": []}}, {"push": 3}])
