@@ -6,8 +6,8 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from program.settings.local_file import read_local_file
 from program.settings.reader import SettingError, SettingReader
 
 HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
@@ -75,18 +75,6 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
     return f"{kind} {rest.split(' ')[0]}"
 
 
-def local_file(setting: str, name: str) -> Path:
-    """Return the path that a setting names, on the machine that runs Pulumi.
-
-    Raises:
-        SettingError: it begins with the home of a user that there is none of.
-    """
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        raise SettingError(setting, name, "there is no such user; write the whole path") from None
-
-
 def read_private_key_file(reader: SettingReader) -> str | None:
     """Return the text of the private key in the file that `privateKeyFile` names, or None.
 
@@ -97,17 +85,7 @@ def read_private_key_file(reader: SettingReader) -> str | None:
         return None
     setting = reader.full_name("privateKeyFile")
     name = reader.text("privateKeyFile")
-    path = local_file(setting, name)
-    try:
-        text = path.read_text(encoding="ascii")
-    except OSError as error:
-        raise SettingError(
-            setting, name, f"cannot be read ({error.strerror}); name the private key's file"
-        ) from None
-    except ValueError:
-        raise SettingError(
-            setting, name, "is no private key; name the private key's file"
-        ) from None
+    _, text = read_local_file(setting, name, "the private key's file")
     check_private_key(setting, text)
     return text
 

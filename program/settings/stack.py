@@ -20,10 +20,11 @@ from formats.error import FormatError
 from formats.keys import PublicKey, shown_key
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from program.settings.builders import BuilderSettings, check_s3_name, read_builders
+from program.settings.local_file import read_local_file
 from program.settings.pins import PinSettings, read_pins
 from program.settings.reader import SettingError, SettingReader
 from program.settings.signing_keys import SigningKeySettings, read_signing_keys
-from program.settings.ssh import HOST, local_file
+from program.settings.ssh import HOST
 
 _CERTIFICATE = re.compile(
     r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----"
@@ -482,14 +483,7 @@ def _public_url(url: str, default: str) -> str:
 def _ca_certificate(name: str) -> tuple[str | None, str | None]:
     if not name:
         return None, None
-    path = local_file("caCertificateFile", name)
-    try:
-        text = path.read_text(encoding="ascii")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no PEM text"
-        raise SettingError(
-            "caCertificateFile", name, f"cannot be read ({reason}); name the CA's PEM file"
-        ) from None
+    path, text = read_local_file("caCertificateFile", name, "the CA's PEM file")
     if not _CERTIFICATE.search(text) or "PRIVATE KEY" in text:
         raise SettingError(
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"
