@@ -16,7 +16,9 @@ OWNER = ".placed-by"
 
 # $1 is the directory, $2 who places, the rest are the files' names. Each gets one line of standard
 # input. A reader sees the old file or the new one, never a part. The directory becomes root's
-# alone, so it must be one that was made for this: not there, empty, or this program's already.
+# alone, so it must be one that was made for this: not there, empty, or this program's already. It
+# is looked at from within: whoever owns what it lies in may put another in its place meanwhile. A
+# full disk has left .placed-by empty where it was written at once, and then it is nobody's.
 _PLACE = f"""\
 set -eu
 fail() {{
@@ -28,29 +30,40 @@ umask 077
 directory=$1 owner=$2
 shift 2
 [ ! -L "$directory" ] || fail "$directory is a link; name the directory itself"
+[ ! -e "$directory" ] || [ -d "$directory" ] || fail "$directory is no directory; name another"
 [ ! -e "$directory" ] || [ -O "$directory" ] || fail "$directory is not root's; name another"
-if [ -e "$directory/{OWNER}" ]; then
-  IFS= read -r other <"$directory/{OWNER}"
+(umask 022 && mkdir -p -- "$(dirname -- "$directory")")
+mkdir -p -- "$directory"
+cd -P -- "$directory"
+[ -O . ] || fail "$directory is not root's; name another"
+if [ -s {OWNER} ]; then
+  IFS= read -r other <{OWNER} || :
   [ "${{other%% *}}" = "${{owner%% *}}" ] ||
     fail "the files in $directory are those of the stack ${{other%% *}}; name another directory, \
 or remove $directory/{OWNER} if that was this one"
-elif [ -e "$directory" ]; then
+else
   set -f
-  for file in $(ls -A -- "$directory"); do
+  for file in $(ls -A); do
     name=${{file#.}}
-    case " $* " in
+    case " $* {OWNER[1:]} " in
       *" ${{name%.new}} "*) ;;
       *) fail "$directory holds other things, such as $file; name a directory of its own" ;;
     esac
   done
 fi
-mkdir -p -- "$directory"
-chmod 700 -- "$directory"
-printf '%s\\n' "$owner" >"$directory/{OWNER}"
+for name in {OWNER} "$@"; do
+  [ ! -d "$name" ] || fail "$directory/$name is a directory; remove it"
+done
+chmod 700 .
+place() {{
+  rm -f -- ".${{1#.}}.new"
+  printf '%s\\n' "$2" >".${{1#.}}.new"
+  mv -f -- ".${{1#.}}.new" "$1"
+}}
+place {OWNER} "$owner"
 for name in "$@"; do
   IFS= read -r line
-  printf '%s\\n' "$line" >"$directory/.$name.new"
-  mv -f -- "$directory/.$name.new" "$directory/$name"
+  place "$name" "$line"
 done
 """
 
@@ -74,16 +87,15 @@ _REMOVE = f"""\
 set -eu
 directory=$1 owner=$2
 shift 2
-[ -d "$directory" ] || exit 0
-if [ -e "$directory/{OWNER}" ]; then
-  IFS= read -r other <"$directory/{OWNER}"
+[ -d "$directory" ] && [ ! -L "$directory" ] || exit 0
+cd -P -- "$directory"
+if [ -s {OWNER} ]; then
+  IFS= read -r other <{OWNER} || :
   [ "$other" = "$owner" ] || exit 0
 fi
-cd -- "$directory"
-for name in "$@"; do
-  rm -f -- "$name" ".$name.new"
+for name in {OWNER} "$@"; do
+  rm -f -- "$name" ".${{name#.}}.new"
 done
-rm -f -- {OWNER}
 cd /
 rmdir -- "$directory" 2>/dev/null || true
 """

@@ -58,7 +58,7 @@ _BOOTSTRAP = "bootstrap"
 # The bootstrap comes before the settings, with its length and its sum: cut off, it does not run.
 _LOAD = (
     "import base64, hashlib, sys, zlib; "
-    "size, digest = sys.stdin.buffer.readline().split(); "
+    'size, digest = (sys.stdin.buffer.readline().split() + [b"0", b""])[:2]; '
     "text = sys.stdin.buffer.read(int(size)); "
     "hashlib.sha256(text).hexdigest().encode() == digest or "
     'sys.exit("push: fetch: what was sent was cut off; push again"); '

@@ -25,6 +25,7 @@ from operations.cache_client import CacheClient
 from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
+from operations.status import write_whole
 from operations.upstream import upstream_caches
 from program.checks.s3_client import unreachable
 from program.checks.server_error import ServerError
@@ -122,9 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _audit(stack: str, sample: int | None, file: Path | None) -> int:
     report = audited(read_stack(stack), sample)
-    if file is not None:
-        write(report, file)
     print(summary(report))
+    # Afterwards: a file that cannot be written does not cost what took hours.
+    if file is not None:
+        write_whole(file, f"{json.dumps(asdict(report), indent=2)}\n")
     return FOUND if report.findings else DONE
 
 
@@ -152,18 +154,6 @@ def audited(stack: DeployedStack, sample: int | None) -> Report:
             f"caCertificateFile is {file}: holds a damaged certificate; name the CA's PEM file"
         ) from None
     return report
-
-
-def write(report: Report, file: Path) -> None:
-    """Write a report as JSON.
-
-    Raises:
-        OperationError: the file cannot be written.
-    """
-    try:
-        file.write_text(f"{json.dumps(asdict(report), indent=2)}\n", encoding="utf-8")
-    except OSError as error:
-        raise OperationError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _sample(text: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ def run(operation: Callable[[], int]) -> int:
     except BrokenPipeError:
         _say_no_more()
         return UNHEARD
+    except ssl.SSLError as error:
+        told = plain(error.reason or str(error))
+        print(f"error: caCertificateFile: {told}; name the CA's PEM file", file=sys.stderr)
     except OSError as error:
         # Files that cannot be read or written are told where they are known.
         if error.filename is not None:

@@ -64,15 +64,22 @@ def remove_empty_attributes() -> int:
         return 0
     # `pulumi login --local` names the home directory: file://~.
     directory = Path(unquote(address.netloc + address.path)).expanduser()
-    empty = [path for path in directory.glob(".pulumi/**/*.attrs") if path.stat().st_size == 0]
-    try:
-        for path in empty:
-            path.unlink()
-    except OSError as error:
-        raise OperationError(
-            f"{error.filename} cannot be removed ({error.strerror}); remove it as its owner"
-        ) from None
-    return len(empty)
+    removed = 0
+    for path in directory.glob(".pulumi/**/*.attrs"):
+        # Another command's: it comes and goes with that, and may just be being written.
+        if "locks" in path.relative_to(directory).parts:
+            continue
+        try:
+            if path.stat().st_size == 0:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OperationError(
+                f"{error.filename} cannot be removed ({error.strerror}); remove it as its owner"
+            ) from None
+    return removed
 
 
 def _plain(value: Any) -> Any:

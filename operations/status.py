@@ -8,6 +8,7 @@ of the retention, or a pin is incomplete; 2: it could not be told.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -103,15 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(stack: str, json_file: str | None, prometheus_file: str | None) -> int:
     status = status_of(read_stack(stack), "status")
-    shown = True
-    for file, render in ((json_file, as_json), (prometheus_file, as_prometheus)):
-        if file == STANDARD_OUTPUT:
-            print(render(status), end="")
-            shown = False
-        elif file is not None:
+    wanted = [(json_file, as_json), (prometheus_file, as_prometheus)]
+    printed = [render(status) for file, render in wanted if file == STANDARD_OUTPUT]
+    print("".join(printed) if printed else f"{screen(status)}\n", end="")
+    # Afterwards: what cannot be written has not been looked at for nothing.
+    for file, render in wanted:
+        if file not in (None, STANDARD_OUTPUT):
             write_whole(Path(file), render(status))
-    if shown:
-        print(screen(status))
     return FOUND if status.findings else DONE
 
 
@@ -124,17 +123,21 @@ def write_whole(file: Path, text: str) -> None:
         OperationError: it cannot be written.
     """
     try:
-        file = file.resolve()
-        if file.is_symlink():
-            raise RuntimeError
+        # Before links are followed: those of /dev/stdout lead nowhere that has a name.
         if file.exists() and not file.is_file():
             file.write_text(text, encoding="utf-8")
             return
+        file = file.resolve()
+        if file.is_symlink():
+            raise RuntimeError
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as written:
                 written.write(text)
-            Path(name).chmod(0o644)
+            if file.exists():
+                shutil.copymode(file, name)
+            else:
+                Path(name).chmod(0o644)
             Path(name).replace(file)
         except BaseException:
             with suppress(OSError):

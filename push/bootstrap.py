@@ -204,8 +204,10 @@ def _kept(name: str) -> Path | None:
 
 def _content(path: Path | None) -> bytes:
     try:
-        with path.open("rb") if path else io.BytesIO() as file:
-            return file.read(_LARGEST)
+        # Without waiting, were it a FIFO.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags), "rb") if path else io.BytesIO() as file:
+            return file.read(_LARGEST) or b""
     except OSError:
         return b""
 

@@ -202,9 +202,7 @@ class _Job:
         return 0
 
     def finish(self, paths: Sequence[str]) -> int:
-        if self._directory.exists() and self._directory.lstat().st_uid != os.getuid():
-            raise _refused(f"'{self._directory}' is another user's; set RUNNER_TEMP to one of ours")
-        started = self._settings.exists()
+        started = self._is_ours() and self._settings.exists()
         if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
         try:
@@ -219,6 +217,24 @@ class _Job:
                 self._configure(())
             finally:
                 shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _is_ours(self) -> bool:
+        """Whether the job's directory is there, and is one of this user's.
+
+        It is asked once: what is not there now may be another user's a moment later.
+        """
+        try:
+            found = self._directory.lstat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _refused(
+                f"'{self._directory}' cannot be looked into ({error.strerror}); set RUNNER_TEMP to "
+                "one of ours"
+            ) from None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise _refused(f"'{self._directory}' is another user's; set RUNNER_TEMP to one of ours")
+        return True
 
     def _push_the_rest(self, paths: Sequence[str]) -> int:
         # What was interrupted while it started has none.
@@ -293,13 +309,13 @@ class _Job:
     def _configure(self, lines: Sequence[str]) -> None:
         """Put lines into this user's nix.conf, in the place of those that were there before."""
         path = self._nix_conf()
-        # Root could write anew what others take to stay as it is.
-        if path.is_relative_to(STORE_DIR):
-            raise _unchangeable(path, "it lies in the Nix store")
         try:
             before = ""
             if path.exists():
                 if not path.is_file():
+                    if not lines:
+                        # Nothing of ours can be in it.
+                        return
                     raise _unchangeable(path, "it is no file")
                 with path.open(encoding="utf-8", newline="") as file:
                     before = file.read()
@@ -309,6 +325,9 @@ class _Job:
                 newline = "" if not text or text.endswith("\n") else "\n"
                 text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
             if text != before:
+                # Root could write anew what others take to stay as it is.
+                if path.is_relative_to(Path(STORE_DIR).resolve()):
+                    raise _unchangeable(path, "it lies in the Nix store")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _replace(path, text)
         except (OSError, UnicodeDecodeError) as error:
@@ -382,6 +401,10 @@ def _replace(path: Path, text: str) -> None:
             file.write(text)
         if path.exists():
             shutil.copymode(path, name)
+            if os.geteuid() == 0:
+                # The user's whose home root has been given.
+                owner = path.stat()
+                os.chown(name, owner.st_uid, owner.st_gid)
         else:
             Path(name).chmod(0o644)
         Path(name).replace(path)

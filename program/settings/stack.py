@@ -27,7 +27,7 @@ from program.settings.signing_keys import SigningKeySettings, read_signing_keys
 from program.settings.ssh import HOST
 
 _CERTIFICATE = re.compile(
-    r"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----"
+    r"^-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----", re.MULTILINE
 )
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -483,7 +483,7 @@ def _public_url(url: str, default: str) -> str:
 def _ca_certificate(name: str) -> tuple[str | None, str | None]:
     if not name:
         return None, None
-    path, text = read_local_file("caCertificateFile", name, "the CA's PEM file")
+    path, text = read_local_file("caCertificateFile", name, "the CA's PEM file", errors="replace")
     if not _CERTIFICATE.search(text) or "PRIVATE KEY" in text:
         raise SettingError(
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"

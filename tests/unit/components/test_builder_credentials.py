@@ -219,3 +219,76 @@ def test_a_sudo_that_asks_for_a_password_is_one_sentence(tmp_path: Path) -> None
         "(NOPASSWD in sudoers), or log in as root\n"
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_was_full_stops_no_later_deployment(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    for made in (place_command, remove_command):
+        directory.mkdir(exist_ok=True)
+        # As it was written at once, and a disk had no room for it.
+        (directory / ".placed-by").write_text("")
+        assert sh(tmp_path, made(str(directory), OWNER)).returncode == 0
+    assert not directory.exists()
+
+    sh(tmp_path, place_command(str(directory), OWNER))
+    (directory / ".placed-by").write_text(OWNER[:12])
+    refused = sh(tmp_path, place_command(str(directory), OWNER))
+    assert refused.returncode == 1
+    assert f"are those of the stack {OWNER[:12]}; name another directory" in refused.stderr
+
+
+def test_an_update_for_which_there_is_no_room_leaves_what_was_there(tmp_path: Path) -> None:
+    directory = tmp_path / "credentials"
+    sh(tmp_path, place_command(str(directory), OWNER))
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    update = f"trap '' XFSZ; ulimit -f 0; {place_command(str(directory), OWNER)}"
+    assert sh(tmp_path, update).returncode != 0
+    after = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert {name: text for name, text in after.items() if not name.endswith(".new")} == before
+    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_files_that_somebody_put_there_before_get_no_secret(tmp_path: Path) -> None:
+    directory, victim = tmp_path / "credentials", tmp_path / "victim"
+    directory.mkdir(mode=0o777)
+    victim.write_text("mine")
+    (directory / ".secret-access-key.new").symlink_to(victim)
+    (directory / ".signing-key.new").touch(mode=0o666)
+    with (directory / ".signing-key.new").open() as held:
+        assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
+        assert held.read() == ""
+    assert victim.read_text() == "mine"
+    assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
+
+
+def test_what_a_directory_lies_in_stays_open_to_others(tmp_path: Path) -> None:
+    directory = tmp_path / "opt" / "nix" / "credentials"
+    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
+    made = (directory, directory.parent, directory.parent.parent)
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700, 0o755, 0o755]
+
+
+def test_a_directory_in_the_place_of_a_file_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "credentials"
+    (directory / "signing-key").mkdir(parents=True)
+    refused = sh(tmp_path, place_command(str(directory), OWNER))
+    assert refused.returncode == 1
+    assert f"{directory}/signing-key is a directory; remove it" in refused.stderr
+    assert [path.name for path in directory.iterdir()] == ["signing-key"]
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused = sh(tmp_path, place_command(str(file), OWNER))
+    assert f"{file} is no directory; name another" in refused.stderr
+    assert file.read_text() == "mine"
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "signing-key").write_text("another's")
+    (tmp_path / "link").symlink_to(elsewhere)
+    assert sh(tmp_path, remove_command(str(tmp_path / "link"), OWNER)).returncode == 0
+    assert (elsewhere / "signing-key").read_text() == "another's"

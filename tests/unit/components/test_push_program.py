@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import random
+import struct
 import subprocess
 import sys
 import zipfile
@@ -56,10 +57,15 @@ def as_by_another_zlib(
     return buffer.getvalue()
 
 
+def deflated(content: bytes) -> bytes:
+    """Return a raw DEFLATE stream."""
+    deflate = zlib.compressobj(wbits=-15)
+    return deflate.compress(content) + deflate.flush()
+
+
 def sent(program: str) -> bytes:
     """Return standard input that begins with another program than the bootstrap."""
-    deflate = zlib.compressobj(wbits=-15)
-    text = base64.b64encode(deflate.compress(program.encode()) + deflate.flush()).decode()
+    text = base64.b64encode(deflated(program.encode())).decode()
     return f"{len(text)} {hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode()
 
 
@@ -232,11 +238,12 @@ def test_paths_arrive_as_words_and_the_settings_behind_the_program() -> None:
     ]
 
 
-@pytest.mark.parametrize("length", [0, 3, 70, 80, 90])
+@pytest.mark.parametrize("length", [0, 1, 3, 70, 80, 90])
 def test_a_program_that_arrives_incomplete_is_not_run(length: int) -> None:
     done = run_on_a_builder(sent("print('begun')\nprint('ended')\n")[:length], "/link")
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert done.stdout == b""
+    assert done.stderr == b"push: fetch: what was sent was cut off; push again\n"
 
 
 def test_the_command_line_means_the_same_to_every_login_shell() -> None:
@@ -287,3 +294,31 @@ def only(directory: Path) -> dict[str, str]:
     """Return an environment with no program but those of a directory and `sh`."""
     (directory / "sh").symlink_to("/bin/sh")
     return {"PATH": str(directory), "HOME": str(directory)}
+
+
+def test_another_bootstrap_hidden_before_the_archives_own_does_not_stay() -> None:
+    hidden = deflated(b"raise SystemExit('run by mistake')\n")
+    with zipfile.ZipFile(io.BytesIO(archive())) as file:
+        texts = {name: file.read(name) for name in file.namelist()}
+    files = central = b""
+    for name, text in texts.items():
+        # Between a file's name and its bytes, where whoever reads the archive passes over it; and
+        # as much more that another file says to have, so that the whole is as long as it should be.
+        between = hidden if name == "bootstrap" else b""
+        more = len(hidden) if name == "formats/__init__.py" else 0
+        content, crc = deflated(text), zlib.crc32(text)
+        sizes = (len(content), len(text), len(name), len(between))
+        place = len(files)
+        files += struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 33, crc, *sizes)
+        files += name.encode() + between + content
+        told = (len(content) + more, len(text), len(name), 0, 0, 0, 0, 0o644 << 16, place)
+        central += struct.pack("<4s6H3I5H2I", b"PK\1\2", 788, 20, 0, 8, 0, 33, crc, *told)
+        central += name.encode()
+    count, end = len(texts), (len(central), len(files), 0)
+    crafted = files + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, *end)
+    with zipfile.ZipFile(io.BytesIO(crafted)) as file:
+        expected = 22 + sum(
+            76 + 2 * len(one.filename) + one.compress_size for one in file.infolist()
+        )
+    assert len(crafted) == expected
+    assert archive(crafted) == archive()

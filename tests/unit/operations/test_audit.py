@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from operations.audit import audited, write
+from operations import audit
+from operations.audit import audited
 from operations.cache_audit import Report
 from operations.deployed_stack import DeployedStack
 from operations.pulumi_cli import OperationError
@@ -34,6 +35,13 @@ def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path:
         audited(damaged, sample=0)
 
 
-def test_a_report_that_cannot_be_written_is_told_with_its_file(tmp_path: Path) -> None:
-    with pytest.raises(OperationError, match=rf"{tmp_path} cannot be written: Is a directory"):
-        write(Report("test", NOWHERE), tmp_path)
+def test_what_was_found_is_told_before_a_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report("test", NOWHERE)
+    monkeypatch.setattr(audit, "read_stack", lambda _: None)
+    monkeypatch.setattr(audit, "audited", lambda *_: report)
+    assert audit.main(["--stack", "test", "--json", str(tmp_path / "nowhere" / "report.json")]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"{audit.summary(report)}\n"
+    assert said.err.startswith(f"error: {tmp_path}/nowhere/report.json cannot be written: No such")

@@ -78,8 +78,14 @@ def test_attributes_that_were_cut_off_are_found_where_the_state_is(
     stacks.mkdir(parents=True)
     (stacks / "cut.json.attrs").touch()
     (stacks / "whole.json.attrs").write_text("{}")
+    # It has gone by the time it is looked at.
+    (stacks / "gone.json.attrs").symlink_to("nowhere")
+    lock = tmp_path / ".pulumi" / "locks" / "cut.json.attrs"
+    lock.parent.mkdir()
+    lock.touch()
     url = backend.format(home=tmp_path)
     monkeypatch.setattr(state, "read_output", lambda *_: {"url": url})
     assert state.remove_empty_attributes() == int(backend.startswith("file:"))
-    left = {file.name for file in stacks.iterdir()}
+    assert lock.exists()
+    left = {file.name for file in stacks.iterdir()} - {"gone.json.attrs"}
     assert left == {"whole.json.attrs"} | ({"cut.json.attrs"} if backend[:5] == "https" else set())

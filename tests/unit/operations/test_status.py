@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -18,6 +20,7 @@ from operations.status import status_of, write_whole
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
 
+CHECKOUT = Path(__file__).parents[3]
 NOW = datetime.now(timezone.utc)
 
 
@@ -96,6 +99,22 @@ def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path: Path) -> N
     (tmp_path / "round").symlink_to("round")
     with pytest.raises(OperationError, match="round cannot be written"):
         write_whole(tmp_path / "round", "x")
+
+
+def test_whoever_may_read_a_file_may_read_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.touch(mode=0o600)
+    write_whole(file, "of a private cache\n")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_of_a_shell_is_written_to() -> None:
+    script = "from pathlib import Path; from operations.status import write_whole; "
+    script += "write_whole(Path('/dev/stdout'), 'told')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (b"told", b"")
 
 
 def test_an_interruption_leaves_no_half_file(

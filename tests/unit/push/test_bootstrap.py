@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -341,3 +342,12 @@ def test_it_imports_from_what_was_checked(
     from push.cli import main  # noqa: PLC0415
 
     assert main.__code__.co_filename == "push/cli.py"
+
+
+def test_what_is_kept_is_not_waited_for(loaded: Loaded, server: StandIn) -> None:
+    server.put(PROGRAM_KEY, PROGRAM)
+    digest = hashlib.sha256(PROGRAM).hexdigest()
+    kept = loaded["_kept"](f"push-{digest}.pyz")
+    os.mkfifo(kept)
+    assert loaded["_program"](settings_of(server), digest) == PROGRAM
+    assert kept.read_bytes() == PROGRAM

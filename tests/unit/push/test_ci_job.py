@@ -79,6 +79,8 @@ def test_what_is_no_file_of_this_users_stays(
     assert main(["start"], environment) == 1
     assert "null' cannot be changed (it is no file); set XDG_CONFIG_HOME" in capfd.readouterr().err
     assert null.is_char_device()
+    assert main(["finish"], environment) == 0
+    assert null.is_char_device()
 
     monkeypatch.setattr(ci_job, "STORE_DIR", str(tmp_path / "store"))
     managed = tmp_path / "store" / "home-manager-files"
@@ -88,7 +90,36 @@ def test_what_is_no_file_of_this_users_stays(
     file.symlink_to(managed)
     assert main(["start"], environment) == 1
     assert "files' cannot be changed (it lies in the Nix store)" in capfd.readouterr().err
+    assert main(["finish"], environment) == 0
     assert managed.read_text() == "cores = 2\n"
+
+
+def test_a_nix_conf_stays_its_users_where_root_changes_it(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "nix" / "nix.conf"
+    file.write_text("cores = 2\n")
+    whose = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(file, *whose)
+    for step in ("start", "finish"):
+        assert main([step], environment) == 0
+        assert (file.stat().st_uid, file.stat().st_gid) == whose
+
+
+def test_what_stands_where_a_jobs_files_should_is_not_taken_for_them(
+    pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "settings").touch()
+    (theirs / "log").write_text("a secret of theirs")
+    place = tmp_path / f"nix-binary-cache-{os.getuid()}"
+    place.symlink_to(theirs)
+    assert main(["finish"], pushing) == 1
+    said = capfd.readouterr().err
+    assert said.endswith("is another user's; set RUNNER_TEMP to one of ours\n")
+    assert "a secret" not in said
+    assert sorted(path.name for path in theirs.iterdir()) == ["log", "settings"]
 
 
 @pytest.mark.parametrize("change", [{"publicKeys": "k"}, {"builders": {"ci": []}}, {"push": 3}])

@@ -36,6 +36,12 @@ def large(directory: Path) -> Path:
     return path
 
 
+def written(directory: Path, content: bytes) -> Path:
+    path = directory / "written"
+    path.write_bytes(content)
+    return path
+
+
 def test_what_is_not_read_to_its_end_is_not_begun(tmp_path: Path) -> None:
     remedy = "; name the CA's PEM file"
     for path, reason in (
@@ -45,9 +51,11 @@ def test_what_is_not_read_to_its_end_is_not_begun(tmp_path: Path) -> None:
         (large(tmp_path), "it is too large"),
         (tmp_path / "none", "No such file or directory"),
         (tmp_path / "a\0b", "it is no path"),
+        (written(tmp_path, b"\xef\xbb\xbf-----BEGIN"), "it is no ASCII text"),
     ):
         assert told(str(path)).endswith(f"cannot be read ({reason}){remedy}")
-    assert "there is no such user; write the whole path" in told(f"~{NOWHERE}/ca.pem")
+    for name in (f"~{NOWHERE}/ca.pem", "~\0/ca.pem"):
+        assert "there is no such user; write the whole path" in told(name)
 
 
 def test_a_private_key_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
@@ -64,3 +72,14 @@ def test_a_bundle_may_name_its_authorities_in_any_language(tmp_path: Path) -> No
     bundle.write_text(f"# NetLock Arany (Főtanúsítvány)\n{certificate}", encoding="utf-8")
     settings = parse(configuration(caCertificateFile=str(bundle)))
     assert settings.ca_certificate == certificate
+
+
+def test_a_bundle_that_go_reads_otherwise_is_refused(tmp_path: Path) -> None:
+    certificate = make_authority(tmp_path).ca_file.read_bytes()
+    marked = written(tmp_path, b"\xef\xbb\xbf" + certificate)
+    refused = refusal(caCertificateFile=str(marked))
+    assert refused.endswith(
+        "cannot be read (it begins with a byte order mark); name the CA's PEM file"
+    )
+    behind = written(tmp_path, b"the CA: " + certificate)
+    assert "holds no certificate" in refusal(caCertificateFile=str(behind))
