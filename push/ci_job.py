@@ -40,6 +40,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
 _BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
 _OURS = re.compile(f"{_BEGIN}\n(?:(?!{_BEGIN}\n).)*?{_END}\n", re.DOTALL)
+_HOOK_LINE = re.compile(r"^post-build-hook = (.+)$", re.MULTILINE)
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
 _PATIENCE = 900.0
@@ -320,7 +321,12 @@ class _Job:
                 with path.open(encoding="utf-8", newline="") as file:
                     before = file.read()
             # Without its end it may hold what somebody else has written.
-            text = _OURS.sub("", before)
+            text = _OURS.sub(lambda ours: ours[0] * self._is_anothers(ours[0]), before)
+            if lines and _OURS.search(text):
+                raise _refused(
+                    f"another job of this user's goes on, whose hook stands in '{path}'; set "
+                    "XDG_CONFIG_HOME to a directory of each job's own"
+                )
             if lines:
                 newline = "" if not text or text.endswith("\n") else "\n"
                 text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
@@ -333,6 +339,26 @@ class _Job:
         except (OSError, UnicodeDecodeError) as error:
             why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
             raise _unchangeable(path, why) from None
+
+    def _is_anothers(self, block: str) -> bool:
+        """Whether lines in nix.conf are those of another job that goes on."""
+        found = _HOOK_LINE.search(block)
+        if found is None or found[1] == str(self._hook):
+            return False
+        try:
+            log = os.open(
+                Path(found[1]).with_name(self._log.name),
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            )
+        except OSError:
+            return False
+        try:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(log)
+        return False
 
     def _nix_conf(self) -> Path:
         """Return this user's nix.conf itself, wherever a link to it lies."""

@@ -202,10 +202,8 @@ def _import(call: Call) -> int:
     for name in ("FROM", "KEYS"):
         if call.given.get(name):
             arguments += [f"--{name.lower()}", call.given[name]]
-    file = call.given.get("PATHS")
-    if file:
-        # The operation runs in the stack's directory.
-        arguments += ["--paths", file if file == "-" else str(Path(file).absolute())]
+    if call.given.get("PATHS"):
+        arguments += ["--paths", call.given["PATHS"]]
     stack = None if "--help" in arguments else _told(call)
     return _operate(stack, "import_cache", arguments)
 
@@ -217,12 +215,32 @@ def _told(call: Call) -> Stack:
     return stack
 
 
+_FILE_OPTIONS = ("--ca-file", "--json", "--netrc-file", "--output", "--paths", "--prometheus")
+
+
+def _from_here(words: Sequence[str]) -> list[str]:
+    """Return an operation's arguments with the files in them found from the stack's directory.
+
+    It runs there, and who calls it means files where the call is made.
+    """
+    before = ["", *words]
+    return [
+        str(Path(word).absolute())
+        if option in _FILE_OPTIONS and word != "-"
+        else f"{name}={Path(file).absolute()}"
+        if name in _FILE_OPTIONS and file not in ("", "-")
+        else word
+        for option, word in zip(before, words, strict=False)
+        for name, _, file in [word.partition("=")]
+    ]
+
+
 def _operate(stack: Stack | None, operation: str, arguments: Sequence[str]) -> int:
     """Run a module of `operations` on a stack, on this terminal; return its exit code."""
     module = f"operations.{operation.replace('-', '_')}"
     words = list(arguments)
     if stack is not None:
-        words = ["--stack", stack.name, *words]
+        words = ["--stack", stack.name, *_from_here(words)]
         os.environ.clear()
         os.environ.update(stack.environment)
         os.chdir(stack.directory)

@@ -94,6 +94,35 @@ def test_what_is_no_file_of_this_users_stays(
     assert managed.read_text() == "cores = 2\n"
 
 
+def test_a_job_takes_no_hook_away_from_another_that_goes_on(
+    pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    file = tmp_path / "nix" / "nix.conf"
+    assert main(["start"], first) == 0
+    configured = file.read_text()
+    assert f"post-build-hook = {tmp_path}/1/" in configured
+    try:
+        assert main(["start"], second) == 1
+        assert "another job of this user's goes on, whose hook" in capfd.readouterr().err
+        assert main(["finish"], second) == 0
+        assert file.read_text() == configured
+        assert [path.name for path in (tmp_path / "2").iterdir()] == []
+    finally:
+        main(["finish"], first)
+    assert file.read_text() == ""
+    # What one that was killed has left is in nobody's way.
+    file.write_text(configured)
+    (tmp_path / "1" / f"nix-binary-cache-{os.getuid()}").mkdir()
+    (tmp_path / "1" / f"nix-binary-cache-{os.getuid()}" / "log").touch()
+    assert main(["start"], second) == 0
+    assert file.read_text().count("post-build-hook = ") == 1
+    main(["finish"], second)
+    assert file.read_text() == ""
+
+
 def test_a_nix_conf_stays_its_users_where_root_changes_it(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

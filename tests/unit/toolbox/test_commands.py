@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,23 +131,35 @@ def test_a_builders_name_and_arguments_reach_the_push(monkeypatch: pytest.Monkey
     assert given == [["push", "nixbuilder"]]
 
 
-def test_what_an_import_is_given_reaches_it_from_any_directory(
+def test_files_are_meant_where_the_call_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[list[str]] = []
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    stack = stacks.Stack("own", there, dict(os.environ), own_server=True)
     monkeypatch.delenv("MAKEFLAGS", raising=False)
-    monkeypatch.setattr(stacks, "existing", lambda name: name)
-    monkeypatch.chdir(tmp_path)
-
-    def operate(_: object, operation: str, words: list[str]) -> int:
-        given.append([operation, *words])
-        return 0
-
-    monkeypatch.setattr(commands, "_operate", operate)
-    assert run(["import", "FROM=https://old", "KEYS=a-1:x b-1:y", "PATHS=paths"]) == 0
-    assert run(["import", "FROM=https://old", "PATHS=-", "ARGS=--ca-file /ca.pem"]) == 0
-    source = ["--from", "https://old"]
+    monkeypatch.setattr(stacks, "existing", lambda _: stack)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr("runpy.run_module", lambda *_, **__: given.append(sys.argv))
+    calls = (
+        ["import", "FROM=https://old", "KEYS=a-1:x b-1:y", "PATHS=paths"],
+        ["import", "FROM=https://old", "PATHS=-", "ARGS=--ca-file ca.pem"],
+        ["audit", "ARGS=--hash all --json report.json"],
+        ["status", "ARGS=--json - --prometheus=x.prom"],
+        ["report", "ARGS=--output /srv/page.html --publish"],
+    )
+    for words in calls:
+        monkeypatch.chdir(here)
+        assert run(words) == 0
+        assert Path.cwd() == there
+    own, source = ["--stack", "own"], ["--from", "https://old"]
     assert given == [
-        ["import_cache", *source, "--keys", "a-1:x b-1:y", "--paths", str(tmp_path / "paths")],
-        ["import_cache", "--ca-file", "/ca.pem", *source, "--paths", "-"],
-    ]
+        ["operations.import_cache", *own, *source, "--keys", "a-1:x b-1:y", "--paths",
+         f"{here}/paths"],
+        ["operations.import_cache", *own, "--ca-file", f"{here}/ca.pem", *source, "--paths", "-"],
+        ["operations.audit", *own, "--hash", "all", "--json", f"{here}/report.json"],
+        ["operations.status", *own, "--json", "-", f"--prometheus={here}/x.prom"],
+        ["operations.report", *own, "--output", "/srv/page.html", "--publish"],
+    ]  # fmt: skip
