@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -132,10 +133,25 @@ def _memory(environment: Mapping[str, str]) -> Path | None:
 
 
 def _remove_leftovers(base: Path) -> None:
+    if not _keeps_names(base):
+        return
     for directory in _leftovers(base):
         # Another push may remove it at the same time.
         with contextlib.suppress(OSError):
             _remove(directory)
+
+
+def _keeps_names(base: Path) -> bool:
+    """Whether nobody else can put another directory, or a link, in the place of what is looked at.
+
+    Root may push with the TMPDIR of the user whom it was before.
+    """
+    try:
+        status = base.stat()
+    except OSError:
+        return False
+    ours = status.st_uid in (0, os.geteuid())
+    return ours and (not status.st_mode & stat.S_IWOTH or bool(status.st_mode & stat.S_ISVTX))
 
 
 def _remove(directory: Path) -> None:

@@ -174,6 +174,15 @@ def test_what_nobody_holds_is_removed(places: dict[str, str]) -> None:
     assert directories(places["XDG_RUNTIME_DIR"]) == []
 
 
+def test_where_others_can_exchange_it_nothing_is_removed(places: dict[str, str]) -> None:
+    left_over(places["TMPDIR"], "dead")
+    base = Path(places["TMPDIR"])
+    base.chmod(0o777)
+    assert survivors(places) == {"dead"}
+    base.chmod(0o1777)
+    assert survivors(places) == set()
+
+
 def test_what_another_push_holds_is_left_alone(places: dict[str, str]) -> None:
     directory = left_over(places["TMPDIR"], "alive")
     with (directory / "lock").open() as file:
