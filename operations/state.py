@@ -67,7 +67,7 @@ def remove_empty_attributes() -> int:
     removed = 0
     for path in directory.glob(".pulumi/**/*.attrs"):
         # Another command's: it comes and goes with that, and may just be being written.
-        if "locks" in path.relative_to(directory).parts:
+        if path.relative_to(directory).parts[:2] == (".pulumi", "locks"):
             continue
         try:
             if path.stat().st_size == 0:

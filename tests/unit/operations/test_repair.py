@@ -89,3 +89,14 @@ def test_attributes_that_were_cut_off_are_found_where_the_state_is(
     assert lock.exists()
     left = {file.name for file in stacks.iterdir()} - {"gone.json.attrs"}
     assert left == {"whole.json.attrs"} | ({"cut.json.attrs"} if backend[:5] == "https" else set())
+
+
+def test_a_project_may_be_called_as_the_directory_of_locks_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = tmp_path / ".pulumi" / "stacks" / "locks" / "dev.json.attrs"
+    cut.parent.mkdir(parents=True)
+    cut.touch()
+    monkeypatch.setattr(state, "read_output", lambda *_: {"url": f"file://{tmp_path}"})
+    assert state.remove_empty_attributes() == 1
+    assert not cut.exists()
