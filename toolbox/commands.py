@@ -223,16 +223,22 @@ def _from_here(words: Sequence[str]) -> list[str]:
 
     It runs there, and who calls it means files where the call is made.
     """
-    before = ["", *words]
-    return [
-        str(Path(word).absolute())
-        if option in _FILE_OPTIONS and word != "-"
-        else f"{name}={Path(file).absolute()}"
-        if name in _FILE_OPTIONS and file not in ("", "-")
-        else word
-        for option, word in zip(before, words, strict=False)
-        for name, _, file in [word.partition("=")]
-    ]
+    found: list[str] = []
+    before = ""
+    for word in words:
+        name, equals, file = word.partition("=")
+        if before in _FILE_OPTIONS:
+            found.append(_absolute(word))
+        elif equals and name in _FILE_OPTIONS:
+            found.append(f"{name}={_absolute(file)}")
+        else:
+            found.append(word)
+        before = word
+    return found
+
+
+def _absolute(file: str) -> str:
+    return file if file in ("", "-") else str(Path(file).absolute())
 
 
 def _operate(stack: Stack | None, operation: str, arguments: Sequence[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,21 @@ def test_no_text_of_others_in_a_refusal_steers_a_terminal(
 
     assert run(refuse) == CANNOT_RUN
     assert capsys.readouterr().err == "error: a?[2Jb?c\n"
+
+
+def test_a_damaged_authority_is_not_told_as_what_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+
+    def trust() -> int:
+        ssl.create_default_context().load_verify_locations(file)
+        return 0
+
+    assert run(trust) == CANNOT_RUN
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: caCertificateFile: [A-Z_]+; name the CA's PEM file\n", told)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
