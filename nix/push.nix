@@ -28,6 +28,7 @@ stdenvNoCC.mkDerivation {
     ]) (unions [
       ../push/bootstrap.py
       ../push/ci_job.py
+      ../push/whole_file.py
       ../formats/signing.py
     ]);
   };

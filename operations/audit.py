@@ -24,8 +24,8 @@ from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
 from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
+from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
-from operations.status import write_whole
 from operations.upstream import upstream_caches
 from program.checks.s3_client import unreachable
 from program.checks.server_error import ServerError

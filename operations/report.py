@@ -16,6 +16,7 @@ from pathlib import Path
 from operations.cache_status import Status
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
+from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError, on_terminal
 from operations.report_page import (
     LARGEST_PAGE,
@@ -26,7 +27,7 @@ from operations.report_page import (
     report_page,
 )
 from operations.state import read_state
-from operations.status import status_of, write_whole
+from operations.status import status_of
 from program.checks.recorded import OBJECT
 from program.outputs.figures import VARIABLE
 

@@ -7,13 +7,9 @@ of the retention, or a pin is incomplete; 2: it could not be told.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from formats.s3 import ListedObject
 from operations.cache_status import Rules, Seen, Status, asked_for, evaluate
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
+from operations.output_file import write_whole
 from operations.pinned_closures import PinnedClosures
 from operations.pulumi_cli import OperationError
 from operations.status_text import as_json, as_prometheus, screen
@@ -112,41 +109,6 @@ def _status(stack: str, json_file: str | None, prometheus_file: str | None) -> i
         if file not in (None, STANDARD_OUTPUT):
             write_whole(Path(file), render(status))
     return FOUND if status.findings else DONE
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file at once: whoever reads it meanwhile gets the one before.
-
-    A link goes on pointing to the file, and what is no file, such as a terminal, is written to.
-
-    Raises:
-        OperationError: it cannot be written.
-    """
-    try:
-        # Before links are followed: those of /dev/stdout lead nowhere that has a name.
-        if file.exists() and not file.is_file():
-            file.write_text(text, encoding="utf-8")
-            return
-        file = file.resolve()
-        if file.is_symlink():
-            raise RuntimeError
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as written:
-                written.write(text)
-            if file.exists():
-                shutil.copymode(file, name)
-            else:
-                Path(name).chmod(0o644)
-            Path(name).replace(file)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
-    # As Python before 3.13 says that links go in a circle.
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its links go in a circle"
-        raise OperationError(f"{file} cannot be written: {reason}") from None
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from push import signals
 from push.failure import PushError, defect
 from push.progress import say
 from push.settings import format_settings, read
+from push.whole_file import replace_whole
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
@@ -203,7 +204,8 @@ class _Job:
         return 0
 
     def finish(self, paths: Sequence[str]) -> int:
-        started = self._is_ours() and self._settings.exists()
+        ours = self._is_ours()
+        started = ours and self._settings.exists()
         if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
         try:
@@ -217,7 +219,8 @@ class _Job:
             try:
                 self._configure(())
             finally:
-                shutil.rmtree(self._directory, ignore_errors=True)
+                if ours:
+                    shutil.rmtree(self._directory, ignore_errors=True)
 
     def _is_ours(self) -> bool:
         """Whether the job's directory is there, and is one of this user's.
@@ -321,7 +324,7 @@ class _Job:
                 with path.open(encoding="utf-8", newline="") as file:
                     before = file.read()
             # Without its end it may hold what somebody else has written.
-            text = _OURS.sub(lambda ours: ours[0] * self._is_anothers(ours[0]), before)
+            text = _OURS.sub(lambda ours: ours[0] if self._is_anothers(ours[0]) else "", before)
             if lines and _OURS.search(text):
                 raise _refused(
                     f"another job of this user's goes on, whose hook stands in '{path}'; set "
@@ -335,7 +338,7 @@ class _Job:
                 if path.is_relative_to(Path(STORE_DIR).resolve()):
                     raise _unchangeable(path, "it lies in the Nix store")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _replace(path, text)
+                replace_whole(path, text)
         except (OSError, UnicodeDecodeError) as error:
             why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
             raise _unchangeable(path, why) from None
@@ -350,12 +353,13 @@ class _Job:
                 Path(found[1]).with_name(self._log.name),
                 os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
             )
-        except OSError:
+        # What is no path can come from whoever edited the file.
+        except (OSError, ValueError):
             return False
         try:
             fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
         finally:
             os.close(log)
         return False
@@ -417,26 +421,6 @@ def _write(path: Path, text: str, mode: int) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     path.chmod(mode)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file anew, whole or not at all, for those who may read the one before."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        if path.exists():
-            shutil.copymode(path, name)
-            if os.geteuid() == 0:
-                # The user's whose home root has been given.
-                owner = path.stat()
-                os.chown(name, owner.st_uid, owner.st_gid)
-        else:
-            Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _unchangeable(path: Path, why: str) -> PushError:

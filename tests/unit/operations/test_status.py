@@ -15,8 +15,9 @@ import pytest
 from formats.pin import format_pin, pin_key
 from formats.s3 import ListedObject
 from operations import status
+from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
-from operations.status import status_of, write_whole
+from operations.status import status_of
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
 
@@ -108,8 +109,17 @@ def test_whoever_may_read_a_file_may_read_the_next_one(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_stays_its_users_where_root_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.touch()
+    whose = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(file, *whose)
+    write_whole(file, "x")
+    assert (file.stat().st_uid, file.stat().st_gid) == whose
+
+
 def test_a_pipe_of_a_shell_is_written_to() -> None:
-    script = "from pathlib import Path; from operations.status import write_whole; "
+    script = "from pathlib import Path; from operations.output_file import write_whole; "
     script += "write_whole(Path('/dev/stdout'), 'told')"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, check=False

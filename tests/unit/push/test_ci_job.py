@@ -123,6 +123,18 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     assert file.read_text() == ""
 
 
+@pytest.mark.parametrize("hook", ["/", "a\0b", "/nowhere/post-build-hook", "/dev/post-build-hook"])
+def test_a_hook_that_is_nobodys_is_taken_away(
+    environment: dict[str, str], tmp_path: Path, hook: str
+) -> None:
+    file = tmp_path / "nix" / "nix.conf"
+    file.write_text(f"{MARK}post-build-hook = {hook}\n# nix-binary-cache: end\n")
+    assert main(["start"], environment) == 0
+    assert "post-build-hook" not in file.read_text()
+    assert main(["finish"], environment) == 0
+    assert file.read_text() == ""
+
+
 def test_a_nix_conf_stays_its_users_where_root_changes_it(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
