@@ -14,6 +14,7 @@ import pulumi_minio as minio
 from components.retention import (
     GRACE_DAYS,
     OWN_FOLDER,
+    PAGE_KEY,
     RETENTION_DAYS,
     ExpirationRule,
     expiration_rules,
@@ -168,9 +169,9 @@ class BinaryCache(pulumi.ComponentResource):
             )
         if args.landing_page is not None:
             declare_text_object(
-                f"{name}-index.html",
+                f"{name}-{PAGE_KEY}",
                 bucket=self.bucket,
-                key="index.html",
+                key=PAGE_KEY,
                 content_type="text/html; charset=utf-8",
                 content=args.landing_page,
                 comparable=args.comparable_etags,

@@ -20,22 +20,27 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from formats.nix32 import NIX32_ALPHABET
+from formats.store_path import STORE_PATH_HASH_LENGTH
 
 OWN_FOLDER = "_nixcache/"
 """What the program keeps for itself in a cache's bucket. No narinfo's name begins with `_`."""
 
-OWN_KEYS = ("nix-cache-info", "index.html", OWN_FOLDER)
+PAGE_KEY = "use.html"
+"""The page for people. No narinfo's name begins with `u`, so it costs no rule: `index.html`, which
+begins like some, took 93 of them, and each is a part of every preview."""
+
+OWN_KEYS = ("nix-cache-info", PAGE_KEY, OWN_FOLDER)
 """Keys, and folders, that are the deployment's alone to write. They live for ever."""
 
-FOLDERS_OF_NARINFOS = ("nar/", "log/")
-"""Folders whose files belong to a narinfo and must outlive it."""
+NAR_FOLDER = "nar/"
+"""Where NARs lie, which narinfos point to and which must outlive them."""
 
-PROTECTED_KEYS = (*OWN_KEYS, *FOLDERS_OF_NARINFOS)
+PROTECTED_KEYS = (*OWN_KEYS, NAR_FOLDER)
 """Keys, and prefixes of keys, that no narinfo rule may match.
 
-The folders have rules of their own. A NAR's listing (`.ls`), which has the narinfo's name, and what
-else `nix copy` writes (`debuginfo/`, `realisations/`, `build-trace-v2/`) goes with the narinfos:
-nothing points to it that outlives it.
+NARs have a rule of their own. A NAR's listing (`.ls`), which has the narinfo's name, a build's log
+(`log/`) and what else `nix copy` writes (`debuginfo/`, `realisations/`, `build-trace-v2/`) goes
+with the narinfos: nothing points to it that outlives it.
 """
 
 RETENTION_DAYS = 7
@@ -110,11 +115,12 @@ def expiration_rules(
         ExpirationRule(f"narinfo-{prefix}", prefix, retention_days, noncurrent)
         for prefix in narinfo_prefixes()
     )
-    folders = (
-        ExpirationRule(folder.rstrip("/"), folder, retention_days + grace_days, noncurrent)
-        for folder in FOLDERS_OF_NARINFOS
-    )
-    return tuple(sorted((*narinfos, *folders), key=lambda rule: rule.id))
+    nars = ExpirationRule("nar", NAR_FOLDER, retention_days + grace_days, noncurrent)
+    return tuple(sorted((*narinfos, nars), key=lambda rule: rule.id))
+
+
+_PREFIXES = frozenset(rule.prefix for rule in expiration_rules(1, 1))
+_FORMER_LOG_FOLDER = "log/"
 
 
 def expirations(rules: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -158,24 +164,42 @@ def narinfo_days(rules: Iterable[ExpirationRule]) -> int | None:
     days: dict[str, int] = {}
     for rule in rules:
         days[rule.prefix] = min(rule.days, days.get(rule.prefix, rule.days))
-    longest = 0
-    for prefix in narinfo_prefixes():
+
+    def longest(prefix: str) -> int | None:
         matching = [days[part] for part in _beginnings(prefix) if part in days]
-        if not matching:
+        if matching:
+            return min(matching)
+        if len(prefix) == STORE_PATH_HASH_LENGTH or not any(
+            longer.startswith(prefix) for longer in days
+        ):
             return None
-        longest = max(longest, min(matching))
-    return longest
+        parts = [longest(prefix + character) for character in NIX32_ALPHABET]
+        known = [part for part in parts if part is not None]
+        return max(known) if len(known) == len(parts) else None
+
+    return longest("")
 
 
 def made_here(rules: Sequence[ExpirationRule]) -> bool:
-    """Return whether `rules` are what `expiration_rules` makes, for whatever number of days."""
-    days = {rule.days for rule in rules if not is_folder(rule.prefix)}
-    folder_days = {rule.days for rule in rules if is_folder(rule.prefix)}
-    if len(days) != 1 or len(folder_days) != 1:
-        return False
-    (entry,), (folder,) = days, folder_days
-    versioned = any(rule.noncurrent_days for rule in rules)
-    return set(rules) == set(expiration_rules(entry, folder - entry, versioned))
+    """Return whether `rules` are what this program makes, or made, for whatever number of days.
+
+    It has covered narinfos by other prefixes, while the page was `index.html`, and given logs a
+    rule of their own.
+    """
+    narinfos = [rule for rule in rules if not is_folder(rule.prefix)]
+    folders = [rule for rule in rules if is_folder(rule.prefix)]
+    return (
+        all(_named_here(rule) for rule in rules)
+        and len({rule.noncurrent_days for rule in rules}) == 1
+        and len({rule.days for rule in narinfos}) == len({rule.days for rule in folders}) == 1
+        and narinfo_days(narinfos) is not None
+        and not any(key.startswith(rule.prefix) for key in PROTECTED_KEYS for rule in narinfos)
+    )
+
+
+def same_prefixes(rules: Iterable[ExpirationRule]) -> bool:
+    """Return whether `rules` are about the prefixes that `expiration_rules` are about."""
+    return {rule.prefix for rule in rules} == _PREFIXES
 
 
 def foreign_rules(rules: Iterable[ExpirationRule]) -> list[ExpirationRule]:
@@ -183,8 +207,18 @@ def foreign_rules(rules: Iterable[ExpirationRule]) -> list[ExpirationRule]:
 
     A rule for everything is not among them: it would take the cache too.
     """
-    ours = {rule.prefix for rule in expiration_rules(1, 1)}
-    return [rule for rule in rules if rule.prefix and rule.prefix not in ours]
+    return [
+        rule
+        for rule in rules
+        if rule.prefix and rule.prefix not in _PREFIXES and not _named_here(rule)
+    ]
+
+
+def _named_here(rule: ExpirationRule) -> bool:
+    """Tell whether a rule has the id that this program gives, or gave, one of that prefix."""
+    if rule.prefix in (NAR_FOLDER, _FORMER_LOG_FOLDER):
+        return rule.id == rule.prefix.rstrip("/")
+    return rule.id == f"narinfo-{rule.prefix}"
 
 
 def is_cache_file(key: str) -> bool:

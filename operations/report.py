@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from components.retention import PAGE_KEY
 from operations.cache_status import Status
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
@@ -31,7 +32,7 @@ from operations.status import status_of
 from program.checks.recorded import OBJECT
 from program.outputs.figures import VARIABLE
 
-PAGE = "index.html"
+_PAGE = f"cache-{PAGE_KEY}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(name: str, output: Path | None, *, publish: bool) -> int:
     stack = read_stack(name)
-    if publish:
-        check_page(stack)
+    page = _page(stack) if publish else []
     # A stack's full name has slashes.
     file = output or Path("build", f"report-{name.rpartition('/')[2]}.html")
     if output is None:
@@ -60,7 +60,7 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
     history = history_with(former(file), status)
     write_whole(file, report_page(status, history))
     print(f"{file}: {status.entries:,} entries, {len(status.findings)} findings")
-    return _publish(name, status) if publish else DONE
+    return _publish(name, page, status) if publish else DONE
 
 
 def former(file: Path) -> list[Reported]:
@@ -89,9 +89,25 @@ def check_page(stack: DeployedStack) -> None:
         )
 
 
-def _publish(name: str, status: Status) -> int:
+def _page(stack: DeployedStack) -> list[str]:
+    """Return the option that lets the page alone be written.
+
+    Raises:
+        OperationError: as `check_page`; or no deployment has put the page there, and without a
+            target the engine would deploy everything.
+    """
+    check_page(stack)
+    target = list(page_options(read_state(stack.name).resources))
+    if not target:
+        raise OperationError(
+            f"stack {stack.name}: its cache has no page {PAGE_KEY} yet to show the figures; deploy "
+            "it first"
+        )
+    return target
+
+
+def _publish(name: str, target: Sequence[str], status: Status) -> int:
     """Let the engine write the page again, with these figures and nothing else."""
-    target = list(page_options(read_state(name).resources))
     os.environ[VARIABLE] = str(figures_of(status))
     try:
         code = on_terminal("up", "--yes", "--skip-preview", "--stack", name, *target)
@@ -104,7 +120,7 @@ def page_options(urns: Iterable[str]) -> Iterator[str]:
     """Yield the option of `pulumi up` that lets the page alone be written."""
     for urn in urns:
         kind, name = urn.split("::")[2], urn.rpartition("::")[2]
-        if kind.rpartition("$")[2] == OBJECT and name.endswith(PAGE):
+        if kind.rpartition("$")[2] == OBJECT and name == _PAGE:
             yield f"--target={urn}"
 
 

@@ -30,8 +30,10 @@ from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.pins import Pins, PinsArgs, targets_now
 from components.push_program import PROGRAM_KEY
+from components.retention import PAGE_KEY
 from components.signing_key import SigningKey
 from formats.error import FormatError
+from program import former_names
 from program.checks import recorded
 from program.checks.deployment import Settled
 from program.checks.key_rotation import SIGNED_BY
@@ -117,7 +119,9 @@ def _figures(settings: Settings) -> Figures | None:
     if settings.private or not settings.page_figures:
         return None
     try:
-        return figures.current(os.environ, recorded.read().content("index.html"))
+        state = recorded.read()
+        shown = state.content(PAGE_KEY) or state.content(former_names.PAGE_KEY)
+        return figures.current(os.environ, shown)
     except FormatError as error:
         raise SettingError(
             "pageFigures", None, f"{error}, which {figures.VARIABLE} has; unset it"

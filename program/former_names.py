@@ -14,6 +14,9 @@ import pulumi
 from components.builder_credentials import place_name
 from program.checks.recorded import Recorded
 
+PAGE_KEY = "index.html"
+"""What the page for people was called in the bucket, too."""
+
 _USER = "minio:index/iamUser:IamUser"
 _POLICY = "minio:index/iamPolicy:IamPolicy"
 _ATTACHMENT = "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment"

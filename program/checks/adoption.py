@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from components.retention import PAGE_KEY
 from formats.error import FormatError
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName
@@ -40,8 +41,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
 
     Raises:
         SettingError: clients would refuse what is there, because it was signed by another key of
-            the same name; or the cache's policy, or its page for people, would take another's
-            place.
+            the same name; or the cache's policy would take another's place.
         ServerError: no answer, or the server refuses the user.
     """
     _check_signatures(settings, keys, server)
@@ -54,12 +54,23 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
             f"its policy grants {', '.join(more)}, and the cache's would take its place; grant it "
             "elsewhere, or set confirmSharedBucket to true to let it go",
         )
-    page = None if settings.private else server.read(settings.bucket, "index.html", _LARGEST_PAGE)
+
+
+def check_page(settings: Settings, server: Server) -> None:
+    """Refuse to put the page for people, which a public cache has, in another page's place.
+
+    Raises:
+        SettingError: there is one, and it is none of a cache's.
+        ServerError: no answer, or the server refuses the user.
+    """
+    if settings.private:
+        return
+    page = server.read(settings.bucket, PAGE_KEY, _LARGEST_PAGE)
     if page is not None and not is_landing_page(page) and not settings.confirm_shared_bucket:
         raise SettingError(
             "bucket",
             settings.bucket,
-            "its index.html is somebody else's page, and the cache's would take its place; move "
+            f"its {PAGE_KEY} is somebody else's page, and the cache's would take its place; move "
             "it, or set confirmSharedBucket to true to let it go",
         )
 

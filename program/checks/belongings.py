@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.retention import PAGE_KEY
 from program.checks import adoption, expiry, given_users, ownership, pinned, removal
 from program.checks.recorded import OBJECT, Recorded
 from program.checks.s3_client import Server
@@ -47,10 +48,12 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         return Found()
     if not mine:
         adoption.check(settings, keys, server)
+    if PAGE_KEY not in recorded.objects:
+        adoption.check_page(settings, server)
     for sentence in pinned.left_behind(settings, keys, server, recorded):
         pulumi.log.warn(sentence)
     versioned = expiry.check_versions(settings, server)
-    expiry.check(settings, server, lifecycle)
+    expiry.check(settings, server, lifecycle, recorded.objects)
     if settings.given_users:
         given_users.look(settings, server)
     return Found(None if mine else settings.bucket, versioned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timezone
 
 import pulumi
@@ -15,6 +15,7 @@ from components.retention import (
     foreign_rules,
     made_here,
     narinfo_days,
+    same_prefixes,
 )
 from program.checks.bucket_settings import Lifecycle
 from program.checks.s3_client import Server
@@ -25,11 +26,19 @@ _CONFIRMED_ABOVE = 0.5
 _SHOWN, _LONGEST = 10, 80
 
 
-def check(settings: Settings, server: Server, lifecycle: Lifecycle) -> None:
+def check(
+    settings: Settings, server: Server, lifecycle: Lifecycle, own: Collection[str] = ()
+) -> None:
     """Refuse a lifecycle that would take what nobody has said may go.
 
     Where the rules in force are this program's already, and take things no later, nothing changes
     and nothing is asked: `operations.audit` and `operations.drift` tell what came since.
+
+    Args:
+        settings: the stack's settings.
+        server: has the bucket.
+        lifecycle: the bucket's, as it is.
+        own: keys of what the stack has put into the bucket, whatever their names.
 
     Raises:
         SettingError: more than half of the entries would go at once, or anything that is no file
@@ -40,14 +49,16 @@ def check(settings: Settings, server: Server, lifecycle: Lifecycle) -> None:
     if days is None:
         return
     before = narinfo_days(lifecycle.rules)
-    unchanged = made_here(lifecycle.rules) and not lifecycle.others
+    ours = made_here(lifecycle.rules) and same_prefixes(lifecycle.rules)
+    unchanged = ours and not lifecycle.others
     if unchanged and before is not None and before <= days:
         return
     written, keys = [], []
     for key, moment in server.objects(settings.bucket):
         if key.endswith(".narinfo") and "/" not in key:
             written.append(moment)
-        keys.append(key)
+        if key not in own:
+            keys.append(key)
     if before is None or before > days:
         _check_share(settings, days, before, written)
     _check_foreign(settings, lifecycle, keys)

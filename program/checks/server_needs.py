@@ -459,7 +459,7 @@ class Probe:
         return Result(need, WORKS, "none is kept")
 
     def _lifecycle(self) -> Iterator[Result]:
-        need = "313 rules"
+        need = "lifecycle rules"
         declared = expiration_rules(_DAYS, _GRACE)
         means = "nothing expires, or not as declared"
         try:

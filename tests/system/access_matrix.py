@@ -253,7 +253,7 @@ OBJECTS = (
         obj(f"PutObject {key}", "PUT", key, body="{role}", action="s3:PutObject")
         for key in (
             "nix-cache-info",
-            "index.html",
+            "use.html",
             "_nixcache/push.pyz",
             "_nixcache/pins/{role}",
             "_nixcache/status/another",

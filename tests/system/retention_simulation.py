@@ -27,6 +27,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Protocol
 
+from minio import Minio
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
@@ -214,10 +215,10 @@ class Way(Protocol):
         """Make whatever the builders remember so many days older."""
 
 
-def set_lifecycle(bucket: CacheBucket, rules: Sequence[ExpirationRule]) -> None:
+def set_lifecycle(server: Minio, bucket: str, rules: Sequence[ExpirationRule]) -> None:
     """Give a bucket expiration rules."""
-    bucket.client.set_bucket_lifecycle(
-        bucket.name,
+    server.set_bucket_lifecycle(
+        bucket,
         LifecycleConfig(
             [
                 Rule(
@@ -244,7 +245,7 @@ class Leases:
         """The keys that each builder asked for on the day on which that is counted."""
         self._machine = machine
         self._day = 0
-        set_lifecycle(bucket, expiration_rules(RETENTION_DAYS, GRACE_DAYS))
+        set_lifecycle(bucket.client, bucket.name, expiration_rules(RETENTION_DAYS, GRACE_DAYS))
 
     def begin(self, day: int) -> None:
         """Pin and unpin; take from the store what nobody has any more."""
@@ -295,7 +296,7 @@ class Recipe:
     def __init__(self, bucket: CacheBucket, machine: ThrowawayBuilder) -> None:
         self.bucket = bucket
         self._machine = machine
-        set_lifecycle(bucket, [ExpirationRule("expire", "", RETENTION_DAYS)])
+        set_lifecycle(bucket.client, bucket.name, [ExpirationRule("expire", "", RETENTION_DAYS)])
         statement = {
             "Effect": "Allow",
             "Principal": {"AWS": ["*"]},
@@ -440,7 +441,7 @@ class Simulation:
             for path in closure(self._within(day, RETENTION_DAYS + GRACE_DAYS), self.planned)
         }
         live = {NIX_CACHE_INFO, *needed, *self._nars(needed)}
-        allowed = {NIX_CACHE_INFO, "index.html", *needed, *self._nars(kept)}
+        allowed = {NIX_CACHE_INFO, "use.html", *needed, *self._nars(kept)}
         return Morning(
             day,
             needed=len(needed),

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.system
 BUCKET = "nix-cache"
 SECRET = "a-secret-of-somebody"
 POLICY = CHECKOUT / "docs" / "deployer-policy.json"
-KEPT = ("nix-cache-info", "index.html", "_nixcache/push.pyz", "_nixcache", "nar", "log")
+KEPT = ("nix-cache-info", "use.html", "_nixcache/push.pyz", "_nixcache", "nar", "log")
 DENIED = frozenset({"AccessDenied", "AllAccessDisabled"})
 MISSING = frozenset({"InvalidRequest", "MethodNotAllowed", "NotImplemented"})
 """Of these, the first is what a bucket answers that locks nothing."""

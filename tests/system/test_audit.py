@@ -162,7 +162,7 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     assert audit(stack).findings() == set()
 
     for name in modified(minio, "rotated", ""):
-        if name not in ("nix-cache-info", "index.html") and not name.startswith("_nixcache/"):
+        if name not in ("nix-cache-info", "use.html") and not name.startswith("_nixcache/"):
             root(minio).remove_object("rotated", name)
     assert audit(stack).findings() == {("closure-missing", f"{closure[11:43]}.narinfo")}
     drift = stack.operate("drift", "--stack", stack.name)

@@ -143,7 +143,7 @@ def refusing(when: Callable[[str, str, Mapping[str, str]], bool], status: int, c
         ),
         (
             refusing(lambda m, t, _h: m == "PUT" and "?lifecycle" in t, 400, "MalformedXML"),
-            "313 rules",
+            "lifecycle rules",
             REFUSED,
             "it can be used with the settings expire: false",
         ),
@@ -200,7 +200,7 @@ def test_where_no_bucket_can_be_made_objects_are_asked_about_in_the_stacks(
     found = asked(minio, lie)
     assert (found["make a bucket"].verdict, found["make a bucket"].kept) == (REFUSED, True)
     assert found["copy onto itself"].verdict == WORKS
-    assert "313 rules" not in found
+    assert "lifecycle rules" not in found
     assert not list(root.list_objects("asked", recursive=True))
     root.remove_bucket("asked")
 

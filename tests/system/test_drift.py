@@ -99,8 +99,8 @@ SEEN_BY_A_REFRESH: dict[str, list[Tampering]] = {
             "changed | lifecycle `cache-retention`",
         ),
         (
-            lambda d: d.mc.run(f"rm s3/{BUCKET}/index.html"),
-            "**deleted** | object `cache-index.html`",
+            lambda d: d.mc.run(f"rm s3/{BUCKET}/use.html"),
+            "**deleted** | object `cache-use.html`",
         ),
         (
             lambda d: d.mc.run(f"admin policy detach s3 {POLICY} --user {BUCKET}-detached"),
@@ -125,12 +125,12 @@ def test_what_a_refresh_sees_is_found_and_put_right(deployed: Deployed, tamperin
 
 
 def test_a_refresh_that_runs_the_program_notes_what_is_gone(deployed: Deployed) -> None:
-    deployed.mc.run(f"rm s3/{BUCKET}/index.html")
+    deployed.mc.run(f"rm s3/{BUCKET}/use.html")
     deployed.mc.run(f"ilm rule rm --all --force s3/{BUCKET}")
     refresh = ("refresh", "--yes", "--skip-preview", "--run-program", "-s", deployed.stack.name)
     deployed.stack.run(*refresh).succeeded()
     names = {resource["urn"].rpartition("::")[2] for resource in deployed.stack.resources()}
-    assert not names & {"cache-index.html", "cache-retention"}
+    assert not names & {"cache-use.html", "cache-retention"}
     assert "safeguard" in names
     deployed.stack.up().succeeded()
     assert deployed.drift().code == AS_DECLARED

@@ -66,9 +66,9 @@ def url(minio: MinioServer, client: ClientConfiguration) -> str:
     server.set_bucket_policy(BUCKET, anonymous_policy(BUCKET, download=True, listing=False))
     page = landing_page(client, 7).encode()
     server.put_object(
-        BUCKET, "index.html", io.BytesIO(page), len(page), content_type="text/html; charset=utf-8"
+        BUCKET, "use.html", io.BytesIO(page), len(page), content_type="text/html; charset=utf-8"
     )
-    return f"{client.substituter}/index.html"
+    return f"{client.substituter}/use.html"
 
 
 @dataclass

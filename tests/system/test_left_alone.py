@@ -327,11 +327,11 @@ def test_somebody_elses_lifecycle_and_page_are_not_replaced_unasked(
     new_stack: StackFactory, minio: MinioServer, inventory: Inventory
 ) -> None:
     inventory.root.make_bucket("with-rules")
-    put(inventory, "with-rules", "index.html", text=b"<!doctype html><title>Mine</title>")
+    put(inventory, "with-rules", "use.html", text=b"<!doctype html><title>Mine</title>")
     set_rules(inventory, "with-rules", rule("tmp", "tmp/", 1))
     before = inventory.take()
     stack = new_stack(**server_settings(minio), bucket="with-rules", adoptBucket=True)
-    assert "its index.html is somebody else's page" in stack.up().refused()
+    assert "its use.html is somebody else's page" in stack.up().refused()
     stack.set(access="private")
     assert "lifecycle rules of somebody else would go: 1 (tmp)" in stack.up().refused()
     assert difference(before, inventory.take()) == {}
@@ -585,8 +585,8 @@ def test_builders_write_nothing_that_the_deployment_keeps_in_the_bucket(
     status = "_nixcache/status"
     for key in (
         "nix-cache-info",
+        "use.html",
         "index.html",
-        "index.htm",
         "_nixcache/push.pyz",
         "_nixcache/x/y",
         "_nixcache/pins/x.narinfo",

@@ -47,7 +47,7 @@ EVERY = RETENTION_DAYS
 """Days between pushes, as many as an entry lives."""
 DAYS = range(0, YEAR, EVERY)
 BUCKET = "year"
-LASTING = ("nix-cache-info", "index.html")
+LASTING = ("nix-cache-info", "use.html")
 LINK = "/nix/var/nix/gcroots/year"
 OLD, NEW = "cache.test-1", "cache.test-2"
 

@@ -73,7 +73,7 @@ def refusals(client: Minio) -> list[str]:
     codes = []
     for forbidden in (
         lambda: list(client.list_objects(BUCKET)),
-        lambda: client.put_object(BUCKET, "index.html", io.BytesIO(b"x"), 1),
+        lambda: client.put_object(BUCKET, "use.html", io.BytesIO(b"x"), 1),
         lambda: client.remove_object(BUCKET, "nix-cache-info"),
     ):
         with pytest.raises(S3Error) as refused:
@@ -89,7 +89,7 @@ def test_a_live_cache_goes_private_and_public_again(
     stack.set(builders=[builder_settings(builder, first)])
     stack.up().succeeded()
     public_keys = stack.outputs()["publicKeys"]
-    keys = ("nix-cache-info", "index.html", name_of(first))
+    keys = ("nix-cache-info", "use.html", name_of(first))
     assert [anonymous(minio, key) for key in keys] == [200, 200, 200]
 
     second = builder.make_closure(6, 60_000, seed=32, name="second")

@@ -85,7 +85,7 @@ def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_k
 
     emptied = full.operate("empty", "--stack", full.name, text="lasting\n").succeeded()
     assert emptied.output.endswith("removed 2 objects from bucket lasting\n")
-    assert left() == {"nix-cache-info", "index.html"}
+    assert left() == {"nix-cache-info", "use.html"}
     full.run("destroy", "--preview-only", "--run-program", "-s", full.name).succeeded()
     again = full.operate("empty", "--stack", full.name).succeeded()
     assert again.output == "bucket lasting holds nothing to remove\n"

@@ -16,6 +16,7 @@ from components.push_program import PROGRAM_KEY
 from components.retention import ExpirationRule, difference, expiration_rules
 from formats.nix32 import NIX32_ALPHABET
 from formats.push_status import status_key
+from program.checks.recorded import LIFECYCLE
 from program.checks.s3_client import Server
 from tests.system import retention_simulation
 from tests.system.cache_bucket import CacheBucket, client, connections, put_as_of
@@ -24,6 +25,7 @@ from tests.system.fault_proxy import fault_proxy
 from tests.system.retention_simulation import GRACE_DAYS, RETENTION_DAYS, set_lifecycle
 from tests.system.stack import CHECKOUT, Stack
 from tests.system.terminal import YES
+from tests.unit.components.test_retention import former_rules
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
@@ -118,11 +120,43 @@ def test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown(deployed:
     )
     deployed.root.set_bucket_lifecycle(BUCKET, LifecycleConfig([recipe]))
     refused = stack.up().refused()
-    assert f"{len(expiration_rules(7, 1))} missing (log: log/ after 8 days)" in refused
+    assert f"{len(expiration_rules(7, 1))} missing (nar: nar/ after 8 days)" in refused
     assert "1 not declared (expire: everything after 7 days)" in refused
     assert "pulumi up --refresh" in refused
     stack.type("pulumi up --refresh", YES).succeeded()
     assert difference(expiration_rules(7, 1), deployed.rules()) is None
+
+
+def test_a_stack_whose_page_and_rules_were_other_ones_is_brought_up_to_date(
+    deployed: Deployed,
+) -> None:
+    stack, rules = deployed.stack, former_rules(7)
+    stack.up().succeeded()
+    page = deployed.root.get_object(BUCKET, "use.html").read()
+    deployed.put("index.html", page, days=0)
+    deployed.root.remove_object(BUCKET, "use.html")
+    set_lifecycle(deployed.root, BUCKET, rules)
+    state = json.loads(stack.export().replace("use.html", "index.html"))
+    for one in state["deployment"]["resources"]:
+        for known in (one.get("inputs", {}), one.get("outputs", {})):
+            if one["type"] == LIFECYCLE:
+                like = known["rules"][0]
+                known["rules"] = [
+                    {**like, "id": rule.id, "filter": rule.prefix, "expiration": f"{rule.days}d"}
+                    for rule in rules
+                ]
+    stack.run("stack", "import", "-s", stack.name, text=json.dumps(state)).succeeded()
+    # The new rules would take what the former ones spared: that is asked about.
+    deployed.put("logo.png", days=0)
+    assert "no files of a cache: 1 (logo.png)" in stack.up().refused()
+    assert {"index.html", "logo.png"} <= deployed.objects()
+    deployed.root.remove_object(BUCKET, "logo.png")
+    assert stack.changes() == {"create": 1, "update": 2, "delete": 1}
+    stack.up().succeeded()
+    assert deployed.objects() == {"nix-cache-info", "use.html"}
+    assert deployed.root.get_object(BUCKET, "use.html").read() == page
+    assert difference(expiration_rules(7, 1), deployed.rules()) is None
+    assert not stack.changes("--refresh")
 
 
 def test_a_user_that_may_not_set_the_lifecycle_fails_the_deployment(
@@ -147,7 +181,7 @@ def test_a_user_that_may_not_set_the_lifecycle_fails_the_deployment(
     outcome = stack.up()
     assert outcome.code != 0, outcome.output
     # The official provider reports success; the drop-in what the server said.
-    told = ("missing (log: log/ after 10 days)", "creating bucket lifecycle failed (retained)")
+    told = ("missing (nar: nar/ after 10 days)", "creating bucket lifecycle failed (retained)")
     assert any(words in outcome.output for words in told), outcome.output
     assert difference(expiration_rules(7, 1), deployed.rules()) is None
 
@@ -214,14 +248,14 @@ def test_every_push_renews_a_pin_and_a_removed_pin_ages(
 
     deployed.age(RETENTION_DAYS + GRACE_DAYS + 1)
     told = status_key(f"{BUCKET}-nixbuilder")
-    assert deployed.objects() == {"nix-cache-info", "index.html", PROGRAM_KEY, told}
+    assert deployed.objects() == {"nix-cache-info", "use.html", PROGRAM_KEY, told}
 
 
 @pytest.fixture
 def leased(minio: MinioServer, request: pytest.FixtureRequest) -> CacheBucket:
     """A bucket with the program's rules."""
     bucket = CacheBucket(minio, re.sub("[^a-z]+", "-", request.node.name)[-40:].strip("-"))
-    set_lifecycle(bucket, expiration_rules(RETENTION_DAYS, GRACE_DAYS))
+    set_lifecycle(bucket.client, bucket.name, expiration_rules(RETENTION_DAYS, GRACE_DAYS))
     return bucket
 
 
@@ -272,12 +306,12 @@ def test_what_has_expired_is_pushed_again(
 
 
 def test_the_cache_stays_a_cache_however_old_it_is(leased: CacheBucket) -> None:
-    lasting = ("nix-cache-info", "index.html")
+    lasting = ("nix-cache-info", "use.html")
     for key in lasting:
         leased.put(key, b"x", modified=days_ago(365))
     leased.put(narinfo_keys(1)[0], b"x", modified=days_ago(RETENTION_DAYS + 1))
     leased.put("nar/n.nar.zst", b"x", modified=days_ago(RETENTION_DAYS + GRACE_DAYS))
-    leased.put("log/l.drv", b"x", modified=days_ago(RETENTION_DAYS + GRACE_DAYS + 1))
+    leased.put("log/l.drv", b"x", modified=days_ago(RETENTION_DAYS + 1))
     assert leased.objects().keys() == {*lasting, "nar/n.nar.zst"}
     for key in lasting:
         assert leased.get(key) == b"x"

@@ -27,7 +27,7 @@ from tests.system.test_retention import days_ago
 from toolbox.minio_server import MinioServer
 
 NEW, NOW, GONE = "created", "changed", "deleted"
-PAGE = {"object table/index.html": NOW}
+PAGE = {"object table/use.html": NOW}
 KEY_FILES = {"file one/signing-key": NOW, "file two/signing-key": NOW}
 
 
@@ -74,7 +74,7 @@ def files(directory: str, what: str) -> dict[str, str]:
 
 def moved(bucket: str, what: str, objects: int = 2) -> dict[str, str]:
     """Return what a bucket is made of, users and policies with it."""
-    names = ("nix-cache-info", "index.html")[:objects]
+    names = ("nix-cache-info", "use.html")[:objects]
     return {
         f"bucket {bucket}": what,
         f"access to {bucket}": what,
@@ -160,10 +160,10 @@ TABLE = [
     Row("protect", "true → false", {"protect": False, "bucket": "table"}),
     Row("access", "public → private", {"access": "private"},
         {"access to table": NOW, **user("table-reader", NEW), "policy table-reader": NEW,
-         "object table/index.html": GONE}),
+         "object table/use.html": GONE}),
     Row("access", "private → public", {"access": "public"},
         {"access to table": NOW, **user("table-reader", GONE), "policy table-reader": GONE,
-         "object table/index.html": NEW}),
+         "object table/use.html": NEW}),
     Row("access", "public → private, and there is a reader", {"access": "private"}, before="reader",
         refused="the server has a user table-reader already"),
     Row("anonymousListing", "false → true", {"access": "public", "anonymousListing": True},

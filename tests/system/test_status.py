@@ -174,7 +174,7 @@ def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no
     stack: Stack, mc: MinioClient
 ) -> None:
     def page() -> str:
-        return mc.run(f"cat s3/{BUCKET}/index.html")
+        return mc.run(f"cat s3/{BUCKET}/use.html")
 
     report = ("report", "--stack", stack.name, "--output", "report.html")
     off = stack.operate(*report, "--publish")

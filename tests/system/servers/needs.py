@@ -67,7 +67,7 @@ class Measurement:
         yield "multipart", self._multipart
         yield "part copy", lambda: self._part_copy({"content-type": NARINFO_TYPE})
         yield "part copy without Content-Type", lambda: self._part_copy({})
-        yield "313 rules read back", self._rules
+        yield "rules read back", self._rules
         yield "1,000 rules", lambda: self._many_rules(1000)
         yield "1,001 rules", lambda: self._many_rules(1001)
         yield "x-amz-expiration", self._expiration

@@ -89,7 +89,7 @@ NAR_HASH = "1" * 52
         ("_nixcache/pins/live.narinfo", False),
         ("_nixcache/x.ls", False),
         ("nix-cache-info", False),
-        ("index.html", False),
+        ("use.html", False),
         ("ca.pem", False),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_private_cache_has_no_policy_that_lets_anyone_in(engine: RecordingMock
 def test_the_page_is_an_object_whose_drift_a_refresh_sees(engine: RecordingMocks) -> None:
     declare(BinaryCacheArgs(bucket="nix-cache", landing_page="<!doctype html>…"))
     (page,) = [
-        inputs for _, name, inputs in engine.resources if inputs.get("objectName") == "index.html"
+        inputs for _, name, inputs in engine.resources if inputs.get("objectName") == "use.html"
     ]
     assert page["content"] == "<!doctype html>…"
     assert page["contentType"] == "text/html; charset=utf-8"

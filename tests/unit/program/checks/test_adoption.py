@@ -47,7 +47,7 @@ def check(
     policy: str | None = None,
     **changes: object,
 ) -> list[str]:
-    """Adopt a bucket with these objects; return what was read of them."""
+    """Adopt a bucket with these objects, and put a page there; return what was read of them."""
     read: list[str] = []
 
     def listed(_server: Server, _bucket: str) -> Iterator[tuple[str, datetime]]:
@@ -62,7 +62,9 @@ def check(
     monkeypatch.setattr(Server, "access", lambda *_: policy)
     keys = SigningKeys((NAME,), {NAME: adopted.to_nix()} if adopted else {})
     server = Server("s3", True, "us-east-1", "pulumi", "password", None)
-    adoption.check(parse(configuration(**changes)), keys, server)
+    settings = parse(configuration(**changes))
+    adoption.check(settings, keys, server)
+    adoption.check_page(settings, server)
     return read
 
 
@@ -111,13 +113,13 @@ def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(
 def test_somebody_elses_page_is_not_replaced_unless_that_is_confirmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    page = {"index.html": b"<!doctype html><title>My photos</title>"}
-    with pytest.raises(SettingError, match=r"its index.html is somebody else's page"):
+    page = {"use.html": b"<!doctype html><title>My photos</title>"}
+    with pytest.raises(SettingError, match=r"its use.html is somebody else's page"):
         check(monkeypatch, page)
     check(monkeypatch, page, confirmSharedBucket=True)
     check(monkeypatch, page, access="private")
     client = ClientConfiguration("https://elsewhere/nix-cache", ["a-1:x"], None)
-    check(monkeypatch, {"index.html": landing_page(client, 7).encode()})
+    check(monkeypatch, {"use.html": landing_page(client, 7).encode()})
 
 
 def granting(*actions: str) -> str:

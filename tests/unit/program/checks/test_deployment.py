@@ -27,6 +27,7 @@ from program.declaration import declare_server, declare_signing_keys
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
+from tests.unit.components.test_retention import former_rules
 from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import settled, use_recording_mocks
 
@@ -39,6 +40,7 @@ class FakeServer(Server):
     names: tuple[str, ...]
     ages_in_days: tuple[int, ...]
     foreign: tuple[str, ...]
+    page: bytes | None
     etags: dict[str, str]
     versioned: bool
     locked: bool
@@ -60,7 +62,7 @@ class FakeServer(Server):
             yield key, now
 
     def read(self, *_: object) -> bytes | None:
-        return None
+        return self.page
 
     def access(self, *_: object) -> str | None:
         return None
@@ -82,15 +84,18 @@ class FakeServer(Server):
         yield from self.names
 
 
-def state(bucket: str | None, *, protected: bool = True) -> Recorded:
-    """Return what the state of a stack with that bucket knows."""
+def state(bucket: str | None, *objects: str, protected: bool = True) -> Recorded:
+    """Return what the state of a stack with that bucket knows, and has put into it."""
     if bucket is None:
         return Recorded({})
     return Recorded(
         {
             "urn:stack": {"type": STACK, "outputs": {"protected": protected}},
             "urn:bucket": {"type": BUCKET, "outputs": {"bucket": bucket}},
-            "urn:object": {"type": OBJECT, "outputs": {"objectName": "nix-cache-info"}},
+            **{
+                f"urn:{key}": {"type": OBJECT, "outputs": {"objectName": key}}
+                for key in ("nix-cache-info", *objects)
+            },
         }
     )
 
@@ -100,7 +105,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
     FakeServer.names, FakeServer.others, FakeServer.foreign = (), (), ()
-    FakeServer.etags = {}
+    FakeServer.etags, FakeServer.page = {}, None
     FakeServer.versioned = FakeServer.locked = FakeServer.replicated = False
     monkeypatch.setattr(
         recorded, "read", lambda: state(None if FakeServer.rules is None else "nix-cache")
@@ -194,7 +199,7 @@ def test_another_server_is_not_taken_for_the_one_before(
                 "type": STACK,
                 "outputs": {"nixos": {"push": {"endpoint": "https://before"}}},
             },
-            "urn:object": {
+            "urn:nix-cache-info": {
                 "type": OBJECT,
                 "outputs": {"objectName": "nix-cache-info", "etag": "ours"},
             },
@@ -399,10 +404,35 @@ def test_a_lifecycle_is_put_on_no_bucket_that_holds_more_than_a_cache(
     check(expire=False)
 
 
+def test_a_stack_whose_page_was_called_otherwise_asks_only_about_what_it_did_not_make(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.rules, server.foreign = former_rules(7), ("index.html",)
+    with pytest.raises(SettingError, match=r"no files of a cache: 1 \(index.html\)"):
+        check()
+    monkeypatch.setattr(recorded, "read", lambda: state("nix-cache", "index.html"))
+    check()
+    check(expire=False)
+    server.foreign = ("index.html", "logo.png")
+    with pytest.raises(SettingError, match=r"no files of a cache: 1 \(logo.png\)"):
+        check()
+
+
+def test_somebody_elses_page_is_not_replaced_by_a_stack_that_had_none(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.rules, server.page = expiration_rules(7, 1), b"<!doctype html><title>Mine</title>"
+    with pytest.raises(SettingError, match=r"its use.html is somebody else's page"):
+        check()
+    check(access="private")
+    monkeypatch.setattr(recorded, "read", lambda: state("nix-cache", "use.html"))
+    check()
+
+
 def test_what_no_rule_takes_is_nobodys_business(server: type[FakeServer]) -> None:
     server.rules, server.foreign = (
         (),
-        ("Archive.zip", "_nixcache/x", "terraform.tfstate", "index.html"),
+        ("Archive.zip", "_nixcache/x", "terraform.tfstate", "use.html"),
     )
     check()
 

@@ -21,7 +21,7 @@ def test_an_object_that_is_no_text_has_its_bytes() -> None:
     content = bytes(range(256))
     kept = state(contentBase64=base64.b64encode(content).decode())
     assert kept.binary_content(KEY) == content
-    assert kept.binary_content("index.html") == b""
+    assert kept.binary_content("use.html") == b""
 
 
 @pytest.mark.parametrize("recorded", [{}, {"contentBase64": None}, {"contentBase64": "eA=\n"}])

@@ -127,13 +127,13 @@ def test_what_is_not_set_is_none_and_no_refusal(monkeypatch: pytest.MonkeyPatch)
     assert server.access("nix-cache") is None
     assert not server.locks_objects("nix-cache")
     assert not server.replicates("nix-cache")
-    assert server.etag("nix-cache", "index.html") is None
-    assert server.read("nix-cache", "index.html", 100) is None
+    assert server.etag("nix-cache", "use.html") is None
+    assert server.read("nix-cache", "use.html", 100) is None
     code = "NoSuchBucket"
     assert server.lifecycle("nix-cache") is None
     assert not server.keeps_versions("nix-cache")
     with pytest.raises(ServerError, match="none of that name"):
-        server.read("nix-cache", "index.html", 100)
+        server.read("nix-cache", "use.html", 100)
 
 
 def test_a_refusal_is_told_by_its_status_and_code_and_no_message() -> None:
