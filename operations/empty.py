@@ -18,7 +18,10 @@ from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
 from operations.state import read_state
+from program.checks import same_server
+from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +41,7 @@ def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
     )
     progress = Progress("empty")
     try:
+        same_server.check(settings, server_of(settings), state)
         wanted = _Wanted(names, () if everything else state.objects, progress)
         count, size = wanted.measure(bucket.versions())
         if count == 0:
@@ -58,6 +62,8 @@ def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
         left, _ = wanted.measure(bucket.versions())
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}") from None
+    except SettingError as error:
+        raise OperationError(str(error)) from None
     if left:
         raise OperationError(
             f"{left:,} objects came while the others went; stop what pushes to "

@@ -21,7 +21,7 @@ from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError, on_terminal, read_output, read_text
 from operations.state import read_interrupted_state, remove_empty_attributes
-from program.checks.belongings import check_same_server
+from program.checks import same_server
 from program.checks.deployment import server_of
 from program.checks.recorded import BUCKET, POLICY, USER, Recorded
 from program.checks.server_error import ServerError
@@ -86,10 +86,10 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
 
     Raises:
         ServerError: the server does not answer, or refuses the deploying user.
-        SettingError: it is another one than that of the last deployment, and no bucket has moved
-            there: its users would be taken for this stack's.
+        SettingError: it is another one than that of the last deployment, and the bucket has not
+            moved there: its users would be taken for this stack's.
     """
-    check_same_server(settings, server_of(settings), state)
+    same_server.check(settings, server_of(settings), state)
     deployer = Credential(settings.minio_user, settings.minio_password)
     # Asked in any case: a refresh of a server that does not answer forgets what is there.
     gone = server_of(settings).lifecycle(settings.bucket) is None

@@ -7,28 +7,19 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-
 from components.retention import PAGE_KEY
-from formats.error import FormatError
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName
-from formats.narinfo import LARGEST_NARINFO, NarInfo
 from formats.signing import SecretKey, verifies
+from program.checks import sampled
 from program.checks.key_rotation import next_name
 from program.checks.s3_client import Server
-from program.outputs.landing_page import is_landing_page
+from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
-_SAMPLE = 64
-"""Narinfos that are read of a bucket that is adopted."""
-_AT_ONCE = 8
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
-_LARGEST_PAGE = 1 << 22
 
 
 def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
@@ -65,7 +56,7 @@ def check_page(settings: Settings, server: Server) -> None:
     """
     if settings.private:
         return
-    page = server.read(settings.bucket, PAGE_KEY, _LARGEST_PAGE)
+    page = server.read(settings.bucket, PAGE_KEY, LARGEST_PAGE)
     if page is not None and not is_landing_page(page) and not settings.confirm_shared_bucket:
         raise SettingError(
             "bucket",
@@ -92,17 +83,7 @@ def _rights_beyond_reading(policy: str | None) -> list[str]:
 
 def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> None:
     """Compare signatures of a sample of narinfos with the keys that would have their names."""
-    names = (
-        key
-        for key, _ in server.objects(settings.bucket)
-        if key.endswith(".narinfo") and "/" not in key
-    )
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        texts = threads.map(
-            lambda name: server.read(settings.bucket, name, LARGEST_NARINFO),
-            islice(names, _SAMPLE),
-        )
-        sample = list(_parsed(texts))
+    sample = sampled.narinfos(server, settings.bucket)
     for name in keys.names:
         adopted = keys.adopted.get(name)
         public = None if adopted is None else SecretKey.parse(adopted).public_key
@@ -121,11 +102,3 @@ def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> 
                 "give that key in adoptedSigningKeys, or write "
                 f"{next_name(KeyName.parse(name))} in its place",
             )
-
-
-def _parsed(texts: Iterable[bytes | None]) -> Iterator[NarInfo]:
-    for text in texts:
-        try:
-            yield NarInfo.parse((text or b"").decode())
-        except (FormatError, UnicodeDecodeError):
-            continue

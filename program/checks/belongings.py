@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pulumi
 
 from components.retention import PAGE_KEY
-from program.checks import adoption, expiry, given_users, ownership, pinned, removal
-from program.checks.recorded import OBJECT, Recorded
+from program.checks import adoption, expiry, given_users, ownership, pinned, removal, same_server
+from program.checks.recorded import Recorded
 from program.checks.s3_client import Server
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
@@ -37,9 +37,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     """
     lifecycle = server.lifecycle(settings.bucket)
     mine = recorded.bucket == settings.bucket
+    same_server.check(settings, server, recorded)
     _check_bucket(settings, server, recorded, exists=lifecycle is not None)
-    if mine:
-        check_same_server(settings, server, recorded)
     if settings.given_users:
         given_users.check_recorded(settings, recorded)
     else:
@@ -57,31 +56,6 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     if settings.given_users:
         given_users.look(settings, server)
     return Found(None if mine else settings.bucket, versioned)
-
-
-def check_same_server(settings: Settings, server: Server, recorded: Recorded) -> None:
-    """Refuse another server than that of the last deployment, where somebody has such a bucket.
-
-    Its users, policies and objects would be taken for this stack's, and a refresh would put them
-    right. A server that has only been given another name has the objects that the state knows.
-
-    Raises:
-        SettingError: it is another.
-        ServerError: no answer, or the server refuses the user.
-    """
-    before = recorded.stack_output("nixos", {}).get("push", {}).get("endpoint")
-    if before in (None, str(settings.endpoint)) or settings.adopt_bucket:
-        return
-    objects = [(str(found["objectName"]), found.get("etag")) for found in recorded.outputs(OBJECT)]
-    gone = server.lifecycle(settings.bucket) is None
-    if gone or not any(server.etag(settings.bucket, key) == etag for key, etag in objects):
-        raise SettingError(
-            "endpoint",
-            str(settings.endpoint),
-            f"the bucket {settings.bucket} there has nothing that this stack put into the one at "
-            f"{before}; name that server, make a new stack for another, or set adoptBucket to true "
-            "if the bucket has moved there",
-        )
 
 
 def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exists: bool) -> None:

@@ -14,6 +14,7 @@ import pulumi
 from formats.error import FormatError
 from formats.pin import parse_pin, pin_key
 
+SERVER = "pulumi:providers:minio"
 BUCKET = "minio:index/s3Bucket:S3Bucket"
 BUCKET_POLICY = "minio:index/s3BucketPolicy:S3BucketPolicy"
 COMMANDS = ("command:remote:Command", "command:local:Command")
@@ -49,6 +50,19 @@ class Recorded:
     def bucket(self) -> str | None:
         """The name of the bucket that this stack has made or adopted."""
         return next((str(bucket["bucket"]) for bucket in self.outputs(BUCKET)), None)
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the server answered that has what the state knows, as its provider was told."""
+        for server in self.outputs(SERVER):
+            scheme = "https" if str(server.get("minioSsl")).lower() == "true" else "http"
+            return f"{scheme}://{server.get('minioServer')}"
+        return None
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the state has anything that the server knows by a name."""
+        return bool(self.bucket or self.users or self.policies)
 
     @property
     def protected(self) -> bool:

@@ -9,6 +9,7 @@ import pulumi
 
 from program.checks.recorded import Recorded
 from program.checks.server_error import ServerError
+from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ def refusal(settings: Settings, server: Server, recorded: Recorded) -> str | Non
     """Return why a destroy of this stack would stop half-way, with the remedy, or None."""
     if settings.protect:
         return "protect is on; pulumi config set protect false, pulumi up, and destroy it then"
+    # Imported here: most deployments ask no server why a destroy would stop.
+    from program.checks import same_server  # noqa: PLC0415
+
     try:
+        same_server.check(settings, server, recorded)
         return not_empty(server, recorded)
+    except SettingError as error:
+        return str(error)
     except ServerError as error:
         return f"{error.subject}: {error}; so what the bucket holds cannot be told"
 

@@ -9,6 +9,9 @@ from program.outputs.figures import Figures
 from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
 from program.outputs.page import STYLE, both, document, section
 
+LARGEST_PAGE = 1 << 22
+"""Bytes that are read of what may be such a page."""
+
 
 def landing_page(
     client: ClientConfiguration, retention_days: int | None, figures: Figures | None = None

@@ -208,6 +208,38 @@ def test_another_server_is_not_taken_for_the_one_before(
     stack.up().succeeded()
 
 
+def test_another_caches_server_gets_and_loses_nothing_whatever_else_changes(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    bucket = "of-two-caches"
+    stack = new_stack("staging", **server_settings(minio), bucket=bucket)
+    stack.set(builders=[here("a")])
+    stack.up().succeeded()
+    with MinioServer(tmp_path / "another") as another:
+        production = new_stack("production", **server_settings(another), bucket=bucket)
+        production.set(builders=[here("a")])
+        production.up().succeeded()
+        theirs = Inventory(another)
+        put(theirs, bucket, f"{'0' * 32}.narinfo")
+        before = theirs.take()
+        stack.set(server_settings(another), bucket="of-staging")
+        for both in (stack.preview().refused(), stack.up().refused()):
+            assert f"would be deleted; move the bucket under its name, {bucket}, first" in both
+        stack.set(bucket=bucket, adoptBucket=True)
+        nothing = "has nothing that this stack put into the one at"
+        for refused in (
+            stack.preview().refused(),
+            stack.up().refused(),
+            stack.operate("repair", "--stack", stack.name).refused(),
+            stack.operate("empty", "--stack", stack.name, "--all", text=f"{bucket}\n").refused(),
+            stack.run("destroy", "--run-program", "--yes", "--skip-preview").refused(),
+        ):
+            assert nothing in refused
+        assert difference(before, theirs.take()) == {}
+    stack.set(server_settings(minio))
+    assert not stack.changes()
+
+
 # 3: users and policies of others.
 
 

@@ -189,34 +189,6 @@ def test_another_bucket_in_the_place_of_a_protected_one_is_refused(
         check(protect=protect)
 
 
-def test_another_server_is_not_taken_for_the_one_before(
-    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = Recorded(
-        {
-            **state("nix-cache").resources,
-            "urn:stack": {
-                "type": STACK,
-                "outputs": {"nixos": {"push": {"endpoint": "https://before"}}},
-            },
-            "urn:nix-cache-info": {
-                "type": OBJECT,
-                "outputs": {"objectName": "nix-cache-info", "etag": "ours"},
-            },
-        }
-    )
-    monkeypatch.setattr(recorded, "read", lambda: before)
-    server.rules = expiration_rules(7, 1)
-    for etags in ({}, {"nix-cache-info": "theirs"}):
-        server.etags = etags
-        with pytest.raises(SettingError, match=r"endpoint is .* nothing that this stack put into"):
-            check()
-    check(endpoint="https://before")
-    check(adoptBucket=True)
-    server.etags = {"nix-cache-info": "ours"}
-    check()
-
-
 def test_a_stack_is_destroyed_only_where_protect_is_off_and_its_bucket_empty(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
