@@ -18,7 +18,7 @@ import pulumi
 
 from components.access import concerns_only, users_of
 from program.checks.admin_client import Admin
-from program.checks.recorded import Recorded
+from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -31,9 +31,11 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     """Refuse users and policies that are somebody else's.
 
     Raises:
-        SettingError: one is there which this stack did not make and the settings do not adopt.
+        SettingError: one is there which this stack did not make and the settings do not adopt; or
+            one that it made would change its role.
         ServerError: no answer, or the server refuses the deploying user.
     """
+    _check_roles(settings, recorded)
     admin = Admin(server)
     admin.check()
     policies = sorted(settings.policies - recorded.policies.keys())
@@ -46,6 +48,42 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
         found = threads.map(lambda user: _check_user(settings, admin, user), users)
         taken = [user for user, exists in zip(users, found, strict=True) if exists]
     _check_taken(settings, admin, taken)
+
+
+def _check_roles(settings: Settings, recorded: Recorded) -> None:
+    """Refuse to give a builder the reader's user, or the reader a builder's, in one deployment.
+
+    The engine would put it over the one that is there, and then delete that one, by the same name.
+
+    Raises:
+        SettingError: a name goes from one role to the other.
+    """
+    pushing = {builder.s3_user for builder in settings.builders}
+    for user in sorted(pushing & recorded.names_of(READER, USER)):
+        setting, _ = settings.name_of_user(user)
+        raise SettingError(
+            setting,
+            user,
+            "it is the user of the cache's reader, whose secret all clients have; take another "
+            "name, or deploy without this builder first",
+        )
+    if settings.write_policy in recorded.names_of(READER, POLICY):
+        raise SettingError(
+            "writePolicy",
+            settings.write_policy,
+            "it is the policy of the cache's reader; take another name, or deploy without the "
+            "reader first",
+        )
+    if not settings.private:
+        return
+    for type_, whose in ((USER, "a builder's user"), (POLICY, "the builders' policy")):
+        if settings.reader_user in recorded.names_of(BUILDERS, type_):
+            raise SettingError(
+                "access",
+                "private",
+                f"the cache's reader would have the name {settings.reader_user}, which is "
+                f"{whose}; let that have another name, and deploy, first",
+            )
 
 
 def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:

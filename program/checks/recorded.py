@@ -25,6 +25,10 @@ LIFECYCLE = "minio:index/ilmPolicy:IlmPolicy"
 SIGNING_KEY = "pulumi-python:dynamic/nixcache:SigningKey"
 STACK = "pulumi:pulumi:Stack"
 
+BUILDERS = "nixcache:index:BuilderAccess"
+READER = "nixcache:index:ReaderAccess"
+"""What the users and policies of a role are children of."""
+
 PROTECTED_OUTPUT = "protected"
 """The stack output that tells whether the engine keeps the bucket from being deleted."""
 
@@ -73,6 +77,19 @@ class Recorded:
     def users(self) -> frozenset[str]:
         """The users that this stack has made or adopted on the server."""
         return frozenset(str(user["name"]) for user in self.outputs(USER))
+
+    def names_of(self, role: str, type_: str) -> frozenset[str]:
+        """Return what the server calls the resources of a type that belong to a role.
+
+        Args:
+            role: `BUILDERS` or `READER`.
+            type_: `USER` or `POLICY`.
+        """
+        return frozenset(
+            str(resource["outputs"]["name"])
+            for urn, resource in self.resources.items()
+            if resource["type"] == type_ and urn.split("::")[2].startswith(f"{role}$")
+        )
 
     @property
     def policies(self) -> Mapping[str, str]:

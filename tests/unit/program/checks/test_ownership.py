@@ -12,7 +12,7 @@ import pytest
 from components.access import read_policy, write_policy
 from program.checks import ownership
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import POLICY, USER, Recorded
+from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -21,7 +21,7 @@ from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import use_recording_mocks
 
 SECRET = "a-secret-from-before"
-BUILDERS = [{"name": "here", "local": True, "s3User": "alice"}]
+ONE_BUILDER = [{"name": "here", "local": True, "s3User": "alice"}]
 BY_HAND = json.dumps(
     {
         "Version": "2012-10-17",
@@ -59,6 +59,12 @@ class FakeServer:
         return self.holders_
 
 
+def made(role: str, type_: str, name: str) -> dict[str, dict[str, Any]]:
+    """Return what a state has of a user or a policy of a role."""
+    urn = f"urn:pulumi:test::nixcache::{role}${type_}::{name}"
+    return {urn: {"type": type_, "outputs": {"name": name}}}
+
+
 def check(
     monkeypatch: pytest.MonkeyPatch,
     fake: FakeServer,
@@ -77,7 +83,7 @@ def check(
         raise ServerError("user", "denied")
 
     monkeypatch.setattr(Server, "lifecycle", lifecycle)
-    settings = parse(configuration(builders=BUILDERS, **changes))
+    settings = parse(configuration(builders=ONE_BUILDER, **changes))
     server = Server("s3", True, "us-east-1", "pulumi", "password", None)
 
     def admin(server: Server) -> FakeServer:
@@ -102,11 +108,35 @@ def test_a_server_that_has_nothing_of_the_names_is_fine(monkeypatch: pytest.Monk
 def test_what_the_state_has_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeServer, "user_status", None)
     monkeypatch.setattr(FakeServer, "policy", None)
-    state = {
-        "user": {"type": USER, "outputs": {"name": "alice"}},
-        "policy": {"type": POLICY, "outputs": {"name": "nix-cache-write"}},
-    }
+    state = {**made(BUILDERS, USER, "alice"), **made(BUILDERS, POLICY, "nix-cache-write")}
     check(monkeypatch, FakeServer(), Recorded(state))
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "message"),
+    [
+        (made(READER, USER, "alice"), {}, 'builders[0].s3User is "alice": it is the user of the'),
+        (made(READER, POLICY, "xyz"), {"writePolicy": "xyz"}, "it is the policy of the cache's"),
+        (
+            made(BUILDERS, USER, "nix-cache-reader"),
+            {"access": "private"},
+            "reader would have the name nix-cache-reader, which is a builder's user",
+        ),
+        (
+            made(BUILDERS, POLICY, "nix-cache-reader"),
+            {"access": "private"},
+            "which is the builders' policy",
+        ),
+    ],
+)
+def test_no_name_goes_from_one_role_to_another_in_one_deployment(
+    monkeypatch: pytest.MonkeyPatch,
+    state: dict[str, dict[str, Any]],
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    # The engine deletes last, by name: what it has just put over it.
+    assert message in refusal(monkeypatch, FakeServer(), state=Recorded(state), **changes)
 
 
 def test_a_user_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
