@@ -55,7 +55,8 @@ Safeguard(
 
 pulumi.export("substituter", machines.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
-pulumi.export("retention", deployment.conclude(stack, settled, cache.lifecycle_applied))
+retention = deployment.conclude(stack, settled, cache.lifecycle_applied)
+pulumi.export(recorded.RETENTION_OUTPUT, retention)
 pulumi.export(recorded.PROTECTED_OUTPUT, stack.protect)
 pulumi.export(deployment.COMPARABLE_ETAGS_OUTPUT, cache.comparable_etags)
 pulumi.export("nixConf", client.apply(ClientConfiguration.nix_conf))

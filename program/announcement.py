@@ -19,7 +19,16 @@ from components.push_program import PROGRAM_KEY, archive, push_command
 from components.retention import expiration_rules, expirations, shortenings
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
-from program.checks.recorded import BUCKET_POLICY, COMMANDS, LIFECYCLE, OBJECT, Recorded
+from program.checks.recorded import (
+    BUCKET_POLICY,
+    BUILDERS,
+    COMMANDS,
+    LIFECYCLE,
+    OBJECT,
+    RETENTION_OUTPUT,
+    USER,
+    Recorded,
+)
 from program.outputs.machines import retention_in_words, substituter
 from program.push_settings import push_settings
 from program.settings.builders import BuilderSettings
@@ -114,8 +123,11 @@ def _adopted_keys(settings: Settings, recorded: Recorded) -> Iterator[str]:
 
 def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
     """Say who may read from now on, where that changes."""
-    before = recorded.stack_output("nixos", {}).get("access")
-    if before not in (None, settings.access):
+    before = recorded.anonymous_download
+    if before is None:
+        told = recorded.stack_output("nixos", {}).get("access")
+        before = None if told is None else told != "private"
+    if before is not None and before == settings.private:
         if settings.private:
             yield (
                 "access: nobody reads without a credential any more; clients need "
@@ -144,7 +156,7 @@ def _texts(settings: Settings, recorded: Recorded) -> Iterator[str]:
             for old, new in lines:
                 if old != new:
                     yield f"nix-cache-info: {old} → {new.partition(': ')[2]}"
-    before = recorded.stack_output("retention")
+    before = recorded.stack_output(RETENTION_OUTPUT)
     now = retention_in_words(settings)
     if before not in (None, now):
         yield f"retention: {now} Before: {before}"
@@ -176,8 +188,14 @@ def _builders(
     settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
 ) -> Iterator[str]:
     """Say which builders come and go, and what each is to push."""
-    before = recorded.stack_output("builders", {})
-    users = {access["accessKeyId"] for access in before.values()}
+    before = {
+        name: access
+        for name, access in recorded.stack_output("builders", {}).items()
+        if "accessKeyId" in access
+    }
+    users = recorded.names_of(BUILDERS, USER)
+    if settings.given_users:
+        users = frozenset(access["accessKeyId"] for access in before.values())
     for builder in settings.builders:
         if recorded.bucket is not None and builder.s3_user not in users:
             yield f"builder {builder.name} comes, as user {builder.s3_user}"

@@ -157,8 +157,11 @@ def conclude(
         return retention_in_words(settings)
 
     def read_back(told: bool) -> str:
-        if told:
-            _check_in_force(settings, settled)
+        if not told:
+            # A destroy, a refresh, or a deployment of something else alone.
+            before = recorded.read().stack_output(recorded.RETENTION_OUTPUT)
+            return str(before or retention_in_words(settings))
+        _check_in_force(settings, settled)
         return retention_in_words(settings)
 
     if not pulumi.runtime.is_dry_run():

@@ -32,6 +32,9 @@ READER = "nixcache:index:ReaderAccess"
 PROTECTED_OUTPUT = "protected"
 """The stack output that tells whether the engine keeps the bucket from being deleted."""
 
+RETENTION_OUTPUT = "retention"
+"""The stack output that says how long entries live."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -108,6 +111,13 @@ class Recorded:
         }
 
     @property
+    def anonymous_download(self) -> bool | None:
+        """Whether the bucket's policy lets anybody read; None where the state has no policy."""
+        for policy in self.outputs(BUCKET_POLICY):
+            return '"Allow"' in str(policy.get("policy"))
+        return None
+
+    @property
     def expires_versions(self) -> bool:
         """Whether the lifecycle that this stack has set is one for a bucket that keeps versions."""
         return any(
@@ -161,4 +171,27 @@ def read() -> Recorded:
         "pulumi:pulumi:readStackResourceOutputs",
         {"stackName": pulumi.Output.from_input(root and root.urn).apply(lambda _: name)},
     )
-    return Recorded(answer.value["outputs"])
+    return Recorded(without_unknowns(answer.value["outputs"]))
+
+
+def without_unknowns(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state's resources without the outputs of a stack that nobody knows.
+
+    A deployment of some resources alone (`--target`) writes all outputs of the stack, and those of
+    what it left out are no values.
+    """
+    return {
+        urn: {**resource, "outputs": _known(resource["outputs"])}
+        if resource["type"] == STACK
+        else resource
+        for urn, resource in resources.items()
+    }
+
+
+def _known(value: Any) -> Any:
+    if not pulumi.contains_unknowns(value):
+        return value
+    if isinstance(value, Mapping):
+        parts = {name: _known(part) for name, part in value.items()}
+        return {name: part for name, part in parts.items() if part is not None}
+    return None

@@ -240,6 +240,32 @@ def test_another_caches_server_gets_and_loses_nothing_whatever_else_changes(
     assert not stack.changes()
 
 
+def test_a_deployment_of_keys_alone_does_not_make_the_next_preview_believe_the_rest(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="keys-alone", builders=[here("a")])
+    stack.up().succeeded()
+    path = f"/nix/store/{'0' * 32}-closure"
+    stack.set(
+        signingKeys=["cache.test-1", "cache.test-2"],
+        access="private",
+        retentionDays=30,
+        builders=[here("a"), here("b", closures=[path])],
+    )
+    before = stack.preview().succeeded().output
+    stack.up("--target", "**SigningKey**").succeeded()
+    assert stack.outputs()["retention"] == "An entry expires 7 days after its last push."
+    after = stack.preview().succeeded().output
+    for words in (
+        "access: nobody reads without a credential any more",
+        "retention: An entry expires 30 days after its last push. Before: An entry expires 7 days",
+        "builder b comes, as user keys-alone-b",
+        f"builder b pushes {path} for the first time",
+    ):
+        assert words in before
+        assert words in after
+
+
 # 3: users and policies of others.
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
 import pytest
 
-from components.binary_cache import nix_cache_info
+from components.binary_cache import anonymous_policy, nix_cache_info
 from components.push_program import archive, push_command
 from components.retention import expiration_rules
 from formats.signing import SecretKey
@@ -17,11 +16,13 @@ from program.announcement import MOST_LINES, announce, changes, losses
 from program.checks.recorded import (
     BUCKET,
     BUCKET_POLICY,
+    BUILDERS,
     COMMANDS,
     LIFECYCLE,
     OBJECT,
     SIGNING_KEY,
     STACK,
+    USER,
     Recorded,
 )
 from program.outputs.machines import retention_in_words
@@ -74,10 +75,19 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
     if rules:
         declared = [{"filter": rule.prefix, "expiration": f"{rule.days}d"} for rule in rules]
         resources.append((LIFECYCLE, {"rules": declared}))
-    actions = ["s3:GetObject", *(["s3:ListBucket"] if before.anonymous_listing else [])]
-    resources.append((BUCKET_POLICY, {"policy": json.dumps({"Action": actions})}))
+    policy = anonymous_policy(before.bucket, not before.private, before.anonymous_listing)
+    resources.append((BUCKET_POLICY, {"policy": policy}))
+    made = () if before.given_users else before.builders
+    resources += [(USER, {"name": builder.s3_user}) for builder in made]
+    parents = {USER: f"{BUILDERS}$"}
     return Recorded(
-        {str(n): {"type": t, "outputs": outputs} for n, (t, outputs) in enumerate(resources)}
+        {
+            f"urn:pulumi:test::nixcache::{parents.get(type_, '')}{type_}::{number}": {
+                "type": type_,
+                "outputs": outputs,
+            }
+            for number, (type_, outputs) in enumerate(resources)
+        }
     )
 
 
@@ -255,10 +265,28 @@ def test_that_every_builder_pushes_again_is_told_with_the_reason() -> None:
     ]
     known = deployed(before, {"here": [OLD]})
     (command,) = known.outputs(COMMANDS[0])
-    known.resources["3"]["outputs"]["create"] = command["create"].replace("exec", "exec ", 1)
+    (outputs,) = (one["outputs"] for one in known.resources.values() if one["type"] == COMMANDS[0])
+    outputs["create"] = command["create"].replace("exec", "exec ", 1)
     assert list(changes(before, known, {})) == [
         "every builder pushes again: the program that pushes changes"
     ]
+
+
+def test_what_was_deployed_is_told_from_what_is_there_and_not_from_outputs() -> None:
+    # A deployment of something else alone has written the outputs, of settings not yet deployed.
+    before = settings(builders=[builder()])
+    now = settings(access="private", builders=[builder(), builder(name="two")])
+    claimed = deployed(now).stack_output("nixos")
+    known = deployed(before, {"here": [OLD]})
+    stack = next(one["outputs"] for one in known.resources.values() if one["type"] == STACK)
+    stack["nixos"] = claimed
+    stack["builders"] = {**stack["builders"], "two": {"accessKeyId": "nix-cache-two"}}
+    told = list(changes(now, known, {}))
+    assert told[0].startswith("access: nobody reads without a credential any more")
+    assert "builder two comes, as user nix-cache-two" in told
+    # Nor by what nobody knows.
+    stack["builders"]["two"] = {}
+    assert list(changes(now, known, {})) == told
 
 
 def test_many_closures_and_many_builders_are_counted(
