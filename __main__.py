@@ -55,6 +55,8 @@ Safeguard(
 
 pulumi.export("substituter", machines.substituter(stack))
 pulumi.export(key_rotation.PUBLIC_KEYS_OUTPUT, public_keys)
+retired = key_rotation.retired_now(recorded.read(), settled.signing_keys)
+pulumi.export(key_rotation.RETIRED_KEYS_OUTPUT, retired)
 retention = deployment.conclude(stack, settled, cache.lifecycle_applied)
 pulumi.export(recorded.RETENTION_OUTPUT, retention)
 pulumi.export(recorded.PROTECTED_OUTPUT, stack.protect)

@@ -16,6 +16,9 @@ from program.settings.stack import Settings
 PUBLIC_KEYS_OUTPUT = "publicKeys"
 """The stack output with the keys that clients trust; the next deployment compares with it."""
 
+RETIRED_KEYS_OUTPUT = "retiredKeys"
+"""The stack output with the keys that clients have trusted: no other may take one's name."""
+
 SIGNED_BY = "signingKey"
 """What of a builder in the stack's outputs names the key that signs what it pushes."""
 
@@ -32,7 +35,7 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     names = [key.name for key in before]
     keys = settings.signing_keys.settle(names)
     _refuse_a_builders_key_that_is_none(settings, keys)
-    refuse_a_step_back(before, keys)
+    refuse_a_step_back(before, keys, retired_before(recorded))
     _refuse_another_under_a_lost_name(recorded, names, keys)
     words = describe(names, keys.names)
     if words is None:
@@ -65,14 +68,17 @@ def _refuse_a_builders_key_that_is_none(settings: Settings, keys: SigningKeys) -
             )
 
 
-def refuse_a_step_back(before: Sequence[PublicKey], keys: SigningKeys) -> None:
-    """Compare a stack's keys with those that clients trust already.
+def refuse_a_step_back(
+    before: Sequence[PublicKey], keys: SigningKeys, retired: Sequence[PublicKey] = ()
+) -> None:
+    """Compare a stack's keys with those that clients trust already, or have trusted.
 
     Raises:
-        SettingError: a new key has a lower integer than one of its domain before it, or an adopted
-            one takes the name of another key. Clients keep one key of a name, silently.
+        SettingError: a new key has no higher integer than those of its domain before it, or an
+            adopted one takes the name of another key. Clients keep one key of a name, silently.
     """
-    known = {key.name: key for key in before}
+    trusted = {key.name for key in before}
+    known = {key.name: key for key in (*retired, *before)}
     for name in keys.names:
         adopted = keys.adopted.get(name)
         if adopted is not None:
@@ -83,10 +89,10 @@ def refuse_a_step_back(before: Sequence[PublicKey], keys: SigningKeys) -> None:
                     f"clients trust another key named {name}; leave this one out, "
                     "or append a new name to signingKeys",
                 )
-        elif name not in known:
+        elif name not in trusted:
             new = KeyName.parse(name)
             older = [key for key in map(KeyName.parse, known) if key.domain == new.domain]
-            if older and max(older) > new:
+            if older and max(older) >= new:
                 raise SettingError(
                     "signingKeys",
                     name,
@@ -110,6 +116,23 @@ def trusted_before(recorded: Recorded) -> tuple[PublicKey, ...]:
         kept = [PublicKey.parse(key) for key in recorded.signing_keys.values()]
         return tuple(sorted(kept, key=lambda key: KeyName.parse(key.name)))
     return tuple(PublicKey.parse(key) for key in told)
+
+
+def retired_before(recorded: Recorded) -> tuple[PublicKey, ...]:
+    """Return the keys that clients were made to trust once, and that have gone since."""
+    told = recorded.stack_output(RETIRED_KEYS_OUTPUT, ())
+    return tuple(PublicKey.parse(key) for key in told)
+
+
+def retired_now(recorded: Recorded, keys: SigningKeys) -> list[str]:
+    """Return the keys that clients were made to trust once, and do not need after this deployment.
+
+    Args:
+        recorded: the stack's state.
+        keys: the stack's keys.
+    """
+    once = {*retired_before(recorded), *trusted_before(recorded)}
+    return sorted(str(key) for key in once if key.name not in keys.names)
 
 
 def _refuse_another_under_a_lost_name(

@@ -26,8 +26,15 @@ def settings(*keys: SecretKey, adopted: SecretKey | None = None) -> SigningKeys:
     )
 
 
-def state(*kept: SecretKey, told: tuple[SecretKey, ...] | None = None) -> Recorded:
-    """Return a state with the keys `kept`, whose last deployment made clients trust `told`."""
+def state(
+    *kept: SecretKey,
+    told: tuple[SecretKey, ...] | None = None,
+    retired: tuple[SecretKey, ...] = (),
+) -> Recorded:
+    """Return a state with the keys `kept`, whose last deployment made clients trust `told`.
+
+    Clients trusted the keys `retired` before.
+    """
     resources: dict[str, dict[str, Any]] = {
         key.name: {
             "type": SIGNING_KEY,
@@ -37,7 +44,9 @@ def state(*kept: SecretKey, told: tuple[SecretKey, ...] | None = None) -> Record
     }
     if told is not None:
         keys = [str(key.public_key) for key in told]
-        resources["stack"] = {"type": STACK, "outputs": {"publicKeys": keys}}
+        gone = [str(key.public_key) for key in retired]
+        outputs = {"publicKeys": keys, "retiredKeys": gone}
+        resources["stack"] = {"type": STACK, "outputs": outputs}
     return Recorded(resources)
 
 
@@ -103,6 +112,26 @@ def test_an_adopted_key_does_not_take_the_name_of_another() -> None:
     message = refusal([ONE], settings(ONE, adopted=other))
     assert message.startswith(f"adoptedSigningKeys: clients trust another key named {ONE.name}")
     assert other.to_nix().partition(":")[2] not in message
+
+
+def test_a_name_that_was_retired_long_ago_is_not_given_to_another_key() -> None:
+    elsewhere, other = SecretKey.generate("b.test-1"), SecretKey.generate(TWO.name)
+    for now in ((ONE, TWO), (elsewhere, TWO)):
+        with pytest.raises(SettingError, match=r"this stack has had s3.homelab.local-2; .*local-3"):
+            check(state(now[0], told=(now[0],), retired=(TWO,)), *now)
+    known = state(ONE, told=(ONE,), retired=(TWO,))
+    with pytest.raises(SettingError, match=r"clients trust another key named s3.homelab.local-2"):
+        check(known, ONE, TWO, adoptedSigningKeys=other.to_nix())
+    assert check(known, ONE, THREE) == (ONE.name, THREE.name)
+    assert check(known, ONE, TWO, adoptedSigningKeys=TWO.to_nix()) == (ONE.name, TWO.name)
+
+
+def test_what_is_retired_is_remembered_until_it_comes_back() -> None:
+    known = state(ONE, TWO, told=(ONE, TWO), retired=(THREE,))
+    assert key_rotation.retired_now(known, settings(TWO)) == [
+        str(key.public_key) for key in (ONE, THREE)
+    ]
+    assert key_rotation.retired_now(known, settings(ONE, TWO, THREE)) == []
 
 
 def test_all_that_clients_trust_goes_only_where_that_is_confirmed() -> None:
