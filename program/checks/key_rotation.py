@@ -28,13 +28,14 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
 
     Raises:
         SettingError: as `SigningKeySettings.settle` and `refuse_a_step_back`; a builder's key is
-            none of them; the state has lost a key that clients trust; or none of those that
-            clients trust would stay.
+            none of them, or an upstream's is; the state has lost a key that clients trust; or none
+            of those that clients trust would stay.
     """
     before = trusted_before(recorded)
     names = [key.name for key in before]
     keys = settings.signing_keys.settle(names)
     _refuse_a_builders_key_that_is_none(settings, keys)
+    _refuse_this_cache_as_its_upstream(settings, keys)
     refuse_a_step_back(before, keys, retired_before(recorded))
     _refuse_another_under_a_lost_name(recorded, names, keys)
     words = describe(names, keys.names)
@@ -65,6 +66,18 @@ def _refuse_a_builders_key_that_is_none(settings: Settings, keys: SigningKeys) -
                 builder.signing_key,
                 f"signingKeys has no such key; append it there, or write one of "
                 f"{', '.join(keys.names)}",
+            )
+
+
+def _refuse_this_cache_as_its_upstream(settings: Settings, keys: SigningKeys) -> None:
+    """Refuse a list of what a machine trusts, pasted whole: nothing would be pushed or renewed."""
+    for name in (PublicKey.parse(key).name for key in settings.upstream_keys):
+        if name in keys.names:
+            raise SettingError(
+                "upstreamKeys",
+                name,
+                "this is a key of the cache itself, and what it signed would be left to another "
+                "cache, neither pushed nor renewed; leave it out",
             )
 
 

@@ -525,4 +525,10 @@ def _upstream_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
                 "write the whole public key, name:base64, so that its signatures can be verified; "
                 f"that of cache.nixos.org is {CACHE_NIXOS_ORG}",
             ) from None
+    names = [PublicKey.parse(key).name for key in keys]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingError(
+            "upstreamKeys", twice, "two keys have this name, and Nix knows one of a name; leave one"
+        )
     return keys

@@ -160,6 +160,12 @@ def test_a_first_deployment_that_failed_has_settled_its_keys_already() -> None:
     assert check(state(ONE), **cdn) == (ONE.name,)
 
 
+def test_the_cache_is_not_its_own_upstream() -> None:
+    with pytest.raises(SettingError, match='"s3.homelab.local-1": this is a key of the'):
+        check(state(ONE, told=(ONE,)), upstreamKeys=[str(ONE.public_key)])
+    assert check(state(ONE, told=(ONE,)), upstreamKeys=[str(TWO.public_key)]) == (ONE.name,)
+
+
 def test_a_builders_own_key_is_one_of_the_stacks() -> None:
     builder = {"name": "a", "local": True, "signingKey": ONE.name}
     assert check(state(), ONE, TWO, builders=[builder]) == (ONE.name, TWO.name)

@@ -32,6 +32,12 @@ def generated_key(directory: Path, passphrase: str = "") -> Path:
     return file
 
 
+def test_two_upstream_keys_of_one_name_are_refused() -> None:
+    keys = [str(SecretKey.generate("cache.example-1").public_key) for _ in range(2)]
+    message = refusal(upstreamKeys=keys)
+    assert message.startswith('upstreamKeys is "cache.example-1": two keys have this name')
+
+
 def test_defaults_of_the_schema_are_a_complete_stack() -> None:
     settings = parse(configuration())
     assert settings.bucket == "nix-cache"
