@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from formats.store_path import is_store_path
 from program.settings.reader import SettingError, SettingReader, first_duplicate
@@ -111,7 +113,7 @@ def _check_directories(builders: Sequence[BuilderSettings]) -> None:
             if builder.credentials_directory is None:
                 continue
             if builder.credentials_directory == other.credentials_directory and (
-                (builder.host, builder.port) == (other.host, other.port)
+                _machine(builder) == _machine(other)
                 or (builder.host_key is not None and builder.host_key == other.host_key)
             ):
                 raise SettingError(
@@ -119,6 +121,15 @@ def _check_directories(builders: Sequence[BuilderSettings]) -> None:
                     builder.credentials_directory,
                     f"the builder {other.name} has it on the same machine; give each its own",
                 )
+
+
+def _machine(builder: BuilderSettings) -> tuple[str, int, JumpHost | None]:
+    """Return a builder's address, and behind what it is, the same for all names of loopback."""
+    host = (builder.host or "localhost").lower()
+    with suppress(ValueError):
+        if ip_address(host).is_loopback:
+            host = "localhost"
+    return host, builder.port, builder.jump_host
 
 
 def _builder(

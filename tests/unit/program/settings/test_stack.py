@@ -330,8 +330,21 @@ FAR: dict[str, object] = {"host": "far", "hostKey": HOST_KEY}
         machines(
             {"host": "far", "insecureHostKey": True}, {"host": "far", "insecureHostKey": True}
         ),
+        machines({"local": True}, {"host": "127.0.0.1", "insecureHostKey": True}),
+        machines({"host": "::1", "insecureHostKey": True}, {"local": True}),
+        machines(
+            {"host": "far", "insecureHostKey": True}, {"host": "FAR", "insecureHostKey": True}
+        ),
     ],
-    ids=["this machine", "one host", "one host key", "one host that nobody checks"],
+    ids=[
+        "this machine",
+        "one host",
+        "one host key",
+        "one host that nobody checks",
+        "this machine by its address",
+        "this machine by its address of version 6",
+        "one host written otherwise",
+    ],
 )
 def test_two_builders_of_one_machine_do_not_share_a_directory(
     builders: list[dict[str, object]],
