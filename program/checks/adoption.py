@@ -7,10 +7,15 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 
 from __future__ import annotations
 
+import re
+
+import pulumi
+
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
-from formats.keys import KeyName
+from formats.keys import KeyName, PublicKey
 from formats.signing import SecretKey, verifies
+from formats.store_path import STORE_DIR
 from program.checks import sampled
 from program.checks.key_rotation import next_name
 from program.checks.s3_client import Server
@@ -19,6 +24,9 @@ from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
+_LARGEST_INFO = 1 << 16
+_SHOWN_NAME = r"[!-~]{1,100}"
+_NAMED = 5
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
 
 
@@ -32,13 +40,15 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
 
     Raises:
         SettingError: clients would refuse what is there, because it was signed by another key of
-            the same name; or the cache's policy would take another's place.
+            the same name, or is for another store; or the cache's policy would take another's
+            place.
         ServerError: no answer, or the server refuses the user.
     """
+    _check_store(settings, server)
     _check_signatures(settings, keys, server)
     policy = server.access(settings.bucket) if settings.bucket_policy else None
     more = _rights_beyond_reading(policy)
-    if more and not settings.private and not settings.confirm_shared_bucket:
+    if more and not settings.confirm_shared_bucket:
         raise SettingError(
             "bucket",
             settings.bucket,
@@ -66,6 +76,19 @@ def check_page(settings: Settings, server: Server) -> None:
         )
 
 
+def _check_store(settings: Settings, server: Server) -> None:
+    """Refuse a cache of a store that lies elsewhere: it would be told to be one of `/nix/store`."""
+    info = server.read(settings.bucket, "nix-cache-info", _LARGEST_INFO) or b""
+    found = re.search(r"(?m)^StoreDir: *([!-~]{1,200})", info.decode(errors="replace"))
+    if found is not None and found[1] != STORE_DIR:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"it is a cache for a store at {found[1]}, and this program makes caches "
+            f"for {STORE_DIR}; take another bucket",
+        )
+
+
 def _rights_beyond_reading(policy: str | None) -> list[str]:
     """Return what a bucket's policy grants besides what a cache's does, or the canned ones do."""
     try:
@@ -84,6 +107,15 @@ def _rights_beyond_reading(policy: str | None) -> list[str]:
 def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> None:
     """Compare signatures of a sample of narinfos with the keys that would have their names."""
     sample = sampled.narinfos(server, settings.bucket)
+    signers = {signature.partition(":")[0] for one in sample for signature in one.signatures}
+    known = {*keys.names, *(PublicKey.parse(key).name for key in settings.upstream_keys)}
+    others = sorted(name for name in signers - known if re.fullmatch(_SHOWN_NAME, name))
+    if others:
+        pulumi.log.warn(
+            f"bucket {settings.bucket}: what is there is also signed by "
+            f"{', '.join(others[:_NAMED])}, which this stack does not have; its clients "
+            "refuse what no key of theirs has signed, unless adoptedSigningKeys has it"
+        )
     for name in keys.names:
         adopted = keys.adopted.get(name)
         public = None if adopted is None else SecretKey.parse(adopted).public_key

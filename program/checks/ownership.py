@@ -10,7 +10,7 @@ interrupted before it could note down what it made, and where a state was lost.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -88,7 +88,11 @@ def _check_roles(settings: Settings, recorded: Recorded) -> None:
 
 def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:
     text = admin.policy(policy)
-    if text is None or users_of(text, settings.bucket) is not None:
+    named = None if text is None else users_of(text, settings.bucket)
+    if named is not None:
+        others = sorted(named - settings.users)
+        _check_named(settings, policy, [one for one in others if admin.user_status(one)])
+    if text is None or named is not None:
         return
     reason = "which this stack did not make"
     if settings.adopt_bucket and concerns_only(text, settings.bucket):
@@ -103,6 +107,24 @@ def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:
         value,
         f"the server has a policy {policy} already, {reason}; write another name, or remove it",
     )
+
+
+def _check_named(settings: Settings, policy: str, others: Sequence[str]) -> None:
+    """Refuse to shut out users that a policy of the cache names and the settings do not."""
+    if not others:
+        return
+    sentence = (
+        f"the server has a policy {policy} already, of a stack with this bucket whose users "
+        f"{', '.join(others)} would have no rights any more"
+    )
+    if not settings.confirm_shared_bucket:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"{sentence}; destroy that stack, add them to builders, or set confirmSharedBucket to "
+            "true to let them go",
+        )
+    pulumi.log.warn(f"bucket {settings.bucket}: {sentence}")
 
 
 def _check_user(settings: Settings, admin: Admin, user: str) -> bool:

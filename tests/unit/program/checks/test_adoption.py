@@ -138,7 +138,28 @@ def test_rights_of_others_do_not_go_unless_that_is_confirmed(
         with pytest.raises(SettingError, match=r"its policy grants something unusual, and"):
             check(monkeypatch, {}, policy=odd)
     check(monkeypatch, {}, policy=more, confirmSharedBucket=True)
-    check(monkeypatch, {}, policy=more, access="private")
+    with pytest.raises(SettingError, match=r"its policy grants s3:DeleteObject, s3:PutObject, and"):
+        check(monkeypatch, {}, policy=more, access="private")
+
+
+def test_a_cache_of_another_store_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match=r"it is a cache for a store at /opt/hpc/store, and"):
+        check(monkeypatch, {"nix-cache-info": b"StoreDir: /opt/hpc/store\nPriority: 40\n"})
+    for info in (b"StoreDir: /nix/store\n", b"Priority: 40\n", b"\xff", b""):
+        check(monkeypatch, {"nix-cache-info": info})
+
+
+def test_whose_signatures_clients_will_not_know_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", told.append)
+    check(monkeypatch, bucket(narinfo(ELSEWHERE)))
+    (sentence,) = told
+    assert "is also signed by cache.example.org-1, which this stack does not have" in sentence
+    check(monkeypatch, bucket(narinfo(ELSEWHERE)), upstreamKeys=[str(ELSEWHERE.public_key)])
+    check(monkeypatch, bucket(narinfo(OLD), narinfo()), OLD)
+    assert told == [sentence]
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,18 @@ def test_a_policy_that_names_others_makes_nobody_ours(monkeypatch: pytest.Monkey
     assert "alice" in refusal(monkeypatch, FakeServer({"alice": SECRET}, policies=policies))
 
 
+def test_another_stacks_builders_are_not_shut_out_unless_that_is_confirmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = FakeServer(
+        {"alice": SECRET, "bob": SECRET},
+        policies={"nix-cache-write": write_policy("nix-cache", ["alice", "bob"])},
+    )
+    message = refusal(monkeypatch, server, adoptBucket=True)
+    assert "a stack with this bucket whose users bob would have no rights any more" in message
+    check(monkeypatch, server, confirmSharedBucket=True)
+
+
 @pytest.mark.parametrize(
     ("text", "adopt", "holders", "expected"),
     [
