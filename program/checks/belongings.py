@@ -43,6 +43,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         given_users.check_recorded(settings, recorded)
     else:
         ownership.check(settings, server, recorded)
+    for sentence in pinned.absent(settings, None if lifecycle is None else server, recorded):
+        pulumi.log.warn(sentence)
     if lifecycle is None:
         return Found()
     if not mine:

@@ -1,4 +1,4 @@
-"""What pins keep by the signature of a key that is about to be retired, and of no other."""
+"""What pins cannot keep: what the cache has not, and what only a key signed that is retired."""
 
 from __future__ import annotations
 
@@ -17,6 +17,28 @@ from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 _AT_ONCE = 8
+
+
+def absent(settings: Settings, server: Server | None, recorded: Recorded) -> Iterator[str]:
+    """Yield a sentence for each new pin of a path that is neither in the cache nor pushed by name.
+
+    Args:
+        settings: the stack's settings.
+        server: has the bucket; None where that is still to be made.
+        recorded: the state, with the pins of the last deployment.
+
+    Raises:
+        ServerError: no answer, or the server refuses the user.
+    """
+    pushed = {path for builder in settings.builders for path in builder.pushed}
+    for pin in settings.pins:
+        if pin.builder is not None or pin.path in {*pushed, *recorded.pinned(pin.name)}:
+            continue
+        if server is None or server.etag(settings.bucket, narinfo_of(pin.path)) is None:
+            yield (
+                f"pin {pin.name}: the cache does not have {pin.path}; it is kept once a builder "
+                "has pushed it, itself or as a part of something"
+            )
 
 
 def left_behind(

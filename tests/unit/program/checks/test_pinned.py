@@ -1,4 +1,4 @@
-"""What pins keep by a key that is about to be retired."""
+"""What pins cannot keep: what is not there, and what only a retired key has signed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from formats.narinfo import NarInfo
 from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
-from program.checks.pinned import left_behind
+from program.checks.pinned import absent, left_behind
 from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server
 from program.settings.signing_keys import SigningKeys
@@ -22,6 +22,10 @@ class Bucket(Server):
     """A server whose bucket has these narinfos."""
 
     narinfos: dict[str, bytes]
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        assert bucket == "nix-cache"
+        return "etag" if key in self.narinfos else None
 
     def read(self, bucket: str, key: str, most: int) -> bytes | None:
         assert bucket == "nix-cache"
@@ -42,6 +46,26 @@ def narinfo(name: str, *keys: SecretKey, references: tuple[str, ...] = ()) -> by
     )
     signatures = [key.sign(made.fingerprint) for key in keys]
     return (made.format() + "".join(f"Sig: {one}\n" for one in signatures)).encode()
+
+
+def test_a_new_pin_of_what_nobody_has_pushed_is_told() -> None:
+    server = Bucket("s3", True, "us-east-1", "deployer", "secret", None)
+    object.__setattr__(server, "narinfos", {f"{LIBC[:32]}.narinfo": b""})
+    top, libc = f"/nix/store/{TOP}", f"/nix/store/{LIBC}"
+    pins = [{"name": "release", "path": top}, {"name": "libc", "path": libc}]
+
+    def words(server: Server | None, recorded: Recorded, **changes: object) -> list[str]:
+        settings = parse(configuration(pins=pins, **changes))
+        return [sentence.partition(";")[0] for sentence in absent(settings, server, recorded)]
+
+    release = f"pin release: the cache does not have {top}"
+    assert words(server, Recorded({})) == [release]
+    assert words(None, Recorded({})) == [release, f"pin libc: the cache does not have {libc}"]
+    pushing = [{"name": "here", "local": True, "closures": [top]}]
+    assert words(server, Recorded({}), builders=pushing) == []
+    kept = {"objectName": pin_key("release"), "content": format_pin([top])}
+    # What has gone since is told by the status.
+    assert words(server, Recorded({"pin": {"type": OBJECT, "outputs": kept}})) == []
 
 
 def told(names: tuple[str, ...], *, top: bytes, libc: bytes) -> list[str]:
