@@ -32,7 +32,7 @@ from program.checks.server_error import ServerError
 
 _SHOWN = 20
 _PUSHED_AGAIN = ("closure-missing", "nar-missing", "nar-size", "reference-missing", "unsigned")
-_WRONG = ("bad-signature", "malformed", "misplaced", "nar-content")
+_WRONG = ("bad-signature", "malformed", "misplaced", "nar-content", "unanswered")
 
 
 def cache_of(stack: DeployedStack) -> Cache:
@@ -98,6 +98,8 @@ def remedies(report: Report) -> Iterator[str]:
     found = {finding.kind for finding in report.findings}
     if found & {"cache-info", "unreadable"}:
         yield f"make repair STACK={report.stack} puts back what the program declares"
+    if "unanswered" in found:
+        yield "see the server's log first: an overload passes, damage on its disk does not"
     wrong = [finding for finding in report.findings if finding.kind in _WRONG][:_SHOWN]
     objects = {name for finding in wrong for name in (finding.object, finding.nar)}
     # Anybody who may write names objects, and a person copies the line.

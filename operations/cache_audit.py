@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+
 from components.retention import ExpirationRule, foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
@@ -21,16 +24,16 @@ from formats.narinfo import LOG_FOLDER, NarInfo, listing_of, log_of, narinfo_of
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
 from formats.store_path import STORE_DIR
-from operations.cache_client import GONE, OK, CacheClient
+from operations.cache_client import CACHE_INFO, GONE, OK, SERVER_ERROR, CacheClient
 from operations.nar_measure import NarError, measure_nar
 from operations.upstream import Answer, Upstream, ask
 
 NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
 """The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""
 
-CACHE_INFO = "nix-cache-info"
 CONNECTIONS = 8
 _BATCH = 1_000
+_NOT_WHOLE = "a client gets no whole answer"
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Finding:
     """Something that a client would stumble over, or that nobody signed."""
 
     kind: str
-    """`cache-info`, `unreadable`, `malformed`, `misplaced`, `unsigned`, `bad-signature`,
-    `nar-missing`, `nar-size`, `nar-content`, `reference-missing`, `closure-missing`, `foreign` or
-    `upstream-silent`."""
+    """`cache-info`, `unreadable` (clients may not), `unanswered` (the server itself cannot),
+    `malformed`, `misplaced`, `unsigned`, `bad-signature`, `nar-missing`, `nar-size`, `nar-content`,
+    `reference-missing`, `closure-missing`, `foreign` or `upstream-silent`."""
     object: str
     """The object's name in the bucket; the name of its key where a cache does not answer."""
     detail: str
@@ -210,13 +213,19 @@ class _Examiner:
         return examined
 
     def _read(self, name: str, examined: _Examined) -> NarInfo | None:
-        answer = self._cache.client.read(name)
+        try:
+            answer = self._cache.client.read(name)
+        except HTTPError as error:
+            _go_on(self._cache, error)
+            examined.findings.append(Finding("unanswered", name, _NOT_WHOLE))
+            return None
         if answer.status != OK:
             # Between the listing and now it may have expired, or somebody deleted it.
             examined.gone = answer.status == GONE and name not in dict(self._cache.objects(name))
             if not examined.gone:
                 detail = f"a client gets HTTP status {answer.status}"
-                examined.findings.append(Finding("unreadable", name, detail))
+                kind = "unreadable" if answer.status < SERVER_ERROR else "unanswered"
+                examined.findings.append(Finding(kind, name, detail))
             return None
         try:
             return NarInfo.parse(answer.body.decode())
@@ -246,7 +255,15 @@ class _Examiner:
     def _nar(
         self, narinfo: NarInfo, hashed: bool, examined: _Examined
     ) -> Iterator[tuple[str, str]]:
-        answer = self._cache.client.look_at(narinfo.url)
+        try:
+            answer = self._cache.client.look_at(narinfo.url)
+        except HTTPError as error:
+            _go_on(self._cache, error)
+            yield "nar-content", f"{narinfo.url}: {_NOT_WHOLE}"
+            return
+        if answer.status >= SERVER_ERROR:
+            yield "nar-content", f"{narinfo.url}: a client gets HTTP status {answer.status}"
+            return
         if answer.status != OK:
             listed = ", although the bucket has it" if narinfo.url in self._sizes else ""
             yield (
@@ -263,8 +280,12 @@ class _Examiner:
                 yield "nar-content", f"{narinfo.url}: {reason}"
 
     def _content(self, narinfo: NarInfo) -> Iterator[str]:
+        stream: BaseHTTPResponse | None = None
         try:
             with self._cache.client.open(narinfo.url) as stream:
+                if stream.status != OK:
+                    yield f"a client gets HTTP status {stream.status}"
+                    return
                 nar = measure_nar(stream, narinfo.compression, narinfo.nar_size)
             expected = {
                 "FileHash": (nar.file_hash, narinfo.file_hash),
@@ -277,6 +298,9 @@ class _Examiner:
                 yield f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
         except (NarError, FormatError) as error:
             yield str(error)
+        except HTTPError as error:
+            _go_on(self._cache, error)
+            yield f"it breaks off after {stream.tell()} bytes" if stream is not None else _NOT_WHOLE
 
 
 class _Wanted:
@@ -346,11 +370,28 @@ class _Wanted:
 
 def _examine_cache_info(cache: Cache) -> Iterator[Finding]:
     """Read what every client reads first (Nix, `src/libstore/binary-cache-store.cc`)."""
-    answer = cache.client.read(CACHE_INFO)
+    try:
+        answer = cache.client.read(CACHE_INFO)
+    except HTTPError as error:
+        _go_on(cache, error)
+        yield Finding("cache-info", CACHE_INFO, _NOT_WHOLE)
+        return
     if answer.status != OK:
         yield Finding("cache-info", CACHE_INFO, f"a client gets HTTP status {answer.status}")
     elif f"StoreDir: {STORE_DIR}".encode() not in answer.body.splitlines():
         yield Finding("cache-info", CACHE_INFO, f"its StoreDir is not {STORE_DIR}")
+
+
+def _go_on(cache: Cache, error: HTTPError) -> None:
+    """Take what one file came to for that file's damage, if the cache answers otherwise.
+
+    A server that finds a damaged block has begun to answer by then, and can only hang up.
+
+    Raises:
+        HTTPError: the cache does not answer.
+    """
+    if not cache.client.answers():
+        raise error
 
 
 def _in_batches(

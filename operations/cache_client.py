@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import urllib3
+from urllib3.exceptions import HTTPError
 
 from program.checks.bounded import BoundedConnections, in_time, retries
 
-OK, GONE = 200, 404
-"""HTTP statuses."""
+OK, GONE, SERVER_ERROR = 200, 404, 500
+"""HTTP statuses; what is not below the last one is the server's own failure."""
+
+CACHE_INFO = "nix-cache-info"
+"""What every client reads first."""
 
 _WHOLE_ANSWER_SECONDS = 60.0
 _LONGEST_SIZE = 18
@@ -39,7 +43,7 @@ class Answer:
 class CacheClient:
     """A client of one cache; many threads may share it.
 
-    Every method raises `urllib3.exceptions.HTTPError` when the cache does not answer.
+    Methods raise `urllib3.exceptions.HTTPError` when the cache does not answer, or breaks off.
     """
 
     def __init__(
@@ -82,6 +86,18 @@ class CacheClient:
         """Return what the cache says of the file `name`, without its body."""
         response = self._request("HEAD", name)
         return Answer(response.status, _size(response))
+
+    def answers(self) -> bool:
+        """Return whether the cache answers at all, whatever it says.
+
+        One file that breaks off may be damaged, and then it is the file alone.
+        """
+        try:
+            # Without a body: it may be damaged itself.
+            self.look_at(CACHE_INFO)
+        except HTTPError:
+            return False
+        return True
 
     @contextmanager
     def open(self, name: str) -> Iterator[urllib3.BaseHTTPResponse]:

@@ -185,11 +185,40 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     stack.operate("push", "--stack", stack.name).succeeded()
     assert audit(stack, "--hash", "all").findings() == set()
 
+    # What a disk has lost of them is found, and the rest beside it; it goes the same way.
+    narinfo = NarInfo.parse(root(minio).get_object("rotated", leaf).read().decode())
+    other, of_other = next(
+        (name, found)
+        for name in modified(minio, "rotated", ".narinfo")
+        for found in [NarInfo.parse(root(minio).get_object("rotated", name).read().decode())]
+        if name != leaf
+    )
+    turn_a_bit(minio, "rotated", leaf, narinfo.store_path.encode())
+    turn_a_bit(minio, "rotated", of_other.url)
+    rotten = audit(stack, "--hash", "all")
+    assert rotten.findings() == {("unanswered", leaf), ("nar-content", other)}
+    assert "make repair" not in rotten.outcome.output
+    names = sorted([leaf, other, of_other.url])
+    assert f'make empty STACK=test ARGS="{" ".join(names)}"' in rotten.outcome.output
+    stack.operate("empty", "--stack", stack.name, *names, text="rotated\n").succeeded()
+    stack.operate("push", "--stack", stack.name).succeeded()
+    assert audit(stack, "--hash", "all").findings() == set()
+
     unknown = stack.operate("push", "--stack", stack.name, "nobody")
     assert (unknown.code, unknown.output) == (
         2,
         "error: no builder nobody of stack test pushes by a deployment; there are nixbuilder\n",
     )
+
+
+def turn_a_bit(server: MinioServer, bucket: str, name: str, beginning: bytes = b"") -> None:
+    """Let the disk forget a bit of an object, of what begins so or of its last byte."""
+    *_, file = sorted(path for path in (server.directory / "data" / bucket / name).rglob("*"))
+    content = bytearray(file.read_bytes())
+    place = content.find(beginning) if beginning else len(content) - 1
+    assert place >= 0
+    content[place] ^= 1
+    file.write_bytes(content)
 
 
 def leaf_of(server: MinioServer, bucket: str) -> str:

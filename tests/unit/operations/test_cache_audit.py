@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
-from operations.audit import summary
+from operations.audit import remedies, summary
 from operations.cache_audit import Cache, Finding, KeyCount, Report, audit
 from operations.cache_client import CacheClient
 from operations.upstream import Upstream, upstream_caches
@@ -53,6 +53,12 @@ class SmallCache:
     """Objects that clients are refused."""
     expired: set[str] = field(default_factory=set)
     """Objects that go once they have been listed."""
+    cut: dict[str, int] = field(default_factory=dict)
+    """Objects whose answer breaks off, after so many bytes."""
+    failing: dict[str, int] = field(default_factory=dict)
+    """Objects that the server cannot read, and the HTTP status that it says so with."""
+    headless: set[str] = field(default_factory=set)
+    """Of those, the ones of which it cannot even say how large they are."""
 
     def add(
         self,
@@ -120,12 +126,15 @@ def cache() -> Iterator[SmallCache]:
             name = self.path[1:]
             data = small.objects.get(name)
             status = 404 if data is None else 403 if name in small.hidden else 200
+            if self.command == "GET" or name in small.headless:
+                status = small.failing.get(name, status)
             body = data if data is not None and status == 200 else b"no"
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                self.wfile.write(body[: small.cut.get(name)])
+                self.close_connection = name in small.cut
 
         def do_HEAD(self) -> None:
             self.do_GET()
@@ -423,6 +432,59 @@ def test_what_is_pushed_while_the_audit_runs_is_not_missing(cache: SmallCache) -
 
     cache.listing = arriving  # type: ignore[method-assign]
     assert cache.audit(closures={"builder here pushed": [leaf.store_path]}).findings == []
+
+
+def test_a_nar_that_breaks_off_is_a_finding_and_the_audit_goes_on(cache: SmallCache) -> None:
+    """A server that finds a damaged block has begun to answer, and can only hang up."""
+    cache.add(OLD)
+    name, narinfo = cache.add(OLD, compression="none")
+    cache.cut[narinfo.url] = 1_000
+    report = cache.audit(sample=None)
+    detail = f"{narinfo.url}: it breaks off after 1000 bytes"
+    assert report.findings == [Finding("nar-content", name, detail, narinfo.url)]
+    assert (report.narinfos, report.hashed) == (2, 2)
+    names = " ".join(sorted([name, narinfo.url]))
+    assert f'make empty STACK=test ARGS="{names}" removes what is wrong' in remedies(report)
+
+
+def test_a_narinfo_that_breaks_off_is_a_finding_and_the_audit_goes_on(cache: SmallCache) -> None:
+    cache.add(OLD)
+    name, _ = cache.add(OLD)
+    cache.cut[name] = 100
+    report = cache.audit(sample=None)
+    assert report.findings == [Finding("unanswered", name, "a client gets no whole answer")]
+    assert report.hashed == 1
+
+
+def test_a_cache_info_that_breaks_off_is_a_finding_and_the_audit_goes_on(
+    cache: SmallCache,
+) -> None:
+    cache.cut["nix-cache-info"] = 10
+    assert [found.kind for found in cache.findings()] == ["cache-info"]
+
+
+def test_what_the_server_itself_cannot_read_is_removed_and_no_deployments_to_put_back(
+    cache: SmallCache,
+) -> None:
+    name, _ = cache.add(OLD)
+    cache.failing[name] = 500
+    report = cache.audit()
+    assert report.findings == [Finding("unanswered", name, "a client gets HTTP status 500")]
+    told = list(remedies(report))
+    assert f'make empty STACK=test ARGS="{name}" removes what is wrong' in told
+    assert "make push STACK=test pushes again what its builders have" in told
+    assert not [line for line in told if "make repair" in line]
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_an_error_in_the_place_of_a_nar_is_not_hashed_for_it(
+    cache: SmallCache, headless: bool
+) -> None:
+    name, narinfo = cache.add(OLD)
+    cache.failing[narinfo.url] = 500
+    cache.headless |= {narinfo.url} if headless else set()
+    detail = f"{narinfo.url}: a client gets HTTP status 500"
+    assert cache.findings(sample=None) == [Finding("nar-content", name, detail, narinfo.url)]
 
 
 def test_a_summary_shows_the_first_findings_and_the_number_of_the_rest() -> None:
