@@ -17,10 +17,23 @@ from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
 from formats.signing import verified_by
 from formats.store_path import STORE_DIR
 from operations.cache_status import PinnedClosure
+from program.checks.server_error import ServerError
 from push.inventory import parsed
 
 Read = Callable[[str, int], bytes | None]
-"""Returns an object of at most so many bytes, None where there is none."""
+"""Returns an object of at most so many bytes, None where there is none.
+
+Raises:
+    ServerError: the server does not give it.
+"""
+
+
+def is_about_one_object(error: ServerError) -> bool:
+    """Tell whether the server answers, lets the user ask, and cannot give what was asked for.
+
+    A disk that is damaged in one place costs what lies there, and nothing beside it.
+    """
+    return error.reachable and error.subject == "endpoint"
 
 
 @dataclass
@@ -35,7 +48,7 @@ class PinnedClosures:
     threads: Executor
     path_of: dict[str, str] = field(default_factory=dict)
     """The store path that a NAR is, by the NAR's name."""
-    _known: dict[str, NarInfo | None] = field(default_factory=dict)
+    _known: dict[str, NarInfo | str] = field(default_factory=dict)
     """What was read, by store path: releases share most of what they keep."""
 
     def all(self) -> list[PinnedClosure]:
@@ -50,6 +63,10 @@ class PinnedClosures:
             targets = parse_pin(self.read(f"{PIN_FOLDER}{name}", LARGEST_PIN) or b"")
         except FormatError as error:
             return PinnedClosure(name, unreadable=str(error))
+        except ServerError as error:
+            if not is_about_one_object(error):
+                raise
+            return PinnedClosure(name, unreadable=str(error))
         lost = {
             target: "the cache does not have it"
             for target in targets
@@ -61,8 +78,8 @@ class PinnedClosures:
         while level:
             below: list[str] = []
             for path, narinfo in zip(level, self.threads.map(self._narinfo, level), strict=True):
-                if narinfo is None:
-                    lost[path] = "its narinfo is broken, or no key of this cache has signed it"
+                if not isinstance(narinfo, NarInfo):
+                    lost[path] = narinfo
                     continue
                 size = self.sizes.get(narinfo.url)
                 if size is None or size != narinfo.file_size:
@@ -78,11 +95,20 @@ class PinnedClosures:
             level = below
         return PinnedClosure(name, targets, paths, nar_bytes, lost)
 
-    def _narinfo(self, path: str) -> NarInfo | None:
-        """Return a path's narinfo, None where it is none that a push would walk through."""
+    def _narinfo(self, path: str) -> NarInfo | str:
+        """Return a path's narinfo, or why it is none that a push would walk through."""
         if path not in self._known:
-            narinfo = parsed(path, self.read(narinfo_of(path), LARGEST_NARINFO) or b"")
-            trusted = {key.name: key for key in self.keys}
-            good = narinfo is not None and verified_by(narinfo, trusted)
-            self._known[path] = narinfo if good else None
+            self._known[path] = self._read_narinfo(path)
         return self._known[path]
+
+    def _read_narinfo(self, path: str) -> NarInfo | str:
+        try:
+            content = self.read(narinfo_of(path), LARGEST_NARINFO) or b""
+        except ServerError as error:
+            if not is_about_one_object(error):
+                raise
+            return "its narinfo cannot be read"
+        narinfo = parsed(path, content)
+        if narinfo is None or not verified_by(narinfo, {key.name: key for key in self.keys}):
+            return "its narinfo is broken, or no key of this cache has signed it"
+        return narinfo

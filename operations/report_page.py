@@ -219,7 +219,7 @@ def _findings_in_chinese(status: Status) -> Iterator[str]:
         yield f"构建机 {builder.name}：{what}"
     for pin in status.pins:
         if pin.unreadable:
-            yield f"pin {pin.name} 无法读取：它不是 pin，刷新部署即可恢复"
+            yield f"pin {pin.name} 无法读取，刷新部署即可恢复"
         elif pin.lost:
             more = f"（另有 {len(pin.lost) - 1} 个）" if len(pin.lost) > 1 else ""
             yield f"pin {pin.name} 不完整：缺少 {next(iter(pin.lost))}{more}"

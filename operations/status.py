@@ -15,14 +15,16 @@ from pathlib import Path
 
 from formats.push_status import LARGEST_STATUS
 from formats.s3 import ListedObject
+from operations.cache_client import CACHE_INFO
 from operations.cache_status import Rules, Seen, Status, asked_for, evaluate
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.output_file import write_whole
-from operations.pinned_closures import PinnedClosures
+from operations.pinned_closures import PinnedClosures, is_about_one_object
 from operations.pulumi_cli import OperationError
 from operations.status_text import as_json, as_prometheus, screen
 from program.checks.deployment import server_of
+from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.stack import Settings
 
@@ -76,15 +78,37 @@ def _seen(stack: DeployedStack, progress: Progress) -> Seen:
         progress(f"{len(objects):,} objects listed")
 
     def read(name: str, most: int) -> bytes | None:
-        return server.read(settings.bucket, name, most)
+        try:
+            return server.read(settings.bucket, name, most)
+        except ServerError as error:
+            # Where it finds the damage only as it answers, it can but hang up.
+            if error.reachable or not _answers(server, settings.bucket):
+                raise
+            raise ServerError("endpoint", "the server does not give it; see its log") from None
+
+    def status(name: str) -> bytes:
+        try:
+            return read(name, LARGEST_STATUS) or b""
+        except ServerError as error:
+            if not is_about_one_object(error):
+                raise
+            return b""
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         told = asked_for(objects, stack.builders.values())
-        contents = threads.map(lambda name: read(name, LARGEST_STATUS) or b"", told.values())
-        statuses = dict(zip(told, contents, strict=True))
+        statuses = dict(zip(told, threads.map(status, told.values()), strict=True))
         sizes = {one.key: one.size for one in objects}
         closures = PinnedClosures(read, sizes, stack.public_keys, threads)
         return Seen(objects, statuses, closures.all(), closures.path_of)
+
+
+def _answers(server: Server, bucket: str) -> bool:
+    """Return whether the server answers another question, whatever it says."""
+    try:
+        server.etag(bucket, CACHE_INFO)
+    except ServerError as error:
+        return error.reachable
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

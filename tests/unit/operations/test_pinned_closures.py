@@ -13,6 +13,7 @@ from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
 from operations.cache_status import PinnedClosure
 from operations.pinned_closures import PinnedClosures
+from program.checks.server_error import ServerError
 
 KEY = SecretKey.generate("cache.test-1")
 OTHER = SecretKey.generate("cache.test-1")
@@ -28,6 +29,8 @@ class Bucket:
 
     objects: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    damaged: set[str] = field(default_factory=set)
+    damage: Exception = field(default_factory=lambda: ServerError("endpoint", "it answers 500"))
 
     def has(self, number: int, *references: int, key: SecretKey = KEY) -> None:
         narinfo = NarInfo(
@@ -46,6 +49,8 @@ class Bucket:
 
     def read(self, name: str, most: int) -> bytes | None:
         self.asked.append(name)
+        if name in self.damaged:
+            raise self.damage
         return self.objects.get(name, b"")[:most]
 
     def pins(self, **targets: Sequence[int]) -> list[PinnedClosure]:
@@ -114,3 +119,25 @@ def test_a_pin_that_is_none_is_told(bucket: Bucket) -> None:
     odd, whole = sorted(bucket.pins(whole=[1]), key=lambda pin: pin.name)
     assert (odd.name, bool(odd.unreadable), odd.incomplete) == ("odd", True, True)
     assert (whole.name, whole.incomplete) == ("whole", False)
+
+
+def test_what_the_server_cannot_give_is_lost_and_the_rest_is_shown(bucket: Bucket) -> None:
+    bucket.damaged = {narinfo_of(path(1)), pin_key("odd")}
+    live, odd = bucket.pins(live=[3, 4], odd=[4])
+    assert live == PinnedClosure(
+        "live", (path(3), path(4)), 3, 30, {path(1): "its narinfo cannot be read"}
+    )
+    assert odd == PinnedClosure("odd", unreadable="it answers 500")
+
+
+@pytest.mark.parametrize("damaged", [narinfo_of(path(1)), pin_key("live")])
+@pytest.mark.parametrize(
+    "error",
+    [ServerError("endpoint", "nobody answers", reachable=False), ServerError("user", "denied")],
+)
+def test_a_server_that_gives_nothing_at_all_ends_it(
+    bucket: Bucket, damaged: str, error: ServerError
+) -> None:
+    bucket.damaged, bucket.damage = {damaged}, error
+    with pytest.raises(ServerError, match=str(error)):
+        bucket.pins(live=[3])

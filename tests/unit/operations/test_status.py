@@ -18,8 +18,10 @@ from operations import status
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
 from operations.status import status_of
+from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
+from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, StandIn, error, serving
 
 CHECKOUT = Path(__file__).parents[3]
 NOW = datetime.now(timezone.utc)
@@ -69,6 +71,48 @@ def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 def test_a_server_that_is_silent_is_one_sentence() -> None:
     with pytest.raises(OperationError, match=r"endpoint: .*no S3 server answers"):
         status_of(stack(endpoint=NOWHERE), "status")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error(503, "SlowDownRead"),
+        Reply(503),
+        Raw([b"HTTP/1.1 200 OK\r\nContent-Length: 700\r\n\r\n", b"version"]),
+    ],
+    ids=["refused", "as by a proxy", "breaks off"],
+)
+def test_what_the_server_cannot_give_is_told_beside_the_rest(
+    monkeypatch: pytest.MonkeyPatch, answer: Reply | Raw
+) -> None:
+    path = f"/nix/store/{1:032}-path"
+    damaged = {f"{1:032}.narinfo", "_nixcache/status/one", pin_key("odd")}
+    with serving(StandIn()) as server:
+        monkeypatch.setattr(status, "server_of", lambda _: reached(server))
+        for key in damaged:
+            server.put(key, b"x" * 700)
+        server.put(pin_key("live"), format_pin([path]).encode())
+        server.script = lambda one: answer if one.key in damaged else None
+        found = status_of(replace(stack(bucket=BUCKET), builders={"a": "one"}), "status")
+        live, odd = found.pins
+        assert live.lost == {path: "its narinfo cannot be read"}
+        assert odd.unreadable.endswith("; see its log")
+        assert found.builders[0].status is None
+
+
+def test_a_server_that_stops_answering_meanwhile_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(StandIn()) as server:
+        monkeypatch.setattr(status, "server_of", lambda _: reached(server))
+        server.put(pin_key("live"), b"")
+        server.script = lambda one: Raw([]) if one.key else None
+        with pytest.raises(OperationError, match=r"endpoint: .*no S3 server answers"):
+            status_of(stack(bucket=BUCKET), "status")
+
+
+def reached(server: StandIn) -> Server:
+    return Server(f"127.0.0.1:{server.port}", False, "us-east-1", "pulumi", "password", None)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
