@@ -42,7 +42,15 @@ from formats.store_path import STORE_DIR
 from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
-from operations.other_cache import CONNECTIONS, WANTS_LOGIN, Offer, OtherCache, Walk, named
+from operations.other_cache import (
+    BREAKS_OFF,
+    CONNECTIONS,
+    WANTS_LOGIN,
+    Offer,
+    OtherCache,
+    Walk,
+    named,
+)
 from operations.pulumi_cli import OperationError, read_output
 from operations.upstream import UpstreamCache, ask, upstream_caches
 from program.push_settings import push_settings
@@ -64,6 +72,10 @@ _WRITE_A_URL = "write the cache's URL, https://..."
 _DOWNLOADS = 4
 _SHOWN = 10
 _SECONDS_OF_SILENCE = 30.0
+_REMEDIES = {
+    WANTS_LOGIN: 'name a file that has it with ARGS="--netrc-file FILE"',
+    BREAKS_OFF: "see the other cache's log",
+}
 
 
 @dataclass
@@ -267,11 +279,7 @@ def _import(
 def _nothing(url: str, walk: Walk) -> str:
     """Return why nothing at all can be copied."""
     for what, why in walk.refused.items():
-        remedy = (
-            'name a file that has it with ARGS="--netrc-file FILE"'
-            if why == WANTS_LOGIN
-            else "see that KEYS are its keys"
-        )
+        remedy = _REMEDIES.get(why, "see that KEYS are its keys")
         return f"{url} has nothing that can be copied: {what}: {why}; {remedy}"
     return f"{url} has none of what is to be copied, such as {next(iter(walk.absent))}"
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import urllib3
+from urllib3.exceptions import HTTPError
 
 from formats.error import FormatError
 from formats.keys import PublicKey
@@ -32,6 +33,9 @@ _UNAUTHORIZED = 401
 
 WANTS_LOGIN = "the other cache wants a login, or another one"
 """Why what it says of a path is not believed, where it says nothing without a login."""
+
+BREAKS_OFF = "its narinfo breaks off"
+"""Why what it says of a path is not believed, where it does not say it to the end."""
 
 _NARINFO = re.compile(rf"([{NIX32_ALPHABET}]{{32}})(?:\.narinfo)?")
 # As others write it: `nar/<hash>.nar.xz`, `nar/<hash>.nar?hash=<hash>`; below the cache's own URL.
@@ -128,15 +132,25 @@ class OtherCache:
                 asked |= {name: below[name] for name in level}
         return walk
 
-    def _ask(self, name: str) -> tuple[int, bytes]:
-        with self._client.open(narinfo_of(name.removesuffix(".narinfo"))) as response:
-            # A larger one is refused by its parser.
-            return response.status, read(response, LARGEST_NARINFO + 1)
+    def _ask(self, name: str) -> tuple[int, bytes] | None:
+        """Return status and body of the answer for a narinfo, None where it breaks off."""
+        try:
+            with self._client.open(narinfo_of(name.removesuffix(".narinfo"))) as response:
+                # A larger one is refused by its parser.
+                return response.status, read(response, LARGEST_NARINFO + 1)
+        except HTTPError:
+            # One of thousands may be damaged, and then it is that one alone.
+            if not self._client.answers():
+                raise
+            return None
 
     def _take(
-        self, walk: Walk, name: str, referrer: str, answer: tuple[int, bytes]
+        self, walk: Walk, name: str, referrer: str, answer: tuple[int, bytes] | None
     ) -> Mapping[str, str]:
         """Take in an answer; return what the path refers to, each with the path."""
+        if answer is None:
+            walk.refused[name] = BREAKS_OFF
+            return {}
         status, body = answer
         if status in _ABSENT:
             walk.absent[name] = referrer

@@ -20,7 +20,7 @@ from operations.other_cache import OtherCache, named
 from operations.pulumi_cli import OperationError
 from tests.unit.operations.test_audit import NOWHERE, stack
 from tests.unit.push.paths import store_path
-from tests.unit.push.s3_stand_in import Reply, StandIn, serving
+from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, StandIn, serving
 
 KEY, UPSTREAM = SecretKey.generate("old-1"), SecretKey.generate("up-1")
 LIBC = store_path("libc", 1000)
@@ -111,6 +111,19 @@ def test_what_cannot_be_believed_is_refused(narinfo: NarInfo, why: str) -> None:
 def test_what_is_no_narinfo_of_the_path_is_refused(content: bytes, why: str) -> None:
     found = walk(TOP_INFO, files={narinfo_of(LIBC.path): content})
     assert why in found.refused[LIBC.path]
+
+
+def test_a_narinfo_that_breaks_off_keeps_no_other_back() -> None:
+    with serving(StandIn()) as server:
+        for one in (TOP_INFO, offered()):
+            server.put(narinfo_of(one.store_path), one.format().encode())
+        broken = Raw([b"HTTP/1.1 200 OK\r\nContent-Length: 700\r\n\r\n", b"StorePath"])
+        server.script = lambda one: broken if one.key == narinfo_of(LIBC.path) else None
+        other = OtherCache(f"{server.url}/{BUCKET}", [KEY.public_key], [], None, {})
+        found = other.walk([TOP.path], lambda _: None)
+    assert found.offers.keys() == {TOP.path}
+    assert found.refused == {LIBC.path: "its narinfo breaks off"}
+    assert _nothing("https://old.example", found).endswith("off; see the other cache's log")
 
 
 def test_paths_are_named_by_themselves_or_by_their_narinfos() -> None:
