@@ -35,7 +35,7 @@ from urllib3.exceptions import HTTPError
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.keys import PublicKey, shown_key
-from formats.narinfo import narinfo_of
+from formats.narinfo import NarInfo, narinfo_of
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from formats.store_path import STORE_DIR
@@ -57,7 +57,7 @@ from program.push_settings import push_settings
 from push.bucket import Bucket
 from push.connection import Route
 from push.failure import Failure, PushError
-from push.inventory import narinfo_key
+from push.inventory import narinfo_key, present_of
 from push.pins import Pin, PinRenewal
 from push.plan import WriteOrder
 from push.progress import human
@@ -70,6 +70,7 @@ from push.workspace import Workspace
 _URL = re.compile(r"[!-~]+")
 _WRITE_A_URL = "write the cache's URL, https://..."
 _DOWNLOADS = 4
+_LOOKS_AT_ONCE = 1_000
 _SHOWN = 10
 _SECONDS_OF_SILENCE = 30.0
 _REMEDIES = {
@@ -419,6 +420,7 @@ class _Import:
         )
         renewal.run([Pin("import", tuple(asked))])
         lost = set(asked) & renewal.broken.get("import", {}).keys()
+        lost |= self._without_nar(renewal.not_due)
         for path, failure in renewal.failures.items():
             self._outcome.problems[path] = failure.what
         elsewhere = set(self._elsewhere(walk, sorted(lost & walk.absent.keys()), upstreams))
@@ -430,6 +432,22 @@ class _Import:
         for name in walk.absent.keys() - set(asked):
             self._outcome.problems[name] = "the other cache does not have it"
         return lost - elsewhere
+
+    def _without_nar(self, narinfos: Sequence[NarInfo]) -> set[str]:
+        """Return the store paths of which the cache has the narinfo, and not the NAR."""
+        lost = set()
+        for start in range(0, len(narinfos), _LOOKS_AT_ONCE):
+            some = narinfos[start : start + _LOOKS_AT_ONCE]
+            self._progress(f"{start:,} of {len(narinfos):,} NARs looked at")
+            answers = self._bucket.attempt([self._bucket.look_at(one.url) for one in some])
+            for narinfo, answer in zip(some, answers, strict=True):
+                if isinstance(answer, Failure):
+                    self._outcome.problems[narinfo.store_path] = answer.what
+                    continue
+                nar = present_of({narinfo.url: answer}).get(narinfo.url)
+                if nar is None or nar.size != narinfo.file_size:
+                    lost.add(narinfo.store_path)
+        return lost
 
     def _elsewhere(
         self, walk: Walk, absent: Sequence[str], upstreams: Sequence[UpstreamCache]

@@ -129,6 +129,8 @@ class PinRenewal:
         """Store paths whose lease began anew."""
         self.failures: dict[str, Failure] = {}
         """What the server did not let be renewed, by store path; another try may help."""
+        self.not_due: list[NarInfo] = []
+        """The narinfos that had been written today, and whose NARs nobody has looked at."""
         self.broken: dict[str, dict[str, str]] = {}
         """Of each pin that is incomplete, what it lacks and why, by store path."""
 
@@ -196,6 +198,7 @@ class PinRenewal:
             self._break(path, "its narinfo is broken, or no key of this cache has signed it")
             return {}
         if day_of(answer) >= self._today:
+            self.not_due.append(narinfo)
             return {}
         entry = _Entry(narinfo, answer.body, answer.etag)
         self._due[path] = entry

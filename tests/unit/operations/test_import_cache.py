@@ -5,25 +5,38 @@ from __future__ import annotations
 import threading
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import pytest
+import urllib3
+from urllib3.exceptions import HTTPError
 
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.signing import SecretKey
 from operations import import_cache, other_cache
-from operations.import_cache import _nothing, _Space, main, read_login, read_url, read_wanted
-from operations.other_cache import OtherCache, named
+from operations.import_cache import (
+    _Import,
+    _nothing,
+    _Space,
+    main,
+    read_login,
+    read_url,
+    read_wanted,
+)
+from operations.other_cache import Offer, OtherCache, Walk, named
 from operations.pulumi_cli import OperationError
 from tests.unit.operations.test_audit import NOWHERE, stack
+from tests.unit.push.client import SIGNING_KEY, settings_for
 from tests.unit.push.paths import store_path
 from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, StandIn, serving
 
 KEY, UPSTREAM = SecretKey.generate("old-1"), SecretKey.generate("up-1")
 LIBC = store_path("libc", 1000)
+OTHER = store_path("other", 100)
 TOP = store_path("top", 500, LIBC, itself=True)
 
 
@@ -297,3 +310,49 @@ def test_downloads_wait_for_the_disk_and_one_that_is_larger_than_it_goes_alone()
     space.close()
     waiting.join(10)
     assert taken == [True, False]
+
+
+class Nowhere:
+    """Another cache, whose NARs cannot be had."""
+
+    def open(self, _: Offer) -> AbstractContextManager[urllib3.BaseHTTPResponse]:
+        raise HTTPError
+
+
+@pytest.mark.parametrize(
+    ("renew", "days_old"), [("yes", 0), ("yes", 3), ("no", 0), ("no", 3)]
+)  # fmt: skip
+@pytest.mark.parametrize("size", [None, 9])
+def test_a_path_counts_as_there_only_with_its_nar(
+    renew: str, days_old: int, size: int | None
+) -> None:
+    key = SecretKey.parse(SIGNING_KEY)
+    urls = {one: f"nar/{one.nar_hash.removeprefix('sha256:')}.nar.zst" for one in (LIBC, OTHER)}
+    found = Walk(offers={one.path: Offer(one, "nar/x.nar", "none") for one in urls})
+    with serving(StandIn()) as server:
+        for one, url in urls.items():
+            narinfo = one.narinfo(url, "zstd", file_hash=one.nar_hash, file_size=10)
+            content = signed(narinfo, key).format().encode()
+            server.put(narinfo_of(one.path), content, days_old=days_old)
+        server.put(urls[OTHER], b"x" * 10, days_old=days_old)
+        if size is not None:
+            server.put(urls[LIBC], b"x" * size, days_old=days_old)
+        settings = settings_for(server.url, renew=renew)
+        with _Import(settings, key, cast(OtherCache, Nowhere()), lambda _: None) as it:
+            outcome = it.run(found, [])
+    assert outcome.held == 1
+    assert outcome.problems == {LIBC.path: "its NAR cannot be had: the other cache does not answer"}
+
+
+def test_a_nar_that_the_server_does_not_let_be_looked_at_is_told() -> None:
+    key = SecretKey.parse(SIGNING_KEY)
+    url = f"nar/{LIBC.nar_hash.removeprefix('sha256:')}.nar.zst"
+    narinfo = LIBC.narinfo(url, "zstd", file_hash=LIBC.nar_hash, file_size=10)
+    found = Walk(offers={LIBC.path: Offer(LIBC, "nar/x.nar", "none")})
+    with serving(StandIn()) as server:
+        server.put(narinfo_of(LIBC.path), signed(narinfo, key).format().encode())
+        server.script = lambda one: Reply(403) if one.key == url else None
+        settings = settings_for(server.url)
+        with _Import(settings, key, cast(OtherCache, Nowhere()), lambda _: None) as it:
+            outcome = it.run(found, [])
+    assert list(outcome.problems) == [LIBC.path]
