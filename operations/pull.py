@@ -8,6 +8,7 @@ stays. Prints one line. Exit code 0: all was pulled and verified; 2: it was not.
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
+from components.retention import is_cache_file
 from formats.keys import PublicKey
 from operations.bucket import Bucket
 from operations.command_line import DONE, Parser, run
@@ -127,19 +130,26 @@ def _substituter(stack: DeployedStack) -> Iterator[str]:
     """Give the URL to pull from, one of our own for a private cache.
 
     Not every Nix can sign requests to S3. Each of its requests is answered with where the reader
-    would send it, signed.
+    would send it, signed. Other users of this machine reach it as well, and do not know its path,
+    which is in no process's arguments.
     """
     if stack.reader is None:
         yield stack.substituter
         return
     bucket = Bucket(stack.settings, stack.reader)
+    path = f"/{secrets.token_urlsafe()}"
 
     class Redirect(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.send_response(307)
-            self.send_header("Location", bucket.url(self.command, self.path.lstrip("/")))
+            place, _, name = unquote(self.path).removeprefix("/").partition("/")
+            known = secrets.compare_digest(f"/{place}".encode(), path.encode())
+            if known and is_cache_file(name):
+                self.send_response(307)
+                self.send_header("Location", bucket.url(self.command, name))
+            else:
+                self.send_response(404)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -149,11 +159,16 @@ def _substituter(stack: DeployedStack) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            # Whoever asks oddly, or hangs up, is not the operator's business.
+            pass
+
+    with Server(("127.0.0.1", 0), Redirect) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{server.server_port}{path}"
         finally:
             server.shutdown()
             thread.join()
