@@ -50,6 +50,8 @@ _TIMEOUT_SECONDS = 5.0
 _WHOLE_ANSWER_SECONDS = 30.0
 _OK, _FORBIDDEN, _NOT_FOUND = 200, 403, 404
 _NOBODY_BEHIND = (502, 503, 504)
+_MOST_PAGES = 20_000
+"""Pages of a listing, a thousand keys each: ten times what a cache of a million entries has."""
 _PLAIN_TO_TLS = b"HTTPS server"
 """What a server says that speaks TLS, to a request without (Go, `net/http/server.go`)."""
 
@@ -301,7 +303,7 @@ class Server:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
         after = ""
-        while True:
+        for _ in range(_MOST_PAGES):
             query = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
             query += [("prefix", prefix)] if prefix else []
             query += [("start-after", after)] if after else []
@@ -316,8 +318,9 @@ class Server:
             if not page.truncated:
                 return
             if page.last_key is None or page.last_key <= after:
-                raise ServerError("endpoint", "its listing does not go on; see the server's log")
+                raise _goes_nowhere()
             after = page.last_key
+        raise _without_end()
 
     def contents(self, bucket: str) -> Iterator[str]:
         """Yield the name of each object, of one that is there in several versions for each of them.
@@ -343,7 +346,9 @@ class Server:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
         key = version = ""
-        while True:
+        # The ids of a key's versions are in no order that could be seen to go on.
+        seen = {""}
+        for _ in range(_MOST_PAGES):
             query = [("versions", ""), ("encoding-type", "url"), ("max-keys", "1000")]
             query += [("key-marker", key), ("version-id-marker", version)] if key else []
             answer = self.ask("GET", bucket, "", query)
@@ -361,10 +366,13 @@ class Server:
             yield from page.versions
             if not page.truncated:
                 return
-            here, there = (key, version), (page.next_key, page.next_id)
-            if not page.versions or page.next_key < key or here == there:
-                raise ServerError("endpoint", "its listing does not go on; see the server's log")
-            key, version = there
+            if page.next_key != key:
+                seen.clear()
+            if not page.versions or page.next_key < key or page.next_id in seen:
+                raise _goes_nowhere()
+            key, version = page.next_key, page.next_id
+            seen.add(version)
+        raise _without_end()
 
     def read(self, bucket: str, key: str, most: int) -> bytes | None:
         """Return an object of at most `most` bytes; None where there is none, or a larger one.
@@ -474,6 +482,17 @@ class Server:
 def unreachable(error: Exception) -> ServerError:
     """Return what it means to a user that no answer came."""
     return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)
+
+
+def _goes_nowhere() -> ServerError:
+    return ServerError("endpoint", "its listing does not go on; see the server's log")
+
+
+def _without_end() -> ServerError:
+    return ServerError(
+        "endpoint",
+        f"its listing has more than {_MOST_PAGES:,} pages, as of no cache; see what answers there",
+    )
 
 
 def _understood(parse: Callable[[Said], Parsed], said: Said) -> Parsed:

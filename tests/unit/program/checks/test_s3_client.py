@@ -12,6 +12,7 @@ import urllib3
 from urllib3.exceptions import MaxRetryError
 
 from formats.s3 import ListedVersion
+from program.checks import s3_client
 from program.checks.bucket_settings import Lifecycle
 from program.checks.s3_client import Answer, Server
 from program.checks.server_error import ServerError
@@ -230,6 +231,14 @@ def test_objects_stand_for_versions_where_a_server_knows_none(
             "its listing does not go on",
         ),
         ([version_page(after=("", ""))], "its listing does not go on"),
+        (
+            [version_page(("a", id_), after=("a", id_)) for id_ in ("1", "0", "1", "0")],
+            "its listing does not go on",
+        ),
+        (
+            [version_page((key, ""), after=(key, "")) for key in ("a", "b", "b")],
+            "its listing does not go on",
+        ),
         ([b"<ListVersionsResult><IsTruncated>true</IsTruncated></ListVersionsResult>"], "go on"),
         ([b"<html>"], "see what answers there"),
         ([b"<!DOCTYPE a []><ListVersionsResult/>"], "a document type"),
@@ -297,3 +306,27 @@ def test_a_listing_that_is_none_is_told(
 ) -> None:
     with pytest.raises(ServerError, match=why):
         listed(monkeypatch, *pages, status=status)
+
+
+def test_listings_that_go_on_for_ever_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_client, "_MOST_PAGES", 3)
+    why = "its listing has more than 3 pages, as of no cache; see what answers there"
+    numbers = range(4)
+    with pytest.raises(ServerError, match=why):
+        listed(monkeypatch, *(page(f"x{number}", more=True) for number in numbers))
+    keys = [(f"x{number}", "1") for number in numbers]
+    with pytest.raises(ServerError, match=why):
+        versions_listed(monkeypatch, *(version_page(key, after=key) for key in keys))
+    ids = [("x", f"{number}") for number in numbers]
+    with pytest.raises(ServerError, match=why):
+        versions_listed(monkeypatch, *(version_page(one, after=one) for one in ids))
+    assert listed(monkeypatch, page("a", more=True), page("b", more=True), page("c"))[0] == [
+        "a", "b", "c",
+    ]  # fmt: skip
+
+
+def test_versions_of_keys_with_the_same_ids_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a bucket whose versions are suspended, where each object has the one `null`."""
+    pages = [version_page((key, "null"), after=(key, "null")) for key in ("a", "b", "c")]
+    versions, _ = versions_listed(monkeypatch, *pages, version_page(("d", "null")))
+    assert [one.key for one in versions if one.id == "null"] == ["a", "b", "c", "d"]
