@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from html import escape
@@ -59,13 +60,22 @@ class Reported:
 
 
 def history_of(page: str) -> list[Reported]:
-    """Return the figures that a former report keeps, the oldest first; none where it is none."""
+    """Return the figures that a former report keeps, the oldest first; none where it is none.
+
+    An entry that is none is left out: one that somebody has spoilt does not cost the others.
+    """
     match = _HISTORY.search(page)
     try:
         found = json.loads(match[1]) if match else []
-        return [_reported(one) for one in found][-MOST_REPORTS:]
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
         return []
+    return list(_entries(found if isinstance(found, list) else []))[-MOST_REPORTS:]
+
+
+def _entries(found: Iterable[Any]) -> Iterator[Reported]:
+    for one in found:
+        with suppress(ValueError, TypeError, AttributeError):
+            yield _reported(one)
 
 
 def _reported(fields: Mapping[str, Any]) -> Reported:
@@ -80,7 +90,11 @@ def _reported(fields: Mapping[str, Any]) -> Reported:
 
 def history_with(before: Sequence[Reported], status: Status) -> list[Reported]:
     """Return the figures of all reports with this one: of a day, the last one stays."""
-    now = Reported(status.at.replace(microsecond=0), status.entries, status.nar_bytes)
+    # Sizes are whatever a server says; what is written here has to be read again.
+    entries, nar_bytes = (
+        min(number, _LARGEST_NUMBER - 1) for number in (status.entries, status.nar_bytes)
+    )
+    now = Reported(status.at.replace(microsecond=0), entries, nar_bytes)
     by_day = {one.at.date(): one for one in before if one.at < now.at}
     by_day[now.at.date()] = now
     return [by_day[day] for day in sorted(by_day)][-MOST_REPORTS:]

@@ -138,6 +138,18 @@ def test_the_page_keeps_the_figures_of_those_before_it_one_a_day() -> None:
     assert "now" in page
 
 
+def test_one_absurd_figure_costs_no_other_whoever_wrote_it() -> None:
+    good = history_with([], replace(STATUS, at=NOW - timedelta(days=2)))
+    absurd = replace(STATUS, at=NOW - timedelta(days=1), nar_bytes=5 * (10**18 - 1))
+    history = history_with(history_with(good, absurd), STATUS)
+    page = report_page(STATUS, history)
+    assert history_of(page) == history
+    assert len(history) == 3
+    spoilt = page.replace(f'"narBytes":{history[1].nar_bytes}', f'"narBytes":{1 << 62}')
+    assert spoilt != page
+    assert history_of(spoilt) == [history[0], history[2]]
+
+
 @pytest.mark.parametrize(
     "reports",
     [
