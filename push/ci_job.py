@@ -44,6 +44,8 @@ _OURS = re.compile(f"{_BEGIN}\n(?:(?!{_BEGIN}\n).)*?{_END}\n", re.DOTALL)
 _HOOK_LINE = re.compile(r"^post-build-hook = (.+)$", re.MULTILINE)
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
+_LONGEST_PAUSE = 120.0
+"""Seconds until what could not be pushed is tried again, where nothing new has come."""
 _PATIENCE = 900.0
 """Seconds that the last push in the background may take at the end."""
 
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
                 return _Job(environment).finish(arguments[1:])
     except PushError as error:
         # The names in it are those of a file, which is anybody's.
-        say("".join(letter if letter.isprintable() else "?" for letter in str(error)))
+        say(_printable(str(error)))
         return 1
     except KeyboardInterrupt:
         say("interrupted; what was not pushed is not in the cache")
@@ -178,7 +180,7 @@ class _Job:
     def _take_directory(self) -> None:
         try:
             # Nix's daemon runs the hook as root, other users' Nix as themselves.
-            self._directory.mkdir(mode=0o711)
+            _make_directory(self._directory, 0o711)
         except OSError as error:
             raise _refused(
                 f"'{self._directory}' cannot be made ({error.strerror}); run finish first, or "
@@ -186,7 +188,8 @@ class _Job:
             ) from None
 
     def _fill(self, settings: str) -> None:
-        self._queue.mkdir()
+        # Whoever writes here has the job sign and push: root, as Nix's daemon, and its own user.
+        _make_directory(self._queue, 0o700)
         _write(self._settings, settings, 0o600)
         program = (
             f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
@@ -197,9 +200,16 @@ class _Job:
 
     def run(self) -> int:
         """Push what waits, until `finish` says that it is enough."""
+        left: set[Path] = set()
+        pause = again = 0.0
         while not self._stop.exists():
-            if any(self._queue.iterdir()):
-                self._push(["--queue", str(self._queue)])
+            waiting = set(self._queue.iterdir())
+            # What cannot be pushed now can be later, or never.
+            if waiting - left or (waiting and time.monotonic() >= again):
+                self._push_queue()
+                left = waiting.intersection(self._queue.iterdir())
+                pause = min(max(2 * pause, _PAUSE), _LONGEST_PAUSE) if left else 0.0
+                again = time.monotonic() + pause
             time.sleep(_PAUSE)
         return 0
 
@@ -244,7 +254,7 @@ class _Job:
         # What was interrupted while it started has none.
         if self._log.exists():
             self._stop_pusher()
-        code = self._push(["--queue", str(self._queue)])
+        code = self._push_queue()
         given = [str(Path(self._workspace, path).absolute()) for path in paths]
         code = (self._push(given) if given else 0) or code
         if self._log.exists():
@@ -378,7 +388,9 @@ class _Job:
         raise _refused("this user's nix.conf is nowhere; set XDG_CONFIG_HOME")
 
     def _start_pusher(self) -> None:
-        with self._log.open("wb") as log:
+        # What stands in it is shown at the end as the job's own.
+        _write(self._log, "", 0o600)
+        with self._log.open("ab") as log:
             # The process keeps the lock as long as it lives, whoever is its parent by then.
             fcntl.flock(log, fcntl.LOCK_EX)
             subprocess.Popen(
@@ -393,7 +405,7 @@ class _Job:
 
     def _stop_pusher(self) -> None:
         """Let the push that runs come to its end."""
-        self._stop.touch()
+        self._stop.touch(mode=0o600)
         until = time.monotonic() + _PATIENCE
         with self._log.open("rb") as log:
             while time.monotonic() < until:
@@ -401,6 +413,16 @@ class _Job:
                     fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
                 time.sleep(0.1)
+
+    def _push_queue(self) -> int:
+        """Push what root, as Nix's daemon, or this user has queued."""
+        for link in self._queue.iterdir():
+            # Another push may have taken it.
+            with contextlib.suppress(FileNotFoundError):
+                if link.lstat().st_uid not in (0, os.getuid()):
+                    link.unlink()
+                    say(_printable(f"'{link}' is another user's; it is removed, and not pushed"))
+        return self._push(["--queue", str(self._queue)])
 
     def _push(self, arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "push", "--config", str(self._settings), *arguments]
@@ -413,6 +435,16 @@ class _Job:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 push.wait(_SECONDS_TO_END)
             push.kill()
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    """Make a new directory that has its mode whatever the umask is."""
+    path.mkdir(mode=mode & stat.S_IRWXU)
+    path.chmod(mode)
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -403,3 +404,125 @@ def test_a_user_without_a_home_is_told_what_to_set(
     monkeypatch.setattr(Path, "home", nobody)
     assert main(["start"], {**environment, "XDG_CONFIG_HOME": ""}) == 1
     assert "set XDG_CONFIG_HOME" in capfd.readouterr().err
+
+
+@pytest.fixture
+def started(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, dict[str, str]]:
+    """The directory of a job whose pusher was not started, and the job's environment."""
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", lambda *_, **__: None)
+        assert main(["start"], pushing) == 0
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    return directory, pushing
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+def test_nobody_else_writes_into_a_jobs_files_whatever_the_umask(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    (tmp_path / "nix" / "nix.conf").touch()
+    before = os.umask(umask)
+    try:
+        assert main(["start"], pushing) == 0
+    finally:
+        os.umask(before)
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in directory.iterdir()}
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o711
+    assert modes == {"settings": 0o600, "post-build-hook": 0o755, "queue": 0o700, "log": 0o600}
+
+
+def test_what_another_user_has_queued_is_not_pushed(
+    started: tuple[Path, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    directory, environment = started
+    uid, lstat = os.getuid(), Path.lstat
+
+    def seen(path: Path) -> os.stat_result:
+        found = lstat(path)
+        owner = {"mine": uid, "roots": 0}.get(path.name, uid + 1)
+        if not stat.S_ISLNK(found.st_mode):
+            return found
+        return os.stat_result((*found[:4], owner, *found[5:]))
+
+    for name in ("mine", "roots", "anothers\n::error::"):
+        (directory / "queue" / name).symlink_to("/nix/store/x")
+    left: list[list[str]] = []
+    push = Pushes(lambda: left.append(sorted(one.name for one in (directory / "queue").iterdir())))
+    monkeypatch.setattr(subprocess, "Popen", push)
+    monkeypatch.setattr(Path, "lstat", seen)
+    assert main(["finish"], environment) == 0
+    assert left == [["mine", "roots"]]
+    said = capfd.readouterr().err
+    assert "anothers?::error::' is another user's; it is removed, and not pushed\n" in said
+    assert len(said.splitlines()) == 1
+
+
+class Clock:
+    """A time that passes only as it is waited for, until somebody says that it is enough."""
+
+    def __init__(self, events: dict[float, Callable[[], object]]) -> None:
+        self.now = 0.0
+        self._events = events
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for moment in sorted(one for one in self._events if one <= self.now):
+            self._events.pop(moment)()
+
+
+def test_what_cannot_be_pushed_is_tried_less_and_less_often_and_what_is_new_at_once(
+    started: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, environment = started
+    queue = directory / "queue"
+    (queue / "stuck").symlink_to("/nix/store/stuck")
+    clock = Clock(
+        {
+            1_000.0: lambda: (queue / "new").symlink_to("/nix/store/new"),
+            2_001.0: (directory / "stop").touch,
+        }
+    )
+    pushed: list[float] = []
+
+    def takes() -> None:
+        pushed.append(clock.now)
+        (queue / "new").unlink(missing_ok=True)
+
+    monkeypatch.setattr(subprocess, "Popen", Pushes(takes))
+    monkeypatch.setattr(ci_job, "time", clock)
+    assert main(["run"], environment) == 0
+    assert pushed[:5] == [0.0, 2.0, 6.0, 14.0, 30.0]
+    assert 1_000.0 in pushed
+    assert len(pushed) < 30
+    pauses = [later - before for before, later in itertools.pairwise(pushed)]
+    assert max(pauses) <= 120.0
+    # It looks as often as ever whether it is enough.
+    assert clock.now == 2_002.0
+
+
+def test_what_is_pushed_waits_for_no_pause(
+    started: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, environment = started
+    link = directory / "queue" / "path"
+    again = {2.0 * number: lambda: link.symlink_to("/nix/store/path") for number in range(1, 6)}
+    clock = Clock({**again, 20.0: (directory / "stop").touch})
+    pushed: list[float] = []
+
+    def takes() -> None:
+        pushed.append(clock.now)
+        link.unlink()
+
+    monkeypatch.setattr(subprocess, "Popen", Pushes(takes))
+    monkeypatch.setattr(ci_job, "time", clock)
+    assert main(["run"], environment) == 0
+    assert pushed == [2.0, 4.0, 6.0, 8.0, 10.0]
