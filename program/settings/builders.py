@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from formats.store_path import is_store_path
+from program.settings.private_key import check_private_key
 from program.settings.reader import SettingError, SettingReader, first_duplicate
 from program.settings.ssh import (
     JumpHost,
-    check_private_key,
     read_host,
     read_host_key,
     read_jump_host,

@@ -6,15 +6,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from program.settings.local_file import read_local_file
+from program.settings.private_key import check_private_key
 from program.settings.reader import SettingError, SettingReader
 
-HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----\n(?P<body>.+)\n-----END (?P=kind)-----",
-    re.DOTALL,
-)
+_HOST = re.compile(r"[A-Za-z0-9:]([A-Za-z0-9.:_-]*[A-Za-z0-9:])?")
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,29 @@ class JumpHost:
     host_key: str | None = None
 
 
+def is_host(text: str) -> bool:
+    """Tell whether a text is a host's name or an address; none could be taken for an option."""
+    if not _HOST.fullmatch(text):
+        return False
+    try:
+        # No name has a colon: what has one is an IPv6 address.
+        return ":" not in text or bool(ip_address(text))
+    except ValueError:
+        return False
+
+
 def read_host(reader: SettingReader, setting: str) -> str:
-    """Return a host's name or address, which no command line could take for an option.
+    """Return a host's name or address, as `is_host` has it.
 
     Raises:
         SettingError: it is neither.
     """
     host = reader.text(setting)
-    if not HOST.fullmatch(host):
-        raise SettingError(reader.full_name(setting), host, "write a host name or an address")
+    if not is_host(host):
+        remedy = "write a host name or an address"
+        if ":" in host:
+            remedy += " only, and the port in port"
+        raise SettingError(reader.full_name(setting), host, remedy)
     return host
 
 
@@ -88,33 +100,6 @@ def read_private_key_file(reader: SettingReader) -> str | None:
     _, text = read_local_file(setting, name, "the private key's file")
     check_private_key(setting, text)
     return text
-
-
-def check_private_key(setting: str, text: str) -> None:
-    """Refuse what is no private key, or one that only a passphrase opens, without showing it.
-
-    Raises:
-        SettingError: it is refused.
-    """
-    match = _PRIVATE_KEY.search(text.replace("\r\n", "\n"))
-    if match is None:
-        raise SettingError(
-            setting, None, "holds no private key; give the whole text from -----BEGIN to END-----"
-        )
-    if "ENCRYPTED" in match["kind"] or "ENCRYPTED" in match["body"]:
-        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
-    if match["kind"] != "OPENSSH PRIVATE KEY":
-        return
-    try:
-        data = base64.b64decode("".join(match["body"].split()), validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    # PROTOCOL.key of OpenSSH: the magic, then the cipher's name with its length before it.
-    magic = b"openssh-key-v1\x00"
-    if not data.startswith(magic):
-        raise SettingError(setting, None, "holds a damaged private key; give its whole text")
-    if not data.startswith(magic + b"\x00\x00\x00\x04none"):
-        raise SettingError(setting, None, "wants a passphrase; use the SSH agent for this key")
 
 
 def read_jump_host(reader: SettingReader) -> JumpHost | None:

@@ -24,7 +24,7 @@ from program.settings.local_file import read_local_file
 from program.settings.pins import PinSettings, read_pins
 from program.settings.reader import SettingError, SettingReader
 from program.settings.signing_keys import SigningKeySettings, read_signing_keys
-from program.settings.ssh import HOST
+from program.settings.ssh import is_host
 
 _CERTIFICATE = re.compile(
     r"^-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----", re.MULTILINE
@@ -80,7 +80,7 @@ class Endpoint:
             raise SettingError(setting, url, remedy)
         if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise SettingError(setting, url, "write scheme, host and port only, and nothing else")
-        if not HOST.fullmatch(parts.hostname):
+        if not is_host(parts.hostname):
             raise SettingError(setting, url, remedy)
         return cls(parts.scheme, parts.hostname, port)
 

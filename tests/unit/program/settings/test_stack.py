@@ -358,3 +358,21 @@ def test_machines_behind_one_name_are_told_apart_by_their_ports() -> None:
     insecure = {"host": "far", "insecureHostKey": True}
     builders = machines(insecure, {**insecure, "port": 2201}, {"local": True})
     assert len(parse(configuration(builders=builders)).builders) == 3
+
+
+@pytest.mark.parametrize("host", ["builder.local:2222", "10.0.0.2:22", "[fd00::7]:22", "fd00::7x"])
+def test_a_port_in_a_host_is_sent_to_its_own_setting(host: str) -> None:
+    remedy = "write a host name or an address only, and the port in port"
+    jump = {"host": host, "hostKey": HOST_KEY}
+    for changes, setting in (({"host": host}, "host"), ({"jumpHost": jump}, "jumpHost.host")):
+        message = refusal(builders=[builder(**changes)])
+        assert message.startswith(f"builders[0].{setting} is ")
+        assert message.endswith(f": {remedy}")
+
+
+@pytest.mark.parametrize("host", ["builder.local", "my_host", "10.0.0.2", "fd00::7", "::1"])
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    jump = {"host": host, "hostKey": HOST_KEY}
+    (only,) = parse(configuration(builders=[builder(host=host, jumpHost=jump)])).builders
+    assert only.jump_host is not None
+    assert (only.host, only.jump_host.host) == (host, host)
