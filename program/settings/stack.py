@@ -8,6 +8,7 @@ what a schema cannot say. Everything is checked before the first resource is dec
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -30,6 +31,11 @@ _CERTIFICATE = re.compile(
     r"^-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----", re.MULTILINE
 )
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_RESERVED_BUCKET = "minio"
+"""Where MinIO has its own APIs (`cmd/generic-handlers.go`, minioReservedBucket)."""
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SEPARATORS = re.compile(r"[,/=]")
+"""What ends a user's name where a request is signed (Amazon S3, "Authenticating Requests")."""
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 """The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
 
@@ -275,9 +281,9 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     retention_days = reader.integer("retentionDays", range(1, 36_501), "days")
     settings = Settings(
         endpoint=endpoint,
-        region=reader.line("region"),
+        region=_region(reader.line("region")),
         virtual_hosts=virtual_hosts,
-        minio_user=reader.line("minioUser"),
+        minio_user=_minio_user(reader.line("minioUser")),
         minio_password=reader.secret("minioPassword"),
         ca_certificate_file=ca_certificate_file,
         ca_certificate=ca_certificate,
@@ -325,6 +331,12 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         builders=builders,
         pins=pins,
     )
+    if reader_access_key_id and access == "public":
+        raise SettingError(
+            "readerAccessKeyId",
+            None,
+            "is without effect, since access is public: everyone reads; leave it out",
+        )
     _check_who_makes_users(reader, given_users=given_users)
     reader.refuse_the_rest("Pulumi.yaml lists the settings there are")
     if not settings.bucket_policy:
@@ -460,11 +472,29 @@ def _bucket(bucket: str) -> str:
         )
     if bucket.startswith("xn--") or bucket.endswith(("-s3alias", "--ol-s3")):
         raise SettingError("bucket", bucket, "S3 keeps this prefix or suffix for itself; rename it")
+    if bucket == _RESERVED_BUCKET:
+        raise SettingError("bucket", bucket, "MinIO keeps this name for itself; write another")
     try:
         ip_address(bucket)
     except ValueError:
         return bucket
     raise SettingError("bucket", bucket, "a bucket's name must not look like an IP address")
+
+
+def _region(region: str) -> str:
+    if not _REGION.fullmatch(region):
+        raise SettingError(
+            "region", region, "write 1 to 32 letters, digits, hyphens and underscores"
+        )
+    return region
+
+
+def _minio_user(user: str) -> str:
+    if _SEPARATORS.search(user):
+        raise SettingError(
+            "minioUser", user, "no request can be signed by a name with , or / or =; write the user"
+        )
+    return user
 
 
 def _public_url(url: str, default: str) -> str:
@@ -488,6 +518,13 @@ def _ca_certificate(name: str) -> tuple[str | None, str | None]:
         raise SettingError(
             "caCertificateFile", name, "holds no certificate; name the CA's PEM file"
         )
+    try:
+        # The file as it is: so it is read when the server is asked, which would seem to be away.
+        ssl.create_default_context(cadata=text.replace("\N{REPLACEMENT CHARACTER}", "?"))
+    except ssl.SSLError:
+        raise SettingError(
+            "caCertificateFile", name, "holds a damaged certificate; name the CA's PEM file, whole"
+        ) from None
     # What stands around the certificates would be a part of Nix expressions.
     return str(path), "".join(f"{block}\n" for block in _CERTIFICATE.findall(text))
 

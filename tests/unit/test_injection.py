@@ -35,6 +35,7 @@ from program.settings.stack import Settings, parse
 from push.settings import format_settings
 from tests.promises import record
 from tests.unit.configuration import HOST_KEY, as_text, configuration
+from toolbox.certificates import make_authority
 
 FRAGMENTS = (
     '"', "'", "''", "\\", "\n", "\r\n", "\x00", "\x1b[31m", "\x7f", "\u2028", "\u0085", " ", "\t",
@@ -236,9 +237,9 @@ def test_a_key_of_another_cache_is_a_name_and_a_key(text: str) -> None:
 def test_what_stands_around_a_certificate_goes_no_further(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
-    file = tmp_path_factory.getbasetemp() / "ca.pem"
-    pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    for written in (f"{text}\n{pem}", f"{pem}{text}", pem.replace("AAAA", f"AA{text}AA")):
+    directory = tmp_path_factory.getbasetemp()
+    file, pem = directory / "written.pem", make_authority(directory).ca_file.read_text()
+    for written in (f"{text}\n{pem}", f"{pem}{text}", f"{pem[:100]}{text}{pem[100:]}"):
         file.write_text(written, encoding="utf-8", errors="replace")
         tried("CA certificate", caCertificateFile=str(file))
 

@@ -14,6 +14,7 @@ from program.checks import deployment, ownership, readable
 from program.checks.s3_client import Server
 from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
 from tests.unit.recording_mocks import RecordingMocks, use_recording_mocks
+from toolbox.certificates import make_authority
 
 
 @pytest.fixture
@@ -73,8 +74,7 @@ def described(value: Any) -> pulumi.Output[tuple[str, str]]:
 def test_the_map_lists_all_outputs_with_their_types_and_which_are_secret(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    authority = tmp_path / "ca.pem"
-    authority.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    authority = make_authority(tmp_path).ca_file
     outputs: dict[str, tuple[str, str]] = {}
 
     def export(name: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from operations.deployed_stack import DeployedStack
 from operations.pulumi_cli import OperationError
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
+from toolbox.certificates import make_authority
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -28,9 +29,9 @@ def test_a_server_that_does_not_answer_is_told_as_such() -> None:
 
 
 def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    file = make_authority(tmp_path).ca_file
     damaged = stack(endpoint="https://127.0.0.1:1", caCertificateFile=str(file))
+    file.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     with pytest.raises(OperationError, match=rf"caCertificateFile is {file}: holds a damaged"):
         audited(damaged, sample=0)
 

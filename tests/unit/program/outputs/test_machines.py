@@ -16,6 +16,7 @@ from program.outputs.machines import (
 )
 from program.settings.stack import parse
 from tests.unit.configuration import PROJECT_ROOT, configuration, stack_file
+from toolbox.certificates import make_authority
 
 PUBLIC_KEY = "s3.homelab.local-1:MNdV1gE3P3pEpuQMOJC+Jdm7ccXyu3/6Pxcx3DbYYRA="
 
@@ -86,8 +87,7 @@ def test_the_lines_for_nix_conf_say_what_a_private_ca_needs_on_each_system() -> 
 
 
 def test_the_modules_data_holds_no_secret(tmp_path: Path) -> None:
-    ca = tmp_path / "ca.pem"
-    ca.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    ca = make_authority(tmp_path).ca_file
     settings = parse(
         configuration(
             access="private",

@@ -14,6 +14,7 @@ from components.retention import GRACE_DAYS, RETENTION_DAYS
 from formats.signing import SecretKey
 from program.settings.stack import BUILT_IN_POLICIES, CACHE_NIXOS_ORG, Endpoint, Settings, parse
 from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
+from toolbox.certificates import make_authority
 
 
 def builder(**changes: object) -> dict[str, object]:
@@ -376,3 +377,67 @@ def test_a_host_is_a_name_or_an_address(host: str) -> None:
     (only,) = parse(configuration(builders=[builder(host=host, jumpHost=jump)])).builders
     assert only.jump_host is not None
     assert (only.host, only.jump_host.host) == (host, host)
+
+
+def test_a_damaged_ca_certificate_is_told_by_its_setting(tmp_path: Path) -> None:
+    good = make_authority(tmp_path).ca_file.read_text()
+    begin, first, *rest = good.strip().split("\n")
+    file = tmp_path / "written.pem"
+    for bad in (
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "\n".join([begin, *rest, ""]),
+        "\n".join([begin, first[:-1], *rest, ""]),
+        good + "\n".join([begin, f"!{first[1:]}", *rest, ""]),
+        "\n".join([begin, f"!{first[1:]}", *rest, good]),
+    ):
+        file.write_text(bad)
+        assert refusal(caCertificateFile=str(file)) == (
+            f'caCertificateFile is "{file}": holds a damaged certificate; name the CA\'s PEM file, '
+            "whole"
+        )
+    file.write_text(good + good.replace("\n", "\r\n"))
+    parse(configuration(caCertificateFile=str(file)))
+
+
+def test_a_bucket_that_minio_keeps_for_itself_is_refused() -> None:
+    assert refusal(bucket="minio") == (
+        'bucket is "minio": MinIO keeps this name for itself; write another'
+    )
+    assert refusal(bucket=".minio.sys").startswith("bucket is ")
+    assert parse(configuration(bucket="minio-cache")).bucket == "minio-cache"
+
+
+@pytest.mark.parametrize(
+    "region", ["us/east", "us east", "us,east", "eu=1", "r" * 33, "Zürich", ""]
+)
+def test_a_region_that_no_signature_carries_is_told_by_its_setting(region: str) -> None:
+    assert refusal(region=region).startswith("region is ")
+
+
+@pytest.mark.parametrize("user", ["root,x", "root/x", "root x", "root=x", "", "root\n"])
+def test_a_user_that_no_signature_carries_is_told_by_its_setting(user: str) -> None:
+    assert refusal(minioUser=user).startswith("minioUser is ")
+
+
+@pytest.mark.parametrize(
+    ("user", "region"),
+    [
+        ("minioadmin", "us-east-1"),
+        ("GK3515373e4c851ebaad366558", "garage"),
+        ("AKIAIOSFODNN7EXAMPLE", "eu-central-003"),
+        ("2f1c8a90d1b3c4e5f60718293a4b5c6d", "auto"),
+        ("ada.lovelace+cache@example.org", "RegionOne"),
+        ("svc_cache-1", "my_region"),
+    ],
+)
+def test_users_and_regions_of_real_servers_are_taken(user: str, region: str) -> None:
+    settings = parse(configuration(minioUser=user, region=region))
+    assert (settings.minio_user, settings.region) == (user, region)
+
+
+def test_a_reader_of_a_public_cache_is_refused_as_what_is_without_effect() -> None:
+    given = {"users": "given", "readerAccessKeyId": "GK2"}
+    assert refusal(**given) == (
+        "readerAccessKeyId: is without effect, since access is public: everyone reads; leave it out"
+    )
+    assert parse(configuration(**given, access="private")).reader_user == "GK2"
