@@ -36,7 +36,9 @@ class SigningKeySettings:
     domains: tuple[str, ...]
     """Domains that keys may be named after, besides the host."""
     host: str
-    """The public URL's host, as a key's name can have it."""
+    """The public URL's host, as a key's name can have it; some hosts no name can have."""
+    given_host: tuple[str, str]
+    """The setting that has the host, and its value."""
     adopted: Mapping[str, str] = field(repr=False)
     """Secret keys that exist already, by name."""
 
@@ -65,23 +67,36 @@ class SigningKeySettings:
                 )
         return SigningKeys(named, self.adopted)
 
+    @property
+    def _names_none(self) -> bool:
+        """Whether no key can be named after the host."""
+        return not is_key_domain(self.host)
+
     def _check(self, names: Sequence[str], allowed: set[str]) -> None:
         newest: dict[str, int] = {}
         for name in names:
             try:
                 key = KeyName.parse(name)
             except FormatError:
+                if self._names_none and name.startswith(self.host):
+                    raise SettingError(
+                        *self.given_host,
+                        "no key can be named after its host; list a domain in signingKeyDomains, "
+                        "such as example.org, and name a key after it in signingKeys, such as "
+                        "example.org-1",
+                    ) from None
                 raise SettingError(
                     "signingKeys",
                     name,
                     "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1",
                 ) from None
             if key.domain not in allowed:
+                other = f"name the key {self.host}-{key.number}, or "
                 raise SettingError(
                     "signingKeys",
                     str(key),
-                    f"its domain is not the cache's host, {self.host}; name the key "
-                    f"{self.host}-{key.number}, or list its domain in signingKeyDomains",
+                    f"its domain is not the cache's host, {self.host}; "
+                    f"{'' if self._names_none else other}list its domain in signingKeyDomains",
                 )
             if key.number <= newest.get(key.domain, -1):
                 raise SettingError(
@@ -93,25 +108,31 @@ class SigningKeySettings:
             newest[key.domain] = key.number
 
 
-def read_signing_keys(reader: SettingReader, host: str) -> SigningKeySettings:
+def read_signing_keys(
+    reader: SettingReader, host: str, given_host: tuple[str, str]
+) -> SigningKeySettings:
     """Return what the settings say of signing keys.
 
     Args:
         reader: has the settings.
         host: the public URL's.
+        given_host: the setting that has it, and its value.
     """
     names, domains = reader.texts("signingKeys"), reader.texts("signingKeyDomains")
     domain = _domain_of(host)
     if not names:
+        name = f"{domain if is_key_domain(domain) else 'example.org'}-1"
         raise SettingError(
-            "signingKeys", [], f"a cache has at least one key; name one, such as {domain}-1"
+            "signingKeys", [], f"a cache has at least one key; name one, such as {name}"
         )
     for given in domains:
         if not is_key_domain(given):
             raise SettingError(
                 "signingKeyDomains", given, "write a domain only, such as cache.example.org"
             )
-    return SigningKeySettings(names, domains, domain, _adopted(reader.text("adoptedSigningKeys")))
+    return SigningKeySettings(
+        names, domains, domain, given_host, _adopted(reader.text("adoptedSigningKeys"))
+    )
 
 
 def _domain_of(host: str) -> str:

@@ -272,7 +272,11 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         names = ", ".join(COMPRESSIONS)
         raise SettingError("compression", compression, f"write one of {names}")
     levels = COMPRESSIONS[compression].levels
-    signing_keys = read_signing_keys(reader, urlsplit(public_url).hostname or "")
+    signing_keys = read_signing_keys(
+        reader,
+        urlsplit(public_url).hostname or "",
+        ("publicUrl", public_url) if public_url_given else ("endpoint", str(endpoint)),
+    )
     given_users = _given_users(reader.text("users"))
     pins, builders = read_pins(reader, read_builders(reader, bucket, given_users=given_users))
     reader_access_key_id = reader.text("readerAccessKeyId") if given_users else ""

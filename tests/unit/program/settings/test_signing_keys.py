@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from urllib.parse import urlsplit
 
 import pulumi
 import pytest
@@ -26,6 +27,11 @@ def refused(**changes: object) -> str:
     with pytest.raises(SettingError) as error:
         names(**changes)
     return str(error.value)
+
+
+def host_of(changes: dict[str, object]) -> str:
+    """Return the host of the address that `changes` are about."""
+    return urlsplit(str(changes.get("publicUrl") or changes["endpoint"])).hostname or ""
 
 
 def test_the_host_of_the_public_url_names_the_keys_of_a_first_deployment() -> None:
@@ -106,6 +112,41 @@ def test_an_ipv6_address_names_keys_with_hyphens(address: str, domain: str) -> N
     assert names(endpoint=endpoint, signingKeys=[f"{domain}-1", "{host}-2"])[1] == f"{domain}-2"
     message = refused(endpoint=endpoint, signingKeys=["example.org-1"])
     assert f"name the key {domain}-1" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"publicUrl": "https://my_cache.local"}, 'publicUrl is "https://my_cache.local"'),
+        ({"publicUrl": "https://example.com./x"}, 'publicUrl is "https://example.com./x"'),
+        ({"endpoint": "https://my_cache:9000"}, 'endpoint is "https://my_cache:9000"'),
+        (
+            {"endpoint": "https://my_cache", "signingKeys": ["my_cache-1"]},
+            'endpoint is "https://my_cache"',
+        ),
+    ],
+)
+def test_a_host_that_names_no_key_is_told_by_its_setting_and_the_remedy_works(
+    changes: dict[str, object], told: str
+) -> None:
+    message = refused(**changes)
+    assert message == (
+        f"{told}: no key can be named after its host; list a domain in signingKeyDomains, such as "
+        "example.org, and name a key after it in signingKeys, such as example.org-1"
+    )
+    followed = {**changes, "signingKeyDomains": ["example.org"], "signingKeys": ["example.org-1"]}
+    assert names(**followed) == ("example.org-1",)
+    # Nor does what is told of half of it lead back.
+    half = refused(**{**followed, "signingKeyDomains": []})
+    assert half.endswith(
+        "its domain is not the cache's host, " + host_of(changes) + "; list its "
+        "domain in signingKeyDomains"
+    )
+    assert refused(**changes | {"signingKeys": []}).endswith("name one, such as example.org-1")
+
+
+def test_a_host_that_names_no_key_leaves_the_keys_that_there_are() -> None:
+    assert names(f"{HOST}-1", publicUrl="https://my_cache.local") == (f"{HOST}-1",)
 
 
 def test_keys_are_adopted_by_their_names() -> None:
