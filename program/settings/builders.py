@@ -22,10 +22,25 @@ from program.settings.ssh import (
 _BUILDER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SHARED_DIRECTORIES = frozenset(
     f"{parent}/{name}"
-    for parent in ("/usr", "/usr/local", "/var", "/nix")
-    for name in ("bin", "cache", "etc", "lib", "local", "log", "opt", "run", "share", "tmp", "var")
+    for parents, names in (
+        (
+            "/usr /usr/local /var /nix",
+            "bin cache etc games include lib lib64 libexec local log man opt run sbin share spool "
+            "src state tmp var",
+        ),
+        ("/var", "account backups crash db empty lock mail yp"),
+        ("/run", "dbus keys lock log secrets sshd systemd udev user wrappers"),
+        ("/etc", "nix nixos pki profiles security ssh ssl static systemd"),
+    )
+    for parent in parents.split()
+    for name in names.split()
 )
-"""Directories of a system, besides those at its root (Filesystem Hierarchy Standard 3.0)."""
+"""Directories of a system, besides those at its root.
+
+Source: Filesystem Hierarchy Standard 3.0; `hier` of macOS; what NixOS, systemd and OpenSSH make.
+"""
+_PARENTS_OF_SHARED = frozenset(["/Users", "/dev", "/home", "/proc", "/sys"])
+"""Where all that lies directly there is a person's home, or the kernel's."""
 _USER = {False: "s3User", True: "accessKeyId"}
 """The setting that has a builder's user, by whether users are given."""
 _S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
@@ -219,12 +234,15 @@ def _credentials_directory(reader: SettingReader) -> str | None:
         )
     if f"{directory}/".startswith("/nix/store/"):
         raise SettingError(setting, directory, "everyone can read the Nix store; write another")
-    if directory.count("/") == 1 or directory in _SHARED_DIRECTORIES:
+    # Linux has the one as a link to the other.
+    place = directory.removeprefix("/var") if directory.startswith("/var/run/") else directory
+    parent, _, _ = place.rpartition("/")
+    if not parent or parent in _PARENTS_OF_SHARED or place in _SHARED_DIRECTORIES:
         raise SettingError(
             setting,
             directory,
             "others need this directory, and it would become root's alone; "
-            f"write one of its own, such as {directory}/nix-binary-cache",
+            "write one of its own, such as /var/lib/nix-binary-cache",
         )
     return directory
 

@@ -408,6 +408,36 @@ def test_a_bucket_that_minio_keeps_for_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "directory",
+    [
+        *("/dev/shm", "/run/keys", "/run/lock", "/run/sshd", "/var/run/keys", "/run/user"),
+        *("/var/mail", "/var/spool", "/var/empty", "/var/lock", "/etc/ssh", "/etc/nix"),
+        *("/home/ada", "/Users/ada", "/proc/sys", "/sys/kernel", "/usr/local/sbin"),
+    ],
+)
+def test_a_directory_of_persons_the_kernel_or_services_is_not_made_roots_alone(
+    directory: str,
+) -> None:
+    here = {"name": "here", "local": True, "credentialsDirectory": directory}
+    message = refusal(builders=[here])
+    assert message.startswith(f'builders[0].credentialsDirectory is "{directory}": others need')
+    suggested = {**here, "credentialsDirectory": message.rpartition(" ")[2]}
+    assert parse(configuration(builders=[suggested])).builders[0].credentials_directory
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        *("/var/lib/nix-binary-cache", "/etc/nix-binary-cache", "/etc/nix/cache", "/run/nix-cache"),
+        *("/root/cache", "/home/ada/cache", "/opt/cache", "/run/keys/cache", "/var/lib/a/b"),
+    ],
+)
+def test_a_directory_of_its_own_is_taken(directory: str) -> None:
+    here = {"name": "here", "local": True, "credentialsDirectory": directory}
+    assert parse(configuration(builders=[here])).builders[0].credentials_directory == directory
+
+
+@pytest.mark.parametrize(
     "region", ["us/east", "us east", "us,east", "eu=1", "r" * 33, "Zürich", ""]
 )
 def test_a_region_that_no_signature_carries_is_told_by_its_setting(region: str) -> None:
