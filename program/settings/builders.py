@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from formats.error import FormatError
+from formats.keys import KeyName
 from formats.store_path import is_store_path
 from program.settings.private_key import check_private_key
 from program.settings.reader import SettingError, SettingReader, first_duplicate
@@ -158,7 +160,7 @@ def _builder(
     s3_user = _s3_user(reader, f"{bucket}-{name}", given_users=given_users)
     closures, pins = _store_paths(reader, "closures"), _store_paths(reader, "pins")
     credentials_directory = _credentials_directory(reader)
-    signing_key = reader.text("signingKey", "") or None
+    signing_key = _signing_key(reader)
     remedy = "docs/settings.md lists a builder's settings"
     if reader.boolean("local", False):
         reader.refuse_the_rest(f"a local builder needs no SSH; {remedy}")
@@ -209,6 +211,18 @@ def _s3_user(reader: SettingReader, default: str, *, given_users: bool) -> str:
             "you made for this builder",
         )
     return check_s3_name(reader.full_name("accessKeyId"), reader.text("accessKeyId"))
+
+
+def _signing_key(reader: SettingReader) -> str | None:
+    name = reader.text("signingKey", "")
+    if not name:
+        return None
+    try:
+        return str(KeyName.parse(name))
+    except FormatError:
+        raise SettingError(
+            reader.full_name("signingKey"), name, "write the name of a key, one of signingKeys"
+        ) from None
 
 
 def _sudo(reader: SettingReader, credentials_directory: str | None) -> bool:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pulumi
 
+from formats.printable import printable
+from program.settings.redaction import sentence_without_secrets, without_secrets
+
 _LONGEST_SHOWN = 200
 """Characters of a value, or of a setting's name, that a message shows."""
 
@@ -17,11 +20,13 @@ class SettingError(pulumi.RunError):
     """A setting that cannot be used: one sentence with the setting, its value and the remedy."""
 
     def __init__(self, setting: str, value: object, remedy: str) -> None:
-        """Say what is wrong with a setting; a value of None is not shown."""
-        shown = "" if value is None else f" is {_shortened(json.dumps(value))}"
-        # What is unknown may have any name.
-        named = "".join(letter if letter.isprintable() else "?" for letter in setting)
-        super().__init__(f"{_shortened(named)}{shown}: {remedy}")
+        """Say what is wrong with a setting; a value of None is not shown, nor is a secret."""
+        shown = "" if value is None else f" is {_shortened(json.dumps(without_secrets(value)))}"
+        # What is unknown may have any name, and a remedy may have the words of a server.
+        named, sentence = (
+            printable(sentence_without_secrets(text, value)) for text in (setting, remedy)
+        )
+        super().__init__(f"{_shortened(named)}{shown}: {sentence}")
 
 
 class SettingReader:
