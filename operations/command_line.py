@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from formats.printable import printable
 from operations.pulumi_cli import OperationError
 
 DONE, FOUND, CANNOT_RUN = range(3)
@@ -95,7 +96,7 @@ def run(operation: Callable[[], int]) -> int:
 
 def plain(text: str) -> str:
     """Return a text of anybody's as it may be shown: it must not steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable(text)
 
 
 def _say_no_more() -> None:

@@ -20,11 +20,14 @@ from urllib.parse import unquote
 
 from components.retention import is_cache_file
 from formats.keys import PublicKey
+from formats.printable import printable
 from operations.bucket import Bucket
 from operations.command_line import DONE, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.pulumi_cli import OperationError
 from operations.upstream import substituter
+
+_LONGEST_REASON = 300
 
 # Follows assignments to NIX_CONFIG, `ca` and the parameters, which are store paths; these are
 # read-only, so they are opened before they go. Nix must not read the rest of the script.
@@ -122,7 +125,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     reason = (errors or lines or [f"exit code {done.returncode}"])[-1]
     # What Nix prints may hold a narinfo's text, which is anybody's.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", reason).removeprefix("error: ")
-    return "".join(letter if letter.isprintable() else "?" for letter in plain)[:300]
+    return printable(plain, _LONGEST_REASON)
 
 
 @contextmanager

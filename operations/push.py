@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from formats.printable import printable
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.pulumi_cli import OperationError, on_terminal, read_output
 from operations.state import read_state
@@ -50,7 +51,9 @@ def _push(stack: str, builder: str | None) -> int:
         return CANNOT_RUN
     outputs = read_output("stack", "output", "builders", "--stack", stack)
     for name in chosen:
-        print(f"{name}: {str(outputs[name]['lastPush']).strip()}")
+        # What a builder printed.
+        said = str(outputs[name]["lastPush"]).strip()
+        print(f"{name}: " + "\n".join(printable(line) for line in said.splitlines()))
     return DONE
 
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import pulumi_command as command
 
+from formats.printable import printable
 from program.settings.builders import BuilderSettings
 from program.settings.ssh import JumpHost
 
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
+
+_LONGEST_REASON = 200
 
 
 class UnreachableError(Exception):
@@ -91,4 +94,7 @@ async def logged_in(builder: BuilderSettings) -> AsyncIterator[SSHClientConnecti
             yield connection
     except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreachableError(f"{builder.host} cannot be asked ({reason[:200]})") from None
+        # It may be the word of whoever answers, before it has shown who it is.
+        raise UnreachableError(
+            f"{builder.host} cannot be asked ({printable(reason, _LONGEST_REASON)})"
+        ) from None

@@ -14,6 +14,7 @@ import pulumi
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName, PublicKey
+from formats.printable import listed, printable
 from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from program.checks import sampled
@@ -52,7 +53,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
         raise SettingError(
             "bucket",
             settings.bucket,
-            f"its policy grants {', '.join(more)}, and the cache's would take its place; grant it "
+            f"its policy grants {listed(more)}, and the cache's would take its place; grant it "
             "elsewhere, or set confirmSharedBucket to true to let it go",
         )
 

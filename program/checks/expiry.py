@@ -17,6 +17,7 @@ from components.retention import (
     narinfo_days,
     same_prefixes,
 )
+from formats.printable import printable
 from program.checks.bucket_settings import Lifecycle
 from program.checks.s3_client import Server
 from program.settings.reader import SettingError
@@ -119,8 +120,7 @@ def in_words(keys: Iterable[str]) -> str | None:
     shown = places.most_common(_SHOWN)
     # A key is anybody's text: it must not steer a terminal.
     words = [
-        "".join(letter if letter.isprintable() else "?" for letter in place[:_LONGEST])
-        + (f" ({count})" if place.endswith("/") else "")
+        printable(place, _LONGEST) + (f" ({count})" if place.endswith("/") else "")
         for place, count in shown
     ]
     total = sum(places.values())

@@ -17,6 +17,7 @@ from dataclasses import replace
 import pulumi
 
 from components.access import concerns_only, users_of
+from formats.printable import listed
 from program.checks.admin_client import Admin
 from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
 from program.checks.s3_client import Server
@@ -99,7 +100,7 @@ def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:
         others = sorted(admin.holders(policy) - settings.users)
         if not others:
             return
-        reason = f"and {', '.join(others)} have it too"
+        reason = f"and {listed(others)} have it too"
     setting = "writePolicy" if policy == settings.write_policy else "bucket"
     value = policy if setting == "writePolicy" else settings.bucket
     raise SettingError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from formats.printable import printable
+
 _LONGEST = 1_000
 """Characters of a sentence."""
 
@@ -18,6 +20,6 @@ class ServerError(Exception):
     def __init__(self, subject: str, remedy: str, *, reachable: bool = True) -> None:
         """Say what is wrong with `subject`, and what to do."""
         # It may hold a server's own word for what is wrong, and a server may be anybody's.
-        super().__init__("".join(one if one.isprintable() else "?" for one in remedy[:_LONGEST]))
+        super().__init__(printable(remedy, _LONGEST))
         self.subject = subject
         self.reachable = reachable

@@ -181,3 +181,16 @@ def test_a_line_that_cannot_be_used_is_named_without_its_text(text: str, expecte
     assert f"adoptedUserSecrets: {expected}" in str(refusal.value)
     assert "a-secret-from-before" not in str(refusal.value)
     assert "short" not in str(refusal.value)
+
+
+def test_actions_that_a_policy_grants_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actions = [f"s3:{number}" * 100 for number in range(99)]
+    with pytest.raises(SettingError) as refused:
+        check(monkeypatch, {}, policy=granting("\x1b[2J\x9b", *actions))
+    message = str(refused.value)
+    assert message.isprintable()
+    assert "its policy grants ?[2J?, s3:0s3:0" in message
+    assert " and 90 more, and the cache's would take its place; grant it elsewhere" in message
+    assert len(message) < 1_500

@@ -231,3 +231,15 @@ def test_a_policy_is_taken_over_only_where_it_is_the_caches(
         message = refusal(monkeypatch, server, adoptBucket=adopt)
         assert message.startswith('writePolicy is "nix-cache-write": the server has a policy')
         assert expected in message
+
+
+def test_names_that_a_server_tells_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    holders = frozenset({"\x1b]0;owned\x07", *(f"user{number}" * 50 for number in range(99))})
+    server = FakeServer(policies={"nix-cache-write": BY_HAND}, holders_=holders)
+    message = refusal(monkeypatch, server, adoptBucket=True)
+    assert message.isprintable()
+    assert "and ?]0;owned?, user0user0" in message
+    assert " and 90 more have it too; write another name" in message
+    assert len(message) < 1_500
