@@ -17,6 +17,7 @@ import pulumi
 from components.binary_cache import nix_cache_info
 from components.push_program import PROGRAM_KEY, archive, push_command
 from components.retention import expiration_rules, expirations, shortenings
+from formats.printable import printable
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
 from program.checks.recorded import (
@@ -61,10 +62,10 @@ def announce(
     if not pulumi.runtime.is_dry_run():
         return
     for loss in losses(settings, keys, recorded):
-        pulumi.log.warn(f"data would be lost: {loss}")
+        pulumi.log.warn(f"data would be lost: {printable(loss)}")
     lines = list(changes(settings, recorded, followed))
     for line in lines[:MOST_LINES]:
-        pulumi.log.info(line)
+        pulumi.log.info(printable(line))
     if len(lines) > MOST_LINES:
         pulumi.log.info(f"and {len(lines) - MOST_LINES} more changes; --diff shows them")
 
@@ -137,7 +138,15 @@ def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
         else:
             user = "" if settings.given_users else f"; user {settings.reader_user} goes"
             yield f"access: everyone may read, at {substituter(settings)}{user}"
-    elif not settings.private:
+        return
+    address = recorded.stack_output("substituter")
+    now = substituter(settings)
+    if isinstance(address, str) and address != now:
+        yield (
+            f"clients: the cache's address changes from {address} to {now}; they look for it at "
+            "the old one until they have the new one"
+        )
+    if not settings.private:
         listed = any(
             "s3:ListBucket" in str(policy.get("policy"))
             for policy in recorded.outputs(BUCKET_POLICY)

@@ -25,7 +25,7 @@ from program.checks.recorded import (
     USER,
     Recorded,
 )
-from program.outputs.machines import retention_in_words
+from program.outputs.machines import retention_in_words, substituter
 from program.push_settings import push_settings
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
@@ -58,6 +58,7 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
     outputs: dict[str, Any] = {
         "builders": builders,
         "retention": retention_in_words(before),
+        "substituter": substituter(before),
         "nixos": {"access": before.access, "push": push_settings(before)},
     }
     info = nix_cache_info(before.want_mass_query, before.priority)
@@ -140,6 +141,26 @@ def test_without_a_change_nothing_is_said() -> None:
             [
                 "access: everyone may read, at https://s3.homelab.local/nix-cache; user "
                 "nix-cache-reader goes"
+            ],
+        ),
+        (
+            {},
+            {"publicUrl": "https://cdn.example.org"},
+            [
+                "clients: the cache's address changes from https://s3.homelab.local/nix-cache to "
+                "https://cdn.example.org; they look for it at the old one until they have the new "
+                "one"
+            ],
+        ),
+        (
+            {"access": "private"},
+            {"access": "private", "region": "eu-1"},
+            [
+                "clients: the cache's address changes from s3://nix-cache?endpoint="
+                "https://s3.homelab.local&region=us-east-1&profile=nix-cache-reader to "
+                "s3://nix-cache?endpoint=https://s3.homelab.local&region=eu-1"
+                "&profile=nix-cache-reader; they look for it at the old one until they have the "
+                "new one"
             ],
         ),
         (
@@ -351,3 +372,28 @@ def test_the_day_more_of_a_server_that_does_not_round_up_is_no_shorter_retention
     rounds, counts = settings(), settings(expiresAtMidnight=False)
     assert said(rounds, counts) == []
     assert said(counts, counts) == []
+
+
+def with_address(recorded: Recorded, address: object) -> Recorded:
+    """Return a state whose outputs have another address of the cache."""
+    (stack,) = (one for one in recorded.resources if recorded.resources[one]["type"] == STACK)
+    outputs = {**recorded.resources[stack]["outputs"], "substituter": address}
+    return Recorded({**recorded.resources, stack: {"type": STACK, "outputs": outputs}})
+
+
+@pytest.mark.parametrize("address", [None, {"secret": "x"}, 7])
+def test_an_address_that_is_not_known_is_not_compared(address: object) -> None:
+    recorded = with_address(deployed(settings()), address)
+    assert list(changes(settings(publicUrl="https://cdn.example.org"), recorded, {})) == []
+
+
+def test_what_a_state_holds_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = with_address(deployed(settings()), "https://\x1b[2J")
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.runtime, "is_dry_run", lambda: True)
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    announce(settings(), KEYS, recorded, {})
+    assert told
+    assert all(line.isprintable() for line in told)
