@@ -14,7 +14,7 @@ import pulumi
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName, PublicKey
-from formats.printable import listed, printable
+from formats.printable import listed
 from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from program.checks import sampled
@@ -26,7 +26,7 @@ from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 _LARGEST_INFO = 1 << 16
-_SHOWN_NAME = r"[!-~]{1,100}"
+_LONGEST = 100
 _NAMED = 5
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
 
@@ -80,12 +80,12 @@ def check_page(settings: Settings, server: Server) -> None:
 def _check_store(settings: Settings, server: Server) -> None:
     """Refuse a cache of a store that lies elsewhere: it would be told to be one of `/nix/store`."""
     info = server.read(settings.bucket, "nix-cache-info", _LARGEST_INFO) or b""
-    found = re.search(r"(?m)^StoreDir: *([!-~]{1,200})", info.decode(errors="replace"))
+    found = re.search(r"(?m)^StoreDir: *(\S+)", info.decode(errors="replace"))
     if found is not None and found[1] != STORE_DIR:
         raise SettingError(
             "bucket",
             settings.bucket,
-            f"it is a cache for a store at {found[1]}, and this program makes caches "
+            f"it is a cache for a store at {found[1][:_LONGEST]}, and this program makes caches "
             f"for {STORE_DIR}; take another bucket",
         )
 
@@ -110,11 +110,11 @@ def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> 
     sample = sampled.narinfos(server, settings.bucket)
     signers = {signature.partition(":")[0] for one in sample for signature in one.signatures}
     known = {*keys.names, *(PublicKey.parse(key).name for key in settings.upstream_keys)}
-    others = sorted(name for name in signers - known if re.fullmatch(_SHOWN_NAME, name))
+    others = sorted(signers - known)
     if others:
         pulumi.log.warn(
             f"bucket {settings.bucket}: what is there is also signed by "
-            f"{', '.join(others[:_NAMED])}, which this stack does not have; its clients "
+            f"{listed(others, _NAMED)}, which this stack does not have; its clients "
             "refuse what no key of theirs has signed, unless adoptedSigningKeys has it"
         )
     for name in keys.names:

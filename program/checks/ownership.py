@@ -116,7 +116,7 @@ def _check_named(settings: Settings, policy: str, others: Sequence[str]) -> None
         return
     sentence = (
         f"the server has a policy {policy} already, of a stack with this bucket whose users "
-        f"{', '.join(others)} would have no rights any more"
+        f"{listed(others)} would have no rights any more"
     )
     if not settings.confirm_shared_bucket:
         raise SettingError(
