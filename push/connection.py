@@ -204,20 +204,30 @@ class Connection:
         """Connect to nothing yet."""
         self._route = route
         self._http: http.client.HTTPConnection | None = None
+        # Of an answer that ends with its connection, `http.client` lets go of the socket while the
+        # answer is still read.
+        self._socket: socket.socket | None = None
         self._deadline = math.inf
+        self._late = False
 
     def give_up_late(self, now: float) -> None:
         """Break a request that takes too long; any thread may do it, with the monotonic clock."""
+        if now <= self._deadline:
+            return
         opened = self._http
-        if now > self._deadline and opened is not None and opened.sock is not None:
+        # Each is read once: the thread whose request it is may put them away meanwhile.
+        connected = (opened.sock if opened is not None else None) or self._socket
+        if connected is not None:
+            self._late = True
+            # Below TLS, of which that thread is just reading.
             with contextlib.suppress(OSError):
-                opened.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         if self._http is not None:
             self._http.close()
-        self._http = None
+        self._http = self._socket = None
 
     def exchange(self, request: Request) -> Answer:
         """Make one request.
@@ -229,9 +239,13 @@ class Connection:
                 trusted, or it does not speak the endpoint's scheme.
         """
         seconds = _ANSWER_SECONDS + request.size / _BYTES_PER_SECOND
-        self._deadline = time.monotonic() + seconds
+        self._deadline, self._late = time.monotonic() + seconds, False
         try:
-            return self._exchange(self._open(), request)
+            answer = self._exchange(self._open(), request)
+            if self._late:
+                # One that ends with its connection seems whole where that was broken.
+                raise http.client.IncompleteRead(b"")
+            return answer
         except BodyError:
             self.close()
             raise
@@ -298,6 +312,7 @@ class Connection:
             ) from None
         # Opening takes one round trip without TLS, and two with it.
         route.note_round_trip((time.monotonic() - began) / (1 if route.context is None else 2))
+        self._socket = opened.sock
         opened.sock.settimeout(_SILENCE_SECONDS)
         return opened
 

@@ -263,11 +263,22 @@ def test_an_answer_that_is_cut_off_or_none_at_all_is_no_answer(
         client.exchange(GET)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 900\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n100\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: ",
+    ],
+    ids=["kept open", "closed", "chunks", "to the end", "its head"],
+)
 def test_an_answer_that_drips_is_given_up(
-    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch
+    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     def drip() -> Iterator[bytes]:
-        yield b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"
+        yield head
         while not over.wait(0.02):
             yield b"x"
 
@@ -285,16 +296,39 @@ def test_an_answer_that_drips_is_given_up(
 
     thread = threading.Thread(target=ask)
     thread.start()
+    until = time.monotonic() + 10
     try:
-        while thread.is_alive():
+        while thread.is_alive() and time.monotonic() < until:
             connection.give_up_late(time.monotonic())
             thread.join(0.01)
+        assert not thread.is_alive()
     finally:
         over.set()
+        thread.join()
     # Which of the two depends on whether what had come meanwhile was read.
     broke = ("the connection broke before the answer was whole", "Connection reset by peer")
     (error,) = ended
     assert str(error) in broke
+
+
+def test_whoever_gives_up_late_sees_a_connection_go_and_survives(client: Client) -> None:
+    """What is looked at is another thread's, which may close it at any moment."""
+    connection = Connection(client.route)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        class Going:
+            found = iter([ours])
+
+            @property
+            def sock(self) -> socket.socket | None:
+                return next(self.found, None)
+
+        connection._http = Going()  # type: ignore[assignment]  # noqa: SLF001
+        connection._deadline = 0.0  # noqa: SLF001
+        connection.give_up_late(1.0)
+        assert theirs.recv(1) == b""
+        connection.give_up_late(1.0)
 
 
 def test_a_connection_that_broke_is_opened_again(server: StandIn, client: Client) -> None:
