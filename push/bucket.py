@@ -10,6 +10,7 @@ from pathlib import Path
 
 from formats.error import FormatError
 from formats.s3 import parse_copy
+from formats.sigv4 import encoded_path
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure
 from push.parts import PartsUpload
@@ -234,7 +235,8 @@ class Bucket:
     def _copy_headers(self, key: str, content_type: str) -> dict[str, str]:
         return {
             "content-type": content_type,
-            "x-amz-copy-source": f"/{self._settings.bucket}/{key}",
+            # Names of derivations may have a ?, behind which servers look for a version.
+            "x-amz-copy-source": encoded_path(f"/{self._settings.bucket}/{key}"),
             "x-amz-metadata-directive": "REPLACE",
         }
 

@@ -18,6 +18,7 @@ from formats.s3 import (
     parse_etag,
     parse_uploads,
 )
+from formats.sigv4 import encoded_path
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure
 from push.transfers import Transfers
@@ -116,7 +117,7 @@ class PartsUpload:
         if self._file is None:
             expected = _ABSENT
             headers |= {
-                "x-amz-copy-source": f"/{self._bucket}/{self._key}",
+                "x-amz-copy-source": encoded_path(f"/{self._bucket}/{self._key}"),
                 "x-amz-copy-source-range": f"bytes={start}-{start + size - 1}",
             }
         else:

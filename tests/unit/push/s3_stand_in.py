@@ -149,11 +149,11 @@ class StandIn:
     def _put(self, seen: Seen) -> Reply:
         if "partNumber" in seen.query:
             return self._part(seen)
-        source = seen.headers.get("x-amz-copy-source")
+        source = _source(seen)
         if source is None:
             self.put(seen.key, seen.body, size=seen.size)
             return Reply(200, {"ETag": f'"{self.objects[seen.key].etag}"'})
-        stored = self.objects.get(source.removeprefix(f"/{BUCKET}/"))
+        stored = self.objects.get(source)
         if stored is None:
             return NOT_FOUND
         if seen.headers.get("x-amz-copy-source-if-match", stored.etag) != stored.etag:
@@ -166,9 +166,9 @@ class StandIn:
             return error(404, "NoSuchUpload")
         parts = self.uploads[seen.query["uploadId"]][2]
         number, content, size = int(seen.query["partNumber"]), seen.body, seen.size
-        source = seen.headers.get("x-amz-copy-source")
+        source = _source(seen)
         if source is not None:
-            stored = self.objects.get(source.removeprefix(f"/{BUCKET}/"))
+            stored = self.objects.get(source)
             if stored is None:
                 return NOT_FOUND
             first, last = map(int, re.findall("[0-9]+", seen.headers["x-amz-copy-source-range"]))
@@ -198,6 +198,12 @@ class StandIn:
 
     def _delete(self, seen: Seen) -> Reply:
         return Reply(404 if self.uploads.pop(seen.query["uploadId"], None) is None else 204)
+
+
+def _source(seen: Seen) -> str | None:
+    """Return the key of what is copied, as S3 reads it: encoded, and with a version behind a ?."""
+    source = seen.headers.get("x-amz-copy-source")
+    return source and unquote(source.partition("?")[0]).removeprefix(f"/{BUCKET}/")
 
 
 def xml(name: str, content: str, status: int = 200) -> Reply:

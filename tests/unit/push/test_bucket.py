@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from formats.s3 import LARGEST_COPY, MOST_PARTS, SMALLEST_PART
-from push.bucket import Bucket, Listed
+from push.bucket import LOG_TYPE, Bucket, Listed
 from push.connection import Answer, FileSlice, Request
 from push.failure import PushError
 from push.parts import PartsUpload
@@ -43,6 +43,22 @@ def sparse(path: Path, size: int) -> Path:
 
 def etag_of(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
+
+
+# What lies beside them.
+
+
+@pytest.mark.parametrize("name", ["plain", "gtk+3", "patch?id=3", "x=y?z"])
+def test_a_log_is_renewed_whatever_letters_its_name_has(
+    server: StandIn, client: Client, name: str
+) -> None:
+    key = f"log/1b9p07z77phvv2hf6gm9f28syp39f1ag-{name}.drv"
+    server.put(key, b"what was built", days_old=3)
+    (seen,) = client.ask(client.bucket.look_beside(key))
+    (renewed,) = client.ask(client.bucket.renew_beside(key, LOG_TYPE, seen))
+    assert renewed.status == 200
+    assert server.objects[key].modified == NOW
+    assert server.objects[key].content == b"what was built"
 
 
 # Narinfos.
