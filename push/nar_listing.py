@@ -1,7 +1,8 @@
 """Listings of NARs: what is in a store path, and where in its NAR, as JSON (`<hash>.ls`).
 
-A listing is made from names and sizes alone; no file is read. It is right if it comes to the NAR's
-size that the store knows, and where it does not, there is none.
+A listing is made from names and sizes alone; no file is read. Names are UTF-8, as JSON's are,
+whatever this machine's locale says; what has others has no listing. A listing is right if it comes
+to the NAR's size that the store knows, and where it does not, there is none.
 
 Source: Nix, `src/libutil/nar-listing.cc` and `archive.cc`; Nix writes the same with
 `write-nar-listing`, but fails at the whole path where a name is not UTF-8.
@@ -26,7 +27,7 @@ def nar_listing(path: str, nar_size: int) -> bytes | None:
     """
     walk = _Walk()
     try:
-        root = walk.node(path)
+        root = walk.node(os.fsencode(path))
         if walk.offset != nar_size:
             return None
         text = json.dumps(
@@ -46,11 +47,11 @@ class _Walk:
         """Bytes of the NAR so far."""
         self._files = 0
 
-    def node(self, path: str) -> dict[str, object]:
+    def node(self, path: bytes) -> dict[str, object]:
         """Return what Nix says of a file or directory."""
         self._files += 1
         if self._files > _MOST_FILES:
-            raise ValueError(path)
+            raise ValueError
         status = os.lstat(path)
         self._add("(", "type")
         if stat.S_ISLNK(status.st_mode):
@@ -60,13 +61,13 @@ class _Walk:
         elif stat.S_ISREG(status.st_mode):
             node = self._file(status)
         else:
-            raise ValueError(path)
+            raise ValueError
         self._add(")")
         return node
 
-    def _link(self, path: str) -> dict[str, object]:
+    def _link(self, path: bytes) -> dict[str, object]:
         # As it is: `Path` would change what it says twice.
-        target = os.readlink(path)  # noqa: PTH115
+        target = os.readlink(path).decode()  # noqa: PTH115
         self._add("symlink", "target", target)
         return {"type": "symlink", "target": target}
 
@@ -81,14 +82,15 @@ class _Walk:
         self.offset += _padded(status.st_size)
         return node
 
-    def _directory(self, path: str) -> dict[str, object]:
+    def _directory(self, path: bytes) -> dict[str, object]:
         self._add("directory")
         entries = {}
         with os.scandir(path) as found:
-            names = sorted((one.name for one in found), key=os.fsencode)
+            names = sorted(one.name for one in found)
         for name in names:
-            self._add("entry", "(", "name", name, "node")
-            entries[name] = self.node(f"{path}/{name}")
+            text = name.decode()
+            self._add("entry", "(", "name", text, "node")
+            entries[text] = self.node(path + b"/" + name)
             self._add(")")
         return {"type": "directory", "entries": entries}
 
@@ -98,7 +100,7 @@ class _Walk:
 
 def _size_of(word: str) -> int:
     """Return the bytes that a word takes in a NAR: its length, itself, and zeros."""
-    return 8 + _padded(len(os.fsencode(word)))
+    return 8 + _padded(len(word.encode()))
 
 
 def _padded(size: int) -> int:

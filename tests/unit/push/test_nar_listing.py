@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,27 @@ def made(tmp_path: Path) -> Path:
 
 def test_a_listing_is_what_nix_writes(made: Path) -> None:
     assert nar_listing(str(made), SIZE) == NIX.encode()
+
+
+def test_names_are_read_alike_in_every_locale(made: Path) -> None:
+    program = (
+        "import sys; from push.nar_listing import nar_listing; "
+        "sys.stdout.buffer.write(nar_listing(sys.argv[1], int(sys.argv[2])) or b'none')"
+    )
+    environment = {
+        # Python would take UTF-8 all the same.
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "PYTHONPATH": str(Path(module.__file__).parents[1]),
+    }
+    listed = subprocess.run(
+        [sys.executable, "-c", program, made, str(SIZE)],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert listed.stdout == NIX.encode()
 
 
 def test_a_file_and_a_link_can_be_store_paths(tmp_path: Path) -> None:
