@@ -12,8 +12,9 @@ from formats.error import FormatError
 from formats.s3 import parse_copy
 from formats.sigv4 import encoded_path
 from push.connection import Answer, FileSlice, Request
-from push.failure import Failure
+from push.failure import Failure, PushError
 from push.parts import PartsUpload
+from push.progress import say
 from push.settings import PushSettings
 from push.transfers import Loop, Transfers
 
@@ -28,6 +29,8 @@ Failed = Callable[[Failure], None]
 
 _ABSENT = frozenset({404})
 _ENCODING = re.compile(r"[a-z0-9-]{1,20}")
+# As many refusals, and nothing else, are no damage of objects.
+_REFUSALS = 3
 _NARINFO_PRIORITY, _NAR_PRIORITY = 1, 5
 # A part's copy is over sooner than servers and proxies lose patience.
 _COPIED_WHOLE = 1 << 30
@@ -100,6 +103,30 @@ class Bucket:
             self._transfers.submit(request, take, take)
         self._loop.run(lambda: len(outcomes) == len(requests), lambda: None, 60.0)
         return [outcomes[number] for number in range(len(requests))]
+
+    def try_each(self, requests: Sequence[Request]) -> list[Answer | None]:
+        """Make requests side by side and return their answers, in order; None for none.
+
+        One object that the server does not give is written anew: as good as gone, it is no reason
+        to push nothing. A server that refuses each of several means the user, not the objects.
+
+        Raises:
+            PushError: the server stays away, or refuses everything.
+        """
+        outcomes = self.attempt(requests)
+        failures = [one for one in outcomes if isinstance(one, Failure)]
+        if (
+            len(failures) >= _REFUSALS
+            and len(failures) == len(outcomes)
+            and all(one.refused for one in failures)
+        ):
+            raise PushError(failures[0].step, failures[0].what)
+        if failures:
+            say(
+                f"{failures[0].step}: {len(failures)} objects cannot be read, and are written "
+                f"anew: {failures[0].what}"
+            )
+        return [one if isinstance(one, Answer) else None for one in outcomes]
 
     def page(self, listed: Listed, after: str = "") -> Request:
         """Return the request for a page of a listing (S3 `ListObjectsV2`)."""

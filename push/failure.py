@@ -17,6 +17,8 @@ class Failure:
     """What went wrong and, after a semicolon, the remedy."""
     kind: str = ""
     """What failures of one cause share; where it is empty, `what`."""
+    refused: bool = False
+    """Whether the server answered, and will again answer so."""
 
     @property
     def cause(self) -> tuple[str, str]:

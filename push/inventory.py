@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -50,6 +50,10 @@ class Present:
     etag: str | None
     day: str
     """When it was last written, such as 2026-11-23."""
+
+
+# There, and neither to be read nor remembered.
+_UNREADABLE = Present(0, None, "0000-00-00")
 
 
 @dataclass
@@ -164,6 +168,8 @@ class Look:
     ) -> tuple[dict[str, Present], dict[str, bytes]]:
         """Return which narinfos of own paths there are, and the contents of those not remembered.
 
+        One that cannot be read is there, and has no content: what takes its place heals it.
+
         Raises:
             PushError: as `FirstLook.listings`.
         """
@@ -178,11 +184,13 @@ class Look:
             if there.size <= largest_narinfo(keys[key])
             and self._remembered(keys[key], there) is None
         ]
-        answers = self._bucket.gather(
+        answers = self._bucket.try_each(
             [self._bucket.read(key, largest_narinfo(keys[key])) for key in unknown]
         )
         contents = {}
         for key, answer in zip(unknown, answers, strict=True):
+            if answer is None:
+                continue
             if answer.status == 404:
                 del present[key]
             else:
@@ -193,7 +201,7 @@ class Look:
         self, keys: Mapping[str, StorePath]
     ) -> tuple[dict[str, Present], dict[str, bytes]]:
         """Ask for each narinfo: its state where it is remembered, else its content."""
-        answers = dict(zip(keys, self._bucket.gather(self._first_requests(keys)), strict=True))
+        answers, unreadable = self._tried(keys, self._first_requests(keys))
         present, contents = present_of(answers), {}
         remembered = {key for key in keys if key in self._memory.narinfos}
         changed = [
@@ -204,15 +212,23 @@ class Look:
         for key, answer in answers.items():
             if key in present and key not in remembered:
                 contents[key] = answer.body
-        later = self._bucket.gather(
-            [self._bucket.read(key, largest_narinfo(keys[key])) for key in changed]
+        again, unreadable_again = self._tried(
+            changed, [self._bucket.read(key, largest_narinfo(keys[key])) for key in changed]
         )
-        again = dict(zip(changed, later, strict=True))
         for key in changed:
             present.pop(key)
         present |= present_of(again)
         contents |= {key: answer.body for key, answer in again.items() if key in present}
+        present |= dict.fromkeys([*unreadable, *unreadable_again], _UNREADABLE)
         return present, contents
+
+    def _tried(
+        self, keys: Iterable[str], requests: Sequence[Request]
+    ) -> tuple[dict[str, Answer], list[str]]:
+        """Return answers for single objects by key, and the keys of those that have none."""
+        tried = list(zip(keys, self._bucket.try_each(requests), strict=True))
+        answers = {key: answer for key, answer in tried if answer is not None}
+        return answers, [key for key, answer in tried if answer is None]
 
     def _first_requests(self, keys: Mapping[str, StorePath]) -> list[Request]:
         known = self._memory.narinfos
@@ -316,8 +332,8 @@ class Look:
         if nars is None:
             nars = _by_key(first)
             unknown = sorted(wanted - nars.keys())
-            answers = self._bucket.gather([self._bucket.look_at(key) for key in unknown])
-            nars |= present_of(dict(zip(unknown, answers, strict=True)))
+            answers, _ = self._tried(unknown, [self._bucket.look_at(key) for key in unknown])
+            nars |= present_of(answers)
         whole = []
         for one in held:
             nar = nars.get(one.nar)

@@ -86,8 +86,11 @@ def push_queue(session: Session, queue: Queue, tell: Tell) -> int:
     if not queue.targets and not queue.strange:
         return 0
     began = time.monotonic()
-    outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
-    queue.remove(outcome.done)
+    try:
+        outcome = session.push(queue.targets) if queue.targets else Outcome(Summary())
+    finally:
+        # Also where the push comes to no end: what is there is not looked for again.
+        queue.remove(session.done)
     outcome.unpushed |= queue.strange
     tell(outcome)
     return _ended(outcome, "pushed", began)

@@ -412,9 +412,9 @@ class Publication:
         self._told = line
 
     def result(self) -> Inventory:
-        """Return what the bucket has now of the paths that it should have."""
-        failed = self.failures.keys() | self.blocked.keys()
-        whole = [one for path, one in self._held.items() if path not in failed]
+        """Return what the bucket has now of the paths that it should have, whatever ended this."""
+        not_there = self.failures.keys() | self.blocked.keys() | self._order.unsettled
+        whole = [one for path, one in self._held.items() if path not in not_there]
         return Inventory(whole, [], self._inventory.nars)
 
     def count(self, summary: Summary) -> None:

@@ -115,6 +115,9 @@ class Session:
             # Whatever it is, the key does not stay.
             self._workspace.remove()
             raise
+        self.done: list[str] = []
+        """What was given to the last push, of which the whole closure is in the bucket, also where
+        that push came to no end."""
         self._proven: dict[str, Held] = {}
         self._proven_on = ""
         self._proven_at = 0.0
@@ -157,6 +160,7 @@ class Session:
             PushError: nothing more can be done.
         """
         outcome = Outcome(Summary())
+        self.done = []
         # Standard input may name builds all day long: once a day is enough for pins.
         pinned = self._settings.renew and self._pins_on != today(self._transfers)
         # The server's answer comes while Nix is asked.
@@ -178,7 +182,11 @@ class Session:
             if logs:
                 inventory.logs = list_logs(self._bucket, first.others()[0], len(left))
             beside.publish(inventory)
-            self._publish(inventory, outcome)
+            try:
+                self._publish(inventory, outcome)
+            except PushError:
+                self.done = self._complete(closure, own)
+                raise
         self._prove(closure, own, outcome)
         failures |= self._renew_pins(pins, closure, beside)
         beside.tell()
@@ -392,7 +400,12 @@ class Session:
                 inventory,
             )
             began = today(self._transfers)
-            round_.run()
+            try:
+                round_.run()
+            except PushError:
+                # What is there is there, whatever ends the push.
+                self._take(round_.result())
+                raise
             round_.count(outcome.summary)
             outcome.unpushed |= round_.failures
             outcome.blocked |= round_.blocked
@@ -400,23 +413,32 @@ class Session:
             # What was written before midnight would expire a day before what refers to it.
             if not self._settings.renew or today(self._transfers) <= began:
                 break
-        self._proven |= {one.path.path: one for one in inventory.held}
+        self._take(inventory)
         self._loop.run(self._transfers.idle, lambda: None, 1.0)
+
+    def _take(self, inventory: Inventory) -> None:
+        """Count what an inventory holds as proven."""
+        self._proven |= {one.path.path: one for one in inventory.held}
 
     def _prove(self, closure: _Closure, own: Sequence[StorePath], outcome: Outcome) -> None:
         """Make sure that each own path was found whole or written, and note which targets are."""
-        known = {path.path: path for path in closure.paths}
         lost = {path.path for path in own} - self._proven.keys()
         for path in lost - outcome.unpushed.keys() - outcome.blocked.keys():
             outcome.unpushed[path] = Failure("publish", f"{path} was not written; push again")
+        outcome.done = self.done = self._complete(closure, own)
+
+    def _complete(self, closure: _Closure, own: Sequence[StorePath]) -> list[str]:
+        """Return what was given of which each own path is proven."""
+        known = {path.path for path in closure.paths}
         incomplete: set[str] = set()
+        lost = {path.path for path in own} - self._proven.keys()
         for fact in closure.paths:
             needed = {
                 path for path in (f"{STORE_DIR}/{n}" for n in fact.references) if path in known
             }
             if fact.path in lost or needed & incomplete:
                 incomplete.add(fact.path)
-        outcome.done = [link for link, path in closure.targets.items() if path not in incomplete]
+        return [link for link, path in closure.targets.items() if path not in incomplete]
 
     def _asking_nix(self, step: str, ask: Callable[[], _T]) -> _T:
         try:

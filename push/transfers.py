@@ -45,8 +45,15 @@ ATTEMPTS = 15
 The pauses add up to 80 seconds, longer than a server takes to start again.
 """
 
+PATIENCE_SECONDS = 83.0
+"""How long all pauses of a request may be together, whatever the server asks for: as long as those
+of `ATTEMPTS`. An object that is damaged is answered as a server that is busy answers, for ever."""
+
 ATTEMPTS_ALONE = 40
 """How often a request may fail while others get through: it is at fault, not the server."""
+
+PROBE = "nix-cache-info"
+"""The key that is asked for to see whether the server answers anything at all."""
 
 FEWEST, MOST = 8, 64
 """Connections at a time: near, more of them gain nothing; farther than 60 ms, the server's memory
@@ -246,13 +253,13 @@ class Transfers:
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
         request, failures, in_a_row, seen = task.request, 0, 0, self._successes
-        alone = False
+        paused, status = 0.0, 0
         while task.wanted():
             self._window.enter()
             try:
                 answer = connection.exchange(request)
             except TransientError as error:
-                why, asked = str(error), None
+                why, asked, status = str(error), None, 0
             except BodyError as error:
                 return partial(task.failed, Failure(request.step, str(error)))
             else:
@@ -262,23 +269,51 @@ class Transfers:
                     return lambda: task.done(answer)
                 if answer.status not in TRANSIENT:
                     return self._refused(request, answer, task.failed)
-                why, asked = _status(answer), _asked_pause(answer)
-                if answer.status in (429, 503):
+                why, asked, status = _status(answer), _asked_pause(answer), answer.status
+                if status in (429, 503):
                     self._window.complained()
             finally:
                 self._window.leave()
             failures += 1
             if self._successes > seen:
-                seen, in_a_row, alone = self._successes, 1, True
+                seen, in_a_row = self._successes, 1
+                # Too many requests are never one object's fault: it only had no luck so far.
+                paused = 0.0 if status == HTTPStatus.TOO_MANY_REQUESTS else paused
             else:
                 in_a_row += 1
-            if in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE:
-                failure = Failure(request.step, f"{why}; {self._remedy_for_silence()}")
-                if not alone and not request.optional:
-                    raise PushError(failure.step, failure.what)
-                return lambda: task.failed(failure)
-            self._pause(request, why, in_a_row, asked)
+            left = PATIENCE_SECONDS - paused
+            if in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE or left <= 0:
+                return self._given_up(connection, task, why)
+            seconds = min(_pause(in_a_row, asked), left)
+            paused += seconds
+            self._wait(request, why, seconds)
         return lambda: None
+
+    def _given_up(self, connection: Connection, task: _Task, why: str) -> Callable[[], None]:
+        """Return what follows where nothing helps: the end of the push, or of this request."""
+        request, settings = task.request, self._route.settings
+        silence = f"{why}; see that the server runs and that endpoint {settings.endpoint} is right"
+        if request.optional:
+            failure = Failure(request.step, silence)
+        elif task.failed is _end or not self._is_there(connection, request.step):
+            raise PushError(request.step, silence)
+        else:
+            where = f"{request.method} {settings.bucket}/{request.key}"
+            what = f"{where}: {why}; the server answers other requests, so see its log"
+            failure = Failure(request.step, what, why)
+        return lambda: task.failed(failure)
+
+    def _is_there(self, connection: Connection, step: str) -> bool:
+        """Tell whether the server answers one request, whatever it says."""
+        self._window.enter()
+        try:
+            answer = connection.exchange(Request(step, "HEAD", PROBE))
+        except TransientError:
+            return False
+        finally:
+            self._window.leave()
+        self._note(answer)
+        return answer.status not in TRANSIENT
 
     def _note(self, answer: Answer) -> None:
         self._window.widen(self._most())
@@ -293,11 +328,8 @@ class Transfers:
             self._successes += 1
             self._written = self._written or request.method in ("PUT", "POST")
 
-    def _pause(self, request: Request, why: str, in_a_row: int, asked: float | None) -> None:
-        """Wait before the next attempt: longer each time, or for as long as the server asks."""
-        seconds = min(_LONGEST_PAUSE, 0.1 * 2 ** (in_a_row - 1))
-        if asked is not None:
-            seconds = min(_LONGEST_ASKED_PAUSE, max(asked, 0.1))
+    def _wait(self, request: Request, why: str, seconds: float) -> None:
+        """Wait before the next attempt, and say so where it is long."""
         with self._lock:
             now = time.monotonic()
             tell = seconds >= 1 and now - self._said >= 1
@@ -307,17 +339,13 @@ class Transfers:
             say(f"{request.step}: {why}, trying again in {seconds:.0f} s")
         self._closed.wait(seconds)
 
-    def _remedy_for_silence(self) -> str:
-        endpoint = self._route.settings.endpoint
-        return f"see that the server runs and that endpoint {endpoint} is right"
-
     def _refused(
         self, request: Request, answer: Answer, failed: Callable[[Failure], None]
     ) -> Callable[[], None]:
         """Return what follows from a refusal: the end of the push, or of this request."""
         error = parse_error(answer.body)
         what = _refusal(request, answer, error, self._route)
-        failure = Failure(request.step, what, f"{answer.status} {error.code}")
+        failure = Failure(request.step, what, f"{answer.status} {error.code}", refused=True)
         for_all = error.code in _FOR_ALL or answer.status in (301, 307, 308)
         with self._lock:
             self._denied += error.code == "AccessDenied" and not request.optional
@@ -392,6 +420,13 @@ def _skew(answer: Answer) -> str:
 def _status(answer: Answer) -> str:
     code = parse_error(answer.body).code
     return f"the server answers HTTP {answer.status}{code and ' '}{code}"
+
+
+def _pause(in_a_row: int, asked: float | None) -> float:
+    """Return how long to wait: longer each time, or as long as the server asks."""
+    if asked is not None:
+        return min(_LONGEST_ASKED_PAUSE, max(asked, 0.1))
+    return min(_LONGEST_PAUSE, 0.1 * 2.0 ** (in_a_row - 1))
 
 
 def _asked_pause(answer: Answer) -> float | None:

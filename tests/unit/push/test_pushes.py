@@ -665,6 +665,21 @@ def test_a_nar_that_cannot_be_copied_is_sent_again(closure: Machine, reply: Repl
     assert_whole(server, *ALL)
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_nar_that_cannot_be_copied_is_sent_again_also_where_nothing_else_is_due(
+    closure: Machine,
+) -> None:
+    server = closure.server
+    closure.push(OTHER).counts()
+    server.now += timedelta(days=1)
+    damaged = error(503, "SlowDownRead")
+    server.script = lambda seen: (
+        damaged if seen.key == nar_of(OTHER) and "x-amz-copy-source" in seen.headers else None
+    )
+    assert closure.push(OTHER).counts() == (1, 0, 0, 0, 1)
+    assert {one.modified for one in server.objects.values()} == {server.now}
+
+
 def test_a_narinfo_that_cannot_be_copied_is_written_anew(closure: Machine) -> None:
     server = closure.server
     closure.push(TOP).counts()
@@ -831,6 +846,82 @@ def test_what_a_writer_of_the_bucket_says_is_never_signed(closure: Machine) -> N
     assert server.objects[key].content.decode() == honest
 
 
+UNREADABLE: dict[str, Reply | Raw] = {
+    "damaged": error(503, "SlowDownRead"),
+    "broken": Reply(500),
+    "refused": Reply(403, {}, b"<html>"),
+    "cut off": Raw([b"HTTP/1.1 200 OK\r\nContent-Le"]),
+}
+
+
+def unlisted(server: StandIn, then: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have listings cost more than single questions; all else is answered by `then`."""
+    monkeypatch.setattr("push.inventory.worth_listing", lambda *_: False)
+
+    def script(seen: Seen) -> Reply | Raw | None:
+        prefix = seen.query.get("prefix", "")
+        if "list-type" not in seen.query or "pins" in prefix:
+            return then(seen)
+        zero = f"{prefix}{'0' * 52}"
+        return listing([(zero, Stored(b"", "0" * 32, server.now, 0))], truncated=True)
+
+    server.script = script
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("reply", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_narinfo_that_cannot_be_read_is_written_anew(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch, reply: Reply | Raw, listed: bool
+) -> None:
+    server = closure.server
+    closure.push(TOP, OTHER).counts()
+    closure.forget()
+    new = store_path("new")
+    closure.has(new)
+    victim = narinfo_key(TOOL)
+    server.seen.clear()
+    broken = only(lambda key: key == victim, reply, method="GET")
+    if listed:
+        server.script = broken
+    else:
+        unlisted(server, broken, monkeypatch)
+    ran = closure.push(TOP, OTHER, new)
+    assert ran.counts() == (2, 4, 0, 0, 1)
+    assert "push: list: 1 objects cannot be read, and are written anew: GET cache/" in ran.log
+    assert {victim, narinfo_key(new), nar_of(new)} <= set(written(server))
+    server.script = lambda _: None
+    assert_whole(server, *ALL, OTHER, new)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("reply", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_the_server_does_not_tell_of_single_objects_is_written_anew(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch, reply: Reply | Raw
+) -> None:
+    """Of narinfos that are remembered, and of NARs, it is asked for no content."""
+    server = closure.server
+    closure.push(TOP, OTHER).counts()
+    server.seen.clear()
+    victims = {narinfo_key(TOOL), nar_of(LIBC)}
+    unlisted(server, only(victims.__contains__, reply, method="HEAD"), monkeypatch)
+    assert closure.push(TOP, OTHER).counts() == (2, 3, 0, 0, 2)
+    assert victims <= set(written(server))
+    assert_whole(server, *ALL, OTHER)
+
+
+def test_a_server_that_refuses_every_object_ends_the_push(closure: Machine) -> None:
+    closure.push(TOP).counts()
+    closure.forget()
+    server = closure.server
+    server.seen.clear()
+    refused = Reply(403, {}, b"<html>blocked</html>")
+    server.script = only(lambda key: key.endswith(".narinfo"), refused, method="GET")
+    (line,) = closure.push(TOP).refused()
+    assert line.endswith(f"HTTP 403; see that an S3 server answers at endpoint {server.url}")
+    assert written(server) == []
+
+
 def test_an_evil_url_costs_nothing_but_an_upload(closure: Machine) -> None:
     server = closure.server
     closure.push(TOP).counts()
@@ -951,6 +1042,67 @@ def test_a_queue_loses_just_what_is_in_the_bucket(closure: Machine, tmp_path: Pa
     assert closure.push(options=["--queue", str(queue)]).counts()[0] == 3
     assert list(queue.iterdir()) == []
     assert closure.push(options=["--queue", str(queue)]) == Ran(0, "", "")
+
+
+@pytest.fixture
+def queued(closure: Machine) -> Path:
+    """A queue with `TOP`, which is in the bucket, and `OTHER`, which is not."""
+    closure.push(TOP).counts()
+    queue = closure.home / "queue"
+    queue.mkdir()
+    (queue / "top").symlink_to(TOP.path)
+    (queue / "other").symlink_to(OTHER.path)
+    return queue
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_narinfo_that_cannot_be_written_keeps_only_its_own_path_in_the_queue(
+    closure: Machine, queued: Path
+) -> None:
+    closure.server.script = only(lambda key: key == narinfo_key(OTHER), Reply(500))
+    log = closure.push(options=["--queue", str(queued)]).refused()
+    assert log[-1] == (
+        f"push: publish: PUT cache/{narinfo_key(OTHER)}: the server answers HTTP 500; the server "
+        "answers other requests, so see its log"
+    )
+    assert [link.name for link in queued.iterdir()] == ["other"]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_pin_that_cannot_be_read_keeps_nothing_in_the_queue(
+    closure: Machine, queued: Path
+) -> None:
+    gone = store_path("gone")
+    closure.server.put("_nixcache/pins/release", f"{gone.path}\n".encode())
+    damaged = error(503, "SlowDownRead")
+    closure.server.script = only(lambda key: key == narinfo_key(gone), damaged, method="GET")
+    log = closure.push(options=["--queue", str(queued)]).refused()
+    assert f"push: not renewed: {gone.path}" in log
+    assert list(queued.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_server_that_goes_keeps_only_in_the_queue_what_is_not_in_the_bucket(
+    closure: Machine, queued: Path
+) -> None:
+    later = store_path("later", 100, OTHER)
+    closure.has(later)
+    (queued / "later").symlink_to(later.path)
+    gone = threading.Event()
+
+    def script(seen: Seen) -> Reply | None:
+        if gone.is_set():
+            return Reply(503)
+        if seen.method == "PUT" and seen.key == narinfo_key(OTHER):
+            gone.set()
+        return None
+
+    closure.server.script = script
+    log = closure.push(options=["--queue", str(queued)]).refused()
+    assert log[-1].endswith(
+        f"see that the server runs and that endpoint {closure.server.url} is right"
+    )
+    assert [link.name for link in queued.iterdir()] == ["later"]
 
 
 def test_a_link_that_was_replaced_meanwhile_stays_in_the_queue(

@@ -15,7 +15,16 @@ import pytest
 
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure, PushError
-from push.transfers import ATTEMPTS, FEWEST, MOST, Loop, Transfers, Window
+from push.transfers import (
+    ATTEMPTS,
+    FEWEST,
+    MOST,
+    PATIENCE_SECONDS,
+    PROBE,
+    Loop,
+    Transfers,
+    Window,
+)
 from tests.unit.push.client import Client
 from tests.unit.push.conftest import Clients
 from tests.unit.push.s3_stand_in import (
@@ -131,8 +140,76 @@ def test_one_request_that_never_succeeds_is_its_own_failure(
 
     server.script = script
     bad, *good = client.outcomes([put("bad"), *(put(f"good{number}") for number in range(2000))])
-    assert str(bad.failure).startswith("publish: the server answers HTTP 500; see that")
+    assert str(bad.failure) == (
+        "publish: PUT cache/bad: the server answers HTTP 500; the server answers other requests, "
+        "so see its log"
+    )
     assert {one.said for one in good} == {"done"}
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize("reply", [Reply(503), Raw([b""]), Raw([b"nonsense\r\n"])])
+def test_one_request_that_fails_last_is_its_own_failure(
+    server: StandIn, client: Client, reply: Reply | Raw
+) -> None:
+    """Nothing else is left that could get through; so the server is asked for something else."""
+    server.script = lambda seen: reply if seen.key == "bad" else None
+    (bad,) = client.outcomes([put("bad")])
+    assert bad.said == "failed"
+    assert len(server.asked("PUT")) == ATTEMPTS
+    assert [seen.key for seen in server.asked("HEAD")] == [PROBE]
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize("reply", [Reply(503), Raw([b""])])
+def test_a_server_that_answers_nothing_well_ends_the_push_whoever_hears_it(
+    server: StandIn, client: Client, reply: Reply | Raw
+) -> None:
+    server.script = lambda _: reply
+    with pytest.raises(
+        PushError, match=f"; see that the server runs and that endpoint {server.url}"
+    ):
+        client.outcomes([put("a")])
+
+
+def test_pauses_that_the_server_asks_for_are_bounded_together(
+    server: StandIn, client: Client, pauses: list[float]
+) -> None:
+    server.script = lambda _: Reply(503, {"Retry-After": "60"})
+    with pytest.raises(PushError):
+        client.ask(get("a"))
+    assert pauses == [60.0, PATIENCE_SECONDS - 60.0]
+
+
+def test_one_object_that_is_damaged_is_waited_for_no_longer_while_others_get_through(
+    server: StandIn, client: Client, pauses: list[float]
+) -> None:
+    def script(seen: Seen) -> Reply:
+        if seen.key != "bad":
+            return Reply()
+        # Others get through between any two attempts.
+        client.transfers._succeeded(get("good"))  # noqa: SLF001
+        return Reply(503, {"Retry-After": "60"})
+
+    server.script = script
+    (bad,) = client.outcomes([put("bad")])
+    assert bad.said == "failed"
+    assert sum(pauses) == PATIENCE_SECONDS
+
+
+def test_who_asks_too_often_is_patient_while_others_get_through(
+    server: StandIn, client: Client, pauses: list[float]
+) -> None:
+    replies = iter([Reply(429, {"Retry-After": "60"})] * 5)
+
+    def script(_: Seen) -> Reply | None:
+        client.transfers._succeeded(get("good"))  # noqa: SLF001
+        return next(replies, None)
+
+    server.script = script
+    (outcome,) = client.outcomes([put("a")])
+    assert outcome.said == "done"
+    assert pauses == [60.0] * 5
 
 
 def test_pauses_grow_and_end(server: StandIn, client: Client, pauses: list[float]) -> None:
