@@ -8,7 +8,5 @@ import sys
 from push.cli import main
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
     # Threads that still wait for an answer are not waited for.
-    os._exit(code)
+    os._exit(main(sys.argv[1:]))

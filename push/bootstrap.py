@@ -268,7 +268,5 @@ def _run(sha256: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_code = _run(sys.argv[1], sys.argv[2:])
-    sys.stdout.flush()
     # Threads that still wait for an answer are not waited for.
-    os._exit(exit_code)
+    os._exit(_run(sys.argv[1], sys.argv[2:]))

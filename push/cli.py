@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from push import settings as push_settings
 from push import signals
-from push.failure import PushError, defect
-from push.progress import say
+from push.failure import OutputError, PushError, defect, shown
+from push.progress import open_streams, put, say
 from push.store import Nix
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class _Arguments:
             elif argument in ("--dry-run", "--stdin", "--help"):
                 setattr(self, argument[2:].replace("-", "_"), True)
             elif argument.startswith("-"):
-                raise _refused(f"unknown option '{argument[:40]}'; see --help")
+                raise _refused(f"unknown option '{shown(argument, 40)}'; see --help")
             else:
                 self.paths.append(argument)
         if self.dry_run + self.stdin + (self.queue is not None) > 1:
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = No
         arguments: the command line, without the program.
         standard_input: returns what standard input holds, where somebody has read it already.
     """
+    open_streams()
     try:
         return _outcome(arguments, standard_input or _standard_input)
     except Interrupted as interruption:
@@ -102,7 +103,7 @@ def _outcome(arguments: Sequence[str], standard_input: Callable[[], str]) -> int
         # Inside, so that a signal at any moment ends it in order.
         _catch_signals()
         return _run(arguments, standard_input)
-    except PushError as error:
+    except (PushError, OutputError) as error:
         return _end(str(error))
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
@@ -117,7 +118,7 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
     given = _Arguments(arguments)
     if given.help:
         text = push_settings.usage()
-        sys.stdout.write(_USAGE.format(program=_PROGRAM, settings=text))
+        put(_USAGE.format(program=_PROGRAM, settings=text).rstrip("\n"))
         return 0
     settings = push_settings.read(_config(given.config, standard_input), given.paths)
     if not settings.paths and not given.stdin and given.queue is None:
@@ -176,7 +177,7 @@ def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
     try:
         return Path(name).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
-        raise _refused(f"--config '{name}' cannot be read; name a readable file") from None
+        raise _refused(f"--config '{shown(name)}' cannot be read; name a readable file") from None
 
 
 def _standard_input() -> str:

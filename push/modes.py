@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from push.failure import Failure
-from push.progress import Summary, say
+from push.progress import Summary, put, remark, say
 from push.queue import Queue
 from push.session import Outcome, Session
 
@@ -33,7 +33,7 @@ def look(session: Session, paths: Sequence[str]) -> int:
     began = time.monotonic()
     outcome, inventory = session.look(paths)
     for one in inventory.missing:
-        sys.stderr.write(f"would push {one.path.path}, {one.path.nar_size} bytes, {one.reason}\n")
+        remark(f"would push {one.path.path}, {one.path.nar_size} bytes, {one.reason}")
     return _ended(outcome, "would push", began)
 
 
@@ -55,7 +55,7 @@ def push_lines(session: Session, tell: Tell) -> int:
         if _tell_failures(outcome, None):
             code = 1
         for line in outcome.done:
-            print(line, flush=True)
+            put(line)
     if so_far is not None:
         tell(so_far)
     return code
@@ -71,7 +71,8 @@ def _lines() -> Iterator[list[str]]:
             ended = not block
             *whole, rest = (rest + block).split(b"\n")
             whole += [rest] if ended and rest else []
-            lines += [line.decode(errors="replace").strip() for line in whole]
+            # As names of files are decoded, whose bytes they are.
+            lines += [os.fsdecode(line.strip()) for line in whole]
         lines = [line for line in lines if line]
         if lines:
             yield lines
@@ -101,7 +102,7 @@ def _ended(outcome: Outcome, verb: str, began: float) -> int:
     line = outcome.summary.line(verb, time.monotonic() - began)
     if _tell_failures(outcome, line):
         return 1
-    print(line, flush=True)
+    put(line)
     return 0
 
 

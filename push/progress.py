@@ -2,18 +2,74 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
+
+from push.failure import OutputError, shown
+
+_LONGEST_LINE = 4000
+
+
+def open_streams() -> None:
+    """Have standard input, output and error lead to nowhere where whoever starts this closed them.
+
+    A connection would be given their numbers otherwise, and Python has nothing in their place.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It is given the lowest number that is free, and those below are not.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
 
 
 def say(line: str) -> None:
-    """Write a line to standard error.
+    """Write a line to standard error, as what the push says.
 
     Raises:
         BrokenPipeError: nobody listens any more.
     """
-    sys.stderr.write(f"push: {line}\n")
-    sys.stderr.flush()
+    remark(f"push: {line}")
+
+
+def remark(line: str) -> None:
+    """Write a line to standard error, as a terminal can have it, and not without end.
+
+    A full disk keeps nobody from pushing: then it is lost.
+
+    Raises:
+        BrokenPipeError: nobody listens any more.
+    """
+    try:
+        sys.stderr.write(f"{shown(line, _LONGEST_LINE)}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return
+
+
+def put(line: str) -> None:
+    """Write a line to standard output, with the bytes that it was given in if it was.
+
+    Raises:
+        BrokenPipeError: nobody listens any more.
+        OutputError: it cannot be written.
+    """
+    try:
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"output: standard output cannot be written to ({error.strerror}); send it where it can"
+        ) from None
 
 
 def human(size: int) -> str:

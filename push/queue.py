@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from push.failure import Failure, PushError
+from push.failure import Failure, PushError, shown
 
 
 class Queue:
@@ -31,7 +31,7 @@ class Queue:
         for _, place, target in found:
             if target is None:
                 self.strange[str(place)] = Failure(
-                    "list", f"'{place}' is no link; move it out of the queue", "no link"
+                    "list", f"'{shown(str(place))}' is no link; move it out of the queue", "no link"
                 )
             else:
                 self._links.setdefault(target, []).append(place)
@@ -70,6 +70,6 @@ class Queue:
     def _unusable(self, how: str, error: OSError) -> PushError:
         return PushError(
             "settings",
-            f"--queue '{self._directory}' cannot be {how} ({error.strerror}); name a directory of "
-            "this user's own",
+            f"--queue '{shown(str(self._directory))}' cannot be {how} ({error.strerror}); name a "
+            "directory of this user's own",
         )

@@ -15,7 +15,7 @@ from push import VERSION
 from push.beside import Beside
 from push.bucket import Bucket
 from push.connection import Route
-from push.failure import Failure, PushError
+from push.failure import Failure, PushError, shown
 from push.inventory import (
     LOGS,
     FirstLook,
@@ -288,9 +288,8 @@ class Session:
             except UnknownPathError as error:
                 outcome.unpushed[link] = Failure("list", f"{error}; build it, or correct the path")
             except OSError as error:
-                outcome.unpushed[link] = Failure(
-                    "list", f"'{link}' cannot be followed ({error.strerror}); correct the path"
-                )
+                what = f"'{shown(link)}' cannot be followed ({error.strerror}); correct the path"
+                outcome.unpushed[link] = Failure("list", what)
         found, invalid = self._closures(list(dict.fromkeys(targets.values())))
         for link, path in list(targets.items()):
             if path in invalid:

@@ -24,7 +24,7 @@ from formats.keys import PublicKey
 from formats.narinfo import NarInfo, fingerprint, is_signature
 from formats.nix32 import sha256_to_nix32
 from formats.store_path import STORE_DIR, is_store_path
-from push.failure import PushError
+from push.failure import PushError, shown
 
 _MOST_LINKS = 64
 _BEGUN = 2
@@ -117,12 +117,12 @@ def follow_link(link: str, store_dir: str = STORE_DIR) -> str:
         found = _first_link(path)
         links += 1
         if found is None or links > _MOST_LINKS:
-            raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
+            raise UnknownPathError(f"'{shown(link)}' is neither a store path nor a link to one")
         place, rest = found
         path = _normal(place.parent / place.readlink() / rest)
     store_path = "/".join(path.split("/")[: store_dir.count("/") + 2])
     if not is_store_path(store_path, store_dir):
-        raise UnknownPathError(f"'{_shown(link)}' is neither a store path nor a link to one")
+        raise UnknownPathError(f"'{shown(link)}' is neither a store path nor a link to one")
     return store_path
 
 
@@ -399,10 +399,10 @@ def error_in(text: str) -> str:
         if line.startswith(("Exception: ", "terminating due to unexpected", "what(): "))
     ]
     if crashes:
-        return _shown(crashes[0], 600)
+        return shown(crashes[0], 600)
     starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
     told = " ".join(lines[starts[0] :]) if starts else (lines[-1] if lines else "nix failed")
-    return _shown(told.removeprefix("error:").strip(), 600)
+    return shown(told.removeprefix("error:").strip(), 600)
 
 
 def _without_content_address(narinfo: NarInfo) -> NarInfo:
@@ -505,7 +505,3 @@ def references_first(paths: Mapping[str, StorePath]) -> list[StorePath]:
 def _needed(paths: Mapping[str, StorePath], path: str) -> Iterator[str]:
     needed = (f"{STORE_DIR}/{name}" for name in paths[path].references)
     return iter([one for one in needed if one != path and one in paths])
-
-
-def _shown(text: str, length: int = 200) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])

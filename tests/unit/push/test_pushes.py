@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +28,7 @@ from formats.nix32 import nix32_encode
 from formats.signing import SecretKey, verified_by
 from push import cli
 from push.inventory import narinfo_key
+from push.progress import say
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import graphs, store_path
@@ -959,13 +963,11 @@ def test_lines_are_acknowledged_while_more_may_come(
     closure: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()
-    acknowledged = io.StringIO()
     done = threading.Event()
 
-    class Output(io.StringIO):
+    class Output(io.BytesIO):
         def flush(self) -> None:
-            if self.getvalue().endswith("\n"):
-                acknowledged.write(self.getvalue())
+            if self.getvalue().endswith(b"\n"):
                 done.set()
 
     def feed() -> None:
@@ -979,13 +981,36 @@ def test_lines_are_acknowledged_while_more_may_come(
     with os.fdopen(reader) as standard_input:
         monkeypatch.setattr(sys, "stdin", standard_input)
         output = Output()
-        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output))
         thread = threading.Thread(target=feed)
         thread.start()
         assert closure.push(options=["--stdin"]).code == 0
         thread.join()
-        assert output.getvalue().splitlines() == [OTHER.path] * 2 + [TOP.path]
+        assert output.getvalue().decode().splitlines() == [OTHER.path] * 2 + [TOP.path]
     assert_whole(closure.server, *ALL, OTHER)
+
+
+@pytest.mark.parametrize("name", ["r→sult".encode(), b"r\xffsult", b"\xc3\xa0", b"\x1b[31m"])
+def test_a_line_is_written_again_with_its_bytes_whatever_the_locale(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    line = os.fsencode(closure.home) + b"/" + name
+    os.symlink(OTHER.path, line)  # noqa: PTH211 (`Path` takes no bytes)
+    reader, writer = os.pipe()
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="iso-8859-1"))
+    with os.fdopen(reader) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        with os.fdopen(writer, "wb") as given:
+            given.write(b" " + line + b"\r\nx\0y\n")
+        ran = closure.push(options=["--stdin"])
+    assert ran.code == 1
+    assert ran.log.splitlines() == [
+        "push: upload: 1 of 1 paths, 100 B of 100 B",
+        "push: list: 'x?y' is neither a store path nor a link to one; build it, or correct the "
+        "path",
+    ]
+    assert output.getvalue() == line + b"\n"
 
 
 def test_what_was_proven_long_ago_is_looked_for_again(
@@ -1156,6 +1181,126 @@ def test_nothing_to_push_is_refused(machine: Machine) -> None:
     assert machine.push().refused() == [
         "push: settings: nothing to push; give a store path, or a link to one"
     ]
+
+
+def full_disk(encoding: str = "utf-8") -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO("/dev/full", "w")), encoding=encoding, line_buffering=True
+    )
+
+
+def drop(stream: io.TextIOWrapper) -> None:
+    """Close a stream with what it could not write."""
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_result_that_cannot_be_written_is_one_sentence_and_no_defect(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    full = full_disk()
+    monkeypatch.setattr(sys, "stdout", full)
+    ran = closure.push(OTHER, options=options)
+    drop(full)
+    assert ran.code == 1
+    assert ran.log.splitlines()[-1] == (
+        "push: output: standard output cannot be written to (No space left on device); send it "
+        "where it can"
+    )
+    assert "defect" not in ran.log
+    if not options:
+        assert_whole(closure.server, OTHER)
+        status = closure.server.objects["_nixcache/status/builder"].content
+        assert json.loads(status)["failures"] == 0
+
+
+def test_progress_that_cannot_be_written_keeps_nothing_from_being_pushed(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = full_disk()
+    monkeypatch.setattr(sys, "stderr", full)
+    assert closure.push(OTHER).counts() == (1, 0, 0, 0, 0)
+    drop(full)
+
+
+def test_standard_error_that_is_closed_keeps_nothing_from_being_pushed(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert closure.push(OTHER).counts() == (1, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">&-", 0, ""),
+        (
+            ">/dev/full",
+            1,
+            "push: output: standard output cannot be written to (No space left on device); send it "
+            "where it can\n",
+        ),
+    ],
+)
+def test_a_program_ends_in_order_wherever_its_output_goes(where: str, code: int, said: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'"$0" -m push --help {where}', sys.executable],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (code, said)
+    assert ran.stdout.isascii()
+    assert bool(ran.stdout) == (where == "")
+
+
+def test_no_connection_is_given_the_number_of_a_stream_that_was_closed() -> None:
+    program = (
+        "import os, sys; from push.progress import open_streams; open_streams(); "
+        "files = sys.stdin, sys.stdout, sys.stderr; "
+        "[one.fileno() for one in files]; os._exit(os.open('/', os.O_RDONLY) < 3)"
+    )
+    ran = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, program],
+        cwd=Path(__file__).parents[3],
+        check=False,
+    )
+    assert ran.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "\u202e", "x" * 100_000 + "\x1b[31m"])
+def test_nothing_that_is_given_moves_a_terminal(closure: Machine, name: str) -> None:
+    """A branch's name is a path's on a forge, and its log is shown in colours."""
+    queue = closure.home / name[:50]
+    queue.mkdir()
+    (queue / f"{name[-50:]}").touch()
+    (closure.home / "file").touch()
+    runs = [
+        closure.push(f"{closure.home}/file/{name}"),
+        closure.push(f"{closure.home}/{name}"),
+        closure.push(f"{closure.home}/file/x", options=["--config", name]),
+        closure.push(options=["--queue", str(queue)]),
+        closure.push(options=["--queue", f"{queue}/{name}"]),
+        closure.push(options=[f"--{name}"]),
+    ]
+    for ran in runs:
+        (line,) = ran.refused()
+        assert line.isprintable()
+        assert len(line) < 600
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "a\u202eb", "\udcff", "x" * 1_000_000])
+def test_whatever_is_said_is_a_line_that_a_terminal_can_have(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(text)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert len(line) <= 4000
 
 
 def test_help_is_told_without_settings(machine: Machine) -> None:
