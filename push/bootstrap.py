@@ -20,6 +20,7 @@ import hmac
 import io
 import marshal
 import os
+import signal
 import sys
 import time
 from datetime import datetime, timezone
@@ -31,6 +32,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from http.client import HTTPResponse
     from urllib.request import Request
 
@@ -102,7 +104,7 @@ def _fetched(settings: str) -> bytes:
     where = f"{_setting(settings, 'bucket')}/{KEY}"
     for pause in (*PAUSES, None):
         try:
-            with opener.open(_request(settings), timeout=30) as answer:
+            with _in_time(), opener.open(_request(settings), timeout=30) as answer:
                 status, body = answer.status, _body(answer)
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
@@ -112,7 +114,8 @@ def _fetched(settings: str) -> bytes:
                     "caCertificateFile to what signed the certificate of the server"
                 ) from None
             told = (
-                f"Failed to connect to the server: {reason}; see that this machine reaches it at "
+                f"Failed to connect to the server: {str(reason)[:200]}; "
+                "see that this machine reaches it at "
             )
             told += _setting(settings, "endpoint")
             again = True
@@ -128,15 +131,31 @@ def _fetched(settings: str) -> bytes:
     raise AssertionError
 
 
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """Give up an answer that does not end, its head included: each byte is waited for anew."""
+
+    def late(*_: object) -> None:
+        raise OSError("the answer does not end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _body(answer: HTTPResponse) -> bytes:
-    """Return an answer's body, if it comes whole, soon, and within bounds."""
-    size, content, until = answer.length, b"", time.monotonic() + _SECONDS
+    """Return an answer's body, if it comes whole and within bounds."""
+    size, content = answer.length, b""
     while size is None or len(content) < size:
         block = answer.read1(1 << 16)
         if not block:
             break
         content += block
-        if len(content) > _LARGEST or time.monotonic() > until:
+        if len(content) > _LARGEST:
             raise OSError("the answer does not end")
     if size is not None and len(content) < size:
         raise OSError("the connection broke before the answer was whole")
@@ -256,7 +275,8 @@ def _run(sha256: str, arguments: list[str]) -> int:
     try:
         codes = _codes(settings, sha256)
     except _FetchError as error:
-        sys.stderr.write(f"push: fetch: {error}\n")
+        told = "".join(one if one.isprintable() else "?" for one in str(error))
+        sys.stderr.write(f"push: fetch: {told}\n")
         return 1
     except Exception as error:  # noqa: BLE001 (what it says may be secret)
         sys.stderr.write(f"push: fetch: defect: {type(error).__name__}; report this line\n")

@@ -8,11 +8,13 @@ import hashlib
 import io
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -144,17 +146,48 @@ def test_an_answer_that_does_not_end_is_given_up(
     assert refused(loaded, server).startswith("Failed to connect to the server: ")
 
 
-def test_an_answer_that_drips_is_given_up(loaded: Loaded, server: StandIn) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 100 Continue\r\n",
+    ],
+    ids=["a length", "to the end", "a header", "one before it"],
+)
+def test_an_answer_that_drips_is_given_up(loaded: Loaded, server: StandIn, head: bytes) -> None:
     over = threading.Event()
 
-    def drip() -> Raw:
-        blocks = iter(lambda: b"x" if not over.wait(0.01) else b"", b"")
-        return Raw(itertools.chain([b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"], blocks))
+    def drip() -> Iterator[bytes]:
+        yield head
+        until = time.monotonic() + 2
+        while not over.wait(0.01) and time.monotonic() < until:
+            yield b"x"
 
-    server.script = lambda _: drip()
+    server.script = lambda _: Raw(drip())
     loaded["_SECONDS"] = 0.1
+    before = signal.getsignal(signal.SIGALRM)
     assert "the answer does not end" in refused(loaded, server)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is before
     over.set()
+
+
+def test_what_a_server_says_moves_no_terminal(
+    loaded: Loaded,
+    server: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.script = lambda _: Raw([b"\x1b]0;owned\x07" + b"x" * 60_000 + b"\r\n"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(settings_of(server)))
+    assert loaded["_run"]("0" * 64, []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("push: fetch: Failed to connect to the server: ")
+    assert line.endswith(f"; see that this machine reaches it at {server.url}")
+    assert line.isprintable()
+    assert len(line) < 400
 
 
 def test_nobody_who_listens_is_named(loaded: Loaded, server: StandIn) -> None:
