@@ -345,6 +345,15 @@ class Look:
         return Inventory(whole, missing, nars, self._root)
 
 
+def list_page(bucket: Bucket, listed: Listed) -> Listing:
+    """Return the first page of a listing.
+
+    Raises:
+        PushError: as `FirstLook.listings`.
+    """
+    return _listing(bucket.gather([bucket.page(listed)])[0])
+
+
 def list_logs(bucket: Bucket, first: Listing, looks: int) -> dict[str, Present] | None:
     """Return the build logs in a bucket; None where so many looks at single ones cost less.
 

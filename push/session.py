@@ -24,6 +24,7 @@ from push.inventory import (
     Look,
     facts,
     list_logs,
+    list_page,
     narinfo_key,
     parsed,
     verify_key,
@@ -162,13 +163,17 @@ class Session:
         outcome = Outcome(Summary())
         self.done = []
         # Standard input may name builds all day long: once a day is enough for pins.
-        pinned = self._settings.renew and self._pins_on != today(self._transfers)
+        pinned = self._pins_are_due()
         # The server's answer comes while Nix is asked.
         logs = [LOGS] if self._settings.logs else []
         first = FirstLook(self._bucket, *logs, *([PINS] if pinned else []))
         closure = self._list(given, outcome)
         failures: dict[str, Failure] = {}
-        pins = read_pins(self._bucket, first.others()[-1], failures) if pinned else []
+        # Which day it is, they tell: midnight may have gone by since the last answers.
+        others = first.others()
+        if not pinned and self._pins_are_due():
+            others, pinned = [*others, list_page(self._bucket, PINS)], True
+        pins = read_pins(self._bucket, others[-1], failures) if pinned else []
         closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
         outcome.own, outcome.own_bytes = len(own), sum(path.nar_size for path in own)
@@ -180,7 +185,7 @@ class Session:
         )
         if inventory is not None:
             if logs:
-                inventory.logs = list_logs(self._bucket, first.others()[0], len(left))
+                inventory.logs = list_logs(self._bucket, others[0], len(left))
             beside.publish(inventory)
             try:
                 self._publish(inventory, outcome)
@@ -269,6 +274,9 @@ class Session:
             failures = renewal.failures
         self._pins_on = day
         return failures
+
+    def _pins_are_due(self) -> bool:
+        return self._settings.renew and self._pins_on != today(self._transfers)
 
     def _forget_old_proofs(self) -> None:
         """Look again for what was found long ago: standard input may stay open for weeks."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +30,7 @@ from formats.signing import SecretKey, verified_by
 from push import cli
 from push.inventory import narinfo_key
 from push.progress import say
+from push.session import Session
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import graphs, store_path
@@ -1041,6 +1043,46 @@ def test_what_was_proven_long_ago_is_looked_for_again(
     assert narinfo_key(OTHER) in pushes[0]
     assert pushes[1] == set()
     assert narinfo_key(OTHER) in pushes[2]
+
+
+def test_a_line_just_after_midnight_begins_leases_anew(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which day it is, the server tells with its first answer to this line, not to the last one."""
+    server = closure.server
+    closure.push(TOP).counts()
+    server.put("_nixcache/pins/release", f"{TOP.path}\n".encode())
+    closure.nix.paths.clear()
+    closure.has(OTHER)
+    listed = threading.Event()
+    as_usual = Session._list  # noqa: SLF001
+
+    def nix_is_faster(*given: Any) -> object:
+        found = as_usual(*given)
+        listed.set()
+        return found
+
+    def script(seen: Seen) -> None:
+        if "list-type" in seen.query:
+            listed.wait(60)
+
+    renewed: list[set[datetime]] = []
+
+    def lines() -> Iterator[list[str]]:
+        yield [OTHER.path]
+        server.now += timedelta(days=1)
+        listed.clear()
+        yield [OTHER.path]
+        renewed.append(
+            {one.modified for key, one in server.objects.items() if "_nixcache/" not in key}
+        )
+
+    monkeypatch.setattr(Session, "_list", nix_is_faster)
+    monkeypatch.setattr("push.modes._lines", lines)
+    server.script = script
+    ran = closure.push(options=["--stdin"])
+    assert ran.output.splitlines() == [OTHER.path] * 2
+    assert renewed == [{server.now}]
 
 
 def test_a_queue_loses_just_what_is_in_the_bucket(closure: Machine, tmp_path: Path) -> None:
