@@ -24,7 +24,6 @@ _PUSH = Path(push.__file__).parent
 _FORMATS = Path(formats.__file__).parent
 _LEFT_OUT = frozenset(
     {
-        "formats/printable.py",
         "formats/signing.py",
         "push/bootstrap.py",
         "push/ci_job.py",

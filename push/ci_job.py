@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.printable import printable
 from formats.store_path import STORE_DIR
 from push import signals
 from push.failure import PushError, defect
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
                 return _Job(environment).finish(arguments[1:])
     except PushError as error:
         # The names in it are those of a file, which is anybody's.
-        say(_printable(str(error)))
+        say(printable(str(error)))
         return 1
     except KeyboardInterrupt:
         say("interrupted; what was not pushed is not in the cache")
@@ -421,7 +422,7 @@ class _Job:
             with contextlib.suppress(FileNotFoundError):
                 if link.lstat().st_uid not in (0, os.getuid()):
                     link.unlink()
-                    say(_printable(f"'{link}' is another user's; it is removed, and not pushed"))
+                    say(printable(f"'{link}' is another user's; it is removed, and not pushed"))
         return self._push(["--queue", str(self._queue)])
 
     def _push(self, arguments: Sequence[str]) -> int:
@@ -435,10 +436,6 @@ class _Job:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 push.wait(_SECONDS_TO_END)
             push.kill()
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _make_directory(path: Path, mode: int) -> None:

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from formats.printable import printable
 from push import settings as push_settings
 from push import signals
-from push.failure import OutputError, PushError, defect, shown
+from push.failure import OutputError, PushError, defect
 from push.progress import open_streams, put, say
 from push.store import Nix
 
@@ -70,7 +71,7 @@ class _Arguments:
             elif argument in ("--dry-run", "--stdin", "--help"):
                 setattr(self, argument[2:].replace("-", "_"), True)
             elif argument.startswith("-"):
-                raise _refused(f"unknown option '{shown(argument, 40)}'; see --help")
+                raise _refused(f"unknown option '{printable(argument, 40)}'; see --help")
             else:
                 self.paths.append(argument)
         if self.dry_run + self.stdin + (self.queue is not None) > 1:
@@ -177,7 +178,9 @@ def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
     try:
         return Path(name).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
-        raise _refused(f"--config '{shown(name)}' cannot be read; name a readable file") from None
+        raise _refused(
+            f"--config '{printable(name, 200)}' cannot be read; name a readable file"
+        ) from None
 
 
 def _standard_input() -> str:

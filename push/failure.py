@@ -43,11 +43,6 @@ class OutputError(Exception):
     """What the push says cannot be written; what it did is done."""
 
 
-def shown(text: str, length: int = 200) -> str:
-    """Return the beginning of what somebody gave, as a terminal can have it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
-
-
 def defect(error: BaseException) -> str:
     """Return a line about what nobody foresaw: what it is and where, and none of what it says.
 

@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from push.failure import OutputError, shown
+from formats.printable import printable
+from push.failure import OutputError
 
 _LONGEST_LINE = 4000
 
@@ -46,7 +47,7 @@ def remark(line: str) -> None:
         BrokenPipeError: nobody listens any more.
     """
     try:
-        sys.stderr.write(f"{shown(line, _LONGEST_LINE)}\n")
+        sys.stderr.write(f"{printable(line, _LONGEST_LINE)}\n")
         sys.stderr.flush()
     except BrokenPipeError:
         raise

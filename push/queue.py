@@ -7,7 +7,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from push.failure import Failure, PushError, shown
+from formats.printable import printable
+from push.failure import Failure, PushError
 
 
 class Queue:
@@ -31,7 +32,9 @@ class Queue:
         for _, place, target in found:
             if target is None:
                 self.strange[str(place)] = Failure(
-                    "list", f"'{shown(str(place))}' is no link; move it out of the queue", "no link"
+                    "list",
+                    f"'{printable(str(place), 200)}' is no link; move it out of the queue",
+                    "no link",
                 )
             else:
                 self._links.setdefault(target, []).append(place)
@@ -70,6 +73,6 @@ class Queue:
     def _unusable(self, how: str, error: OSError) -> PushError:
         return PushError(
             "settings",
-            f"--queue '{shown(str(self._directory))}' cannot be {how} ({error.strerror}); name a "
+            f"--queue '{printable(str(self._directory), 200)}' cannot be {how} ({error.strerror}); name a "
             "directory of this user's own",
         )

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from formats.printable import printable
 from formats.push_status import PushStatus
 from formats.store_path import STORE_DIR
 from push import VERSION
 from push.beside import Beside
 from push.bucket import Bucket
 from push.connection import Route
-from push.failure import Failure, PushError, shown
+from push.failure import Failure, PushError
 from push.inventory import (
     LOGS,
     FirstLook,
@@ -296,7 +297,7 @@ class Session:
             except UnknownPathError as error:
                 outcome.unpushed[link] = Failure("list", f"{error}; build it, or correct the path")
             except OSError as error:
-                what = f"'{shown(link)}' cannot be followed ({error.strerror}); correct the path"
+                what = f"'{printable(link, 200)}' cannot be followed ({error.strerror}); correct the path"
                 outcome.unpushed[link] = Failure("list", what)
         found, invalid = self._closures(list(dict.fromkeys(targets.values())))
         for link, path in list(targets.items()):

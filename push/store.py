@@ -23,8 +23,9 @@ from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo, fingerprint, is_signature
 from formats.nix32 import sha256_to_nix32
+from formats.printable import printable
 from formats.store_path import STORE_DIR, is_store_path
-from push.failure import PushError, shown
+from push.failure import PushError
 
 _MOST_LINKS = 64
 _BEGUN = 2
@@ -117,12 +118,16 @@ def follow_link(link: str, store_dir: str = STORE_DIR) -> str:
         found = _first_link(path)
         links += 1
         if found is None or links > _MOST_LINKS:
-            raise UnknownPathError(f"'{shown(link)}' is neither a store path nor a link to one")
+            raise UnknownPathError(
+                f"'{printable(link, 200)}' is neither a store path nor a link to one"
+            )
         place, rest = found
         path = _normal(place.parent / place.readlink() / rest)
     store_path = "/".join(path.split("/")[: store_dir.count("/") + 2])
     if not is_store_path(store_path, store_dir):
-        raise UnknownPathError(f"'{shown(link)}' is neither a store path nor a link to one")
+        raise UnknownPathError(
+            f"'{printable(link, 200)}' is neither a store path nor a link to one"
+        )
     return store_path
 
 
@@ -399,10 +404,10 @@ def error_in(text: str) -> str:
         if line.startswith(("Exception: ", "terminating due to unexpected", "what(): "))
     ]
     if crashes:
-        return shown(crashes[0], 600)
+        return printable(crashes[0], 600)
     starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
     told = " ".join(lines[starts[0] :]) if starts else (lines[-1] if lines else "nix failed")
-    return shown(told.removeprefix("error:").strip(), 600)
+    return printable(told.removeprefix("error:").strip(), 600)
 
 
 def _without_content_address(narinfo: NarInfo) -> NarInfo:
