@@ -17,10 +17,9 @@ OWNER = ".placed-by"
 # $1 is the directory, $2 who places, the rest are the files' names. Each gets one line of standard
 # input. A reader sees the old file or the new one, never a part. The directory becomes root's
 # alone, so it must be one that was made for this: not there, empty, or this program's already. One
-# that others may write to, or where a file system is mounted, somebody uses, empty or not. It is
-# looked at from within: whoever owns what it lies in may put another in its place meanwhile. A
-# full disk has left .placed-by empty where it was written at once, and then it is nobody's. `ls`
-# and `df -P` say so everywhere, as `stat` does not; where there is no `df`, nothing is mounted.
+# that others may write to somebody uses, empty or not. It is looked at from within: whoever owns
+# what it lies in may put another in its place meanwhile. A full disk has left .placed-by empty
+# where it was written at once, and then it is nobody's.
 _PLACE = f"""\
 set -eu
 fail() {{
@@ -47,9 +46,6 @@ else
   case $(ls -ld .) in
     ?????w* | ????????w*) fail "others may write to $directory; name a directory of its own" ;;
   esac
-  mounted=$(df -P . 2>/dev/null) || mounted=
-  [ "${{mounted##* }}" != "$(pwd -P)" ] ||
-    fail "a file system is mounted at $directory; name a directory of its own in it"
   set -f
   for file in $(ls -A); do
     name=${{file#.}}

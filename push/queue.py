@@ -73,6 +73,6 @@ class Queue:
     def _unusable(self, how: str, error: OSError) -> PushError:
         return PushError(
             "settings",
-            f"--queue '{printable(str(self._directory), 200)}' cannot be {how} ({error.strerror}); name a "
-            "directory of this user's own",
+            f"--queue '{printable(str(self._directory), 200)}' cannot be {how} "
+            f"({error.strerror}); name a directory of this user's own",
         )

@@ -297,7 +297,8 @@ class Session:
             except UnknownPathError as error:
                 outcome.unpushed[link] = Failure("list", f"{error}; build it, or correct the path")
             except OSError as error:
-                what = f"'{printable(link, 200)}' cannot be followed ({error.strerror}); correct the path"
+                named = printable(link, 200)
+                what = f"'{named}' cannot be followed ({error.strerror}); correct the path"
                 outcome.unpushed[link] = Failure("list", what)
         found, invalid = self._closures(list(dict.fromkeys(targets.values())))
         for link, path in list(targets.items()):

@@ -59,16 +59,6 @@ def sh(tmp_path: Path, line: str, uid: int = 0) -> subprocess.CompletedProcess[s
     )
 
 
-def df(tmp_path: Path, answer: str | None) -> None:
-    """Put a `df` before others that has such a line for whatever it is asked, or fails."""
-    programs = tmp_path / "programs"
-    programs.mkdir(exist_ok=True)
-    head = "Filesystem 1024-blocks Used Available Capacity Mounted on"
-    lines = "exit 1" if answer is None else f"echo '{head}'\necho '{answer}'"
-    (programs / "df").write_text(f"#!/bin/sh\n{lines}\n")
-    (programs / "df").chmod(0o755)
-
-
 def test_secrets_are_on_standard_input_only(engine: RecordingMocks) -> None:
     declare(command.remote.ConnectionArgs(host="builder", host_key=HOST_KEY))
     inputs = engine.inputs("command:remote:Command")
@@ -318,40 +308,9 @@ def test_a_directory_that_others_may_write_to_is_left_as_it_is(tmp_path: Path, m
     assert list(directory.iterdir()) == []
 
 
-@pytest.mark.parametrize("capacity", ["7%", "-"])
-def test_a_directory_where_a_file_system_is_mounted_is_left_as_it_is(
-    tmp_path: Path, capacity: str
-) -> None:
-    directory = tmp_path / "keys"
-    directory.mkdir(mode=0o750)
-    mode = directory.stat().st_mode
-    df(tmp_path, f"ramfs 100 7 93 {capacity} {directory}")
-    placed = sh(tmp_path, place_command(str(directory), OWNER))
-    assert placed.returncode == 1
-    assert placed.stderr == (
-        f"credentialsDirectory: a file system is mounted at {directory}; name a directory of its "
-        "own in it\n"
-    )
-    assert directory.stat().st_mode == mode
-    assert list(directory.iterdir()) == []
-    # One in it is one of its own.
-    assert sh(tmp_path, place_command(str(directory / "own"), OWNER)).returncode == 0
-
-
-@pytest.mark.parametrize("answer", ["/dev/vda1 100 7 93 7% /", "map auto_home 0 0 0 100% /x", None])
-def test_a_directory_of_its_own_is_taken_wherever_it_lies(
-    tmp_path: Path, answer: str | None
-) -> None:
-    directory = tmp_path / "own"
-    directory.mkdir(mode=0o755)
-    df(tmp_path, answer)
-    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
-
-
 def test_a_directory_that_is_this_programs_already_may_be_where_it_is(tmp_path: Path) -> None:
     directory = tmp_path / "own"
     assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
     directory.chmod(0o770)
-    df(tmp_path, f"tmpfs 100 7 93 7% {directory}")
     assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
     assert directory.stat().st_mode & 0o777 == 0o700
