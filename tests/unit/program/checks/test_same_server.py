@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
 
-from formats.narinfo import NarInfo
 from formats.signing import SecretKey
 from program.checks import removal, same_server
 from program.checks.bucket_settings import Lifecycle
@@ -19,6 +17,7 @@ from program.outputs.machines import ClientConfiguration
 from program.settings.reader import SettingError
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
+from tests.unit.program.checks.test_adoption import narinfo
 
 OURS, THEIRS = SecretKey.generate("cache.test-1"), SecretKey.generate("cache.test-1")
 INFO = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n"
@@ -27,18 +26,6 @@ INFO = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n"
 def page(key: SecretKey) -> bytes:
     client = ClientConfiguration("https://x/nix-cache", [str(key.public_key)], None)
     return landing_page(client, 7).encode()
-
-
-def narinfo(*keys: SecretKey) -> bytes:
-    unsigned = NarInfo(
-        store_path="/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting",
-        url=f"nar/{'1' * 52}.nar.zst",
-        compression="zstd",
-        nar_hash=f"sha256:{'0' * 52}",
-        nar_size=1,
-    )
-    signatures = tuple(key.sign(unsigned.fingerprint) for key in keys)
-    return replace(unsigned, signatures=signatures).format().encode()
 
 
 def recorded(*, bucket: str | None = "nix-cache", user: str | None = None) -> Recorded:
