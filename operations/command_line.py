@@ -7,6 +7,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ INTERRUPTED, UNHEARD = 130, 141
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 _SECONDS_BETWEEN_PROGRESS = 2.0
+_A_MOMENT = 0.05
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(operation: Callable[[], int]) -> int:
     """Run an operation; return its exit code, or say in one sentence why it could not run."""
+    sys.unraisablehook = _unraisable
     try:
         code = operation()
         # What it printed is told only now: to nobody, where whoever read it has gone.
@@ -92,6 +95,19 @@ def run(operation: Callable[[], int]) -> int:
         print("\ninterrupted; run the command again to go on", file=sys.stderr)
         return INTERRUPTED
     return CANNOT_RUN
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Interrupt again a moment later where Python has thrown the interruption away.
+
+    So it does with what is raised while an object goes.
+    """
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(_A_MOMENT, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def plain(text: str) -> str:

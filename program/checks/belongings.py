@@ -38,6 +38,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     lifecycle = server.lifecycle(settings.bucket)
     mine = recorded.bucket == settings.bucket
     same_server.check(settings, server, recorded)
+    if not settings.given_users:
+        ownership.check_moved(settings, server, recorded)
     _check_bucket(settings, server, recorded, exists=lifecycle is not None)
     if settings.given_users:
         given_users.check_recorded(settings, recorded)

@@ -51,6 +51,33 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     _check_taken(settings, admin, taken)
 
 
+def check_moved(settings: Settings, server: Server, recorded: Recorded) -> None:
+    """Refuse a server at another endpoint that lacks a user or a policy that the state has.
+
+    The engine would leave what the state has as it is, and say that all is done.
+
+    Raises:
+        SettingError: one is not there.
+        ServerError: no answer, or the server refuses the deploying user.
+    """
+    if recorded.endpoint in (None, str(settings.endpoint)):
+        return
+    admin = Admin(server)
+    admin.check()
+    for what, names, there in (
+        ("policy", recorded.policies.keys(), admin.policy),
+        ("user", recorded.users, admin.user_status),
+    ):
+        for name in sorted(names):
+            if there(name) is None:
+                raise SettingError(
+                    "endpoint",
+                    str(settings.endpoint),
+                    f"the server there has the bucket, and not this stack's {what} {name}; "
+                    f"make repair STACK={pulumi.get_stack()} puts it right",
+                )
+
+
 def _check_roles(settings: Settings, recorded: Recorded) -> None:
     """Refuse to give a builder the reader's user, or the reader a builder's, in one deployment.
 

@@ -162,7 +162,6 @@ EXECUTED = {
     "test_long_life.py::move": (
         "mc mb new/nix-cache && mc mirror old/nix-cache new/nix-cache",
         "pulumi config set endpoint https://s3.new.homelab.local",
-        "pulumi config rm adoptBucket",
     ),
     "test_status.py::test_where_builders_may_not_tell_a_refresh_gives_them_the_right": (
         "run pulumi up --refresh to give builders that right",

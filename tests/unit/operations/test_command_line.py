@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from operations.command_line import CANNOT_RUN, UNHEARD, interruptible, run
+from operations.command_line import CANNOT_RUN, INTERRUPTED, UNHEARD, interruptible, run
 from operations.pulumi_cli import OperationError
 from tests.unit.configuration import PROJECT_ROOT
 
@@ -21,6 +21,36 @@ import sys
 from operations.command_line import run
 sys.exit(run(lambda: print("x" * int(sys.argv[1])) or 0))
 """
+
+
+GOES = """\
+import signal, sys, time
+from operations.command_line import run
+
+class Going:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def operation():
+    going = [Going()]
+    del going[0]
+    for _ in range(600):
+        time.sleep(0.1)
+    return 0
+
+sys.exit(run(operation))
+"""
+
+
+def test_an_interruption_that_comes_while_an_object_goes_is_heard() -> None:
+    command = ["env", "--default-signal=INT", sys.executable, "-c", GOES]
+    done = subprocess.run(
+        command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (
+        INTERRUPTED,
+        "\ninterrupted; run the command again to go on\n",
+    )
 
 
 def talking(letters: int, output: int) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import pytest
 from components.access import read_policy, write_policy
 from program.checks import ownership
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
+from program.checks.recorded import BUILDERS, POLICY, READER, SERVER, USER, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -110,6 +110,34 @@ def test_what_the_state_has_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(FakeServer, "policy", None)
     state = {**made(BUILDERS, USER, "alice"), **made(BUILDERS, POLICY, "nix-cache-write")}
     check(monkeypatch, FakeServer(), Recorded(state))
+
+
+def test_a_server_at_another_endpoint_has_the_users_and_policies_that_the_state_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    provider = {"minioServer": "before:9000", "minioSsl": "true"}
+    state = {
+        **made(BUILDERS, USER, "alice"),
+        **made(BUILDERS, POLICY, "nix-cache-write"),
+        "urn:server": {"type": SERVER, "outputs": provider},
+    }
+
+    def moved(server: FakeServer, **changes: Any) -> None:
+        monkeypatch.setattr(ownership, "Admin", lambda _: server)
+        use_recording_mocks()
+        settings = parse(configuration(**changes))
+        there = Server("s3", True, "us-east-1", "pulumi", "password", None)
+        ownership.check_moved(settings, there, Recorded(state))
+
+    policies = {"nix-cache-write": "{}"}
+    moved(FakeServer({"alice": SECRET}, policies=policies))
+    for server, lacks in (
+        (FakeServer(policies=policies), "user alice"),
+        (FakeServer({"alice": SECRET}), "policy nix-cache-write"),
+    ):
+        with pytest.raises(SettingError, match=f"and not this stack's {lacks}; make repair"):
+            moved(server)
+        moved(server, endpoint="https://before:9000")
 
 
 @pytest.mark.parametrize(
