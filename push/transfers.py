@@ -61,6 +61,8 @@ and this machine's handshakes cost more than they gain."""
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 _DENIALS = 3
+_MOST_UNWRITTEN = 20
+_WRITES = ("PUT", "POST")
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED_PAUSE = 60.0
 _SECONDS_PER_CONNECTION = 0.001
@@ -171,8 +173,10 @@ class Transfers:
         self._idle = self._waiting = 0
         self._successes = 0
         self._said = 0.0
-        self._written = False
+        self._writes = 0
         self._denied = 0
+        # Objects given up while nothing at all was written.
+        self._unwritten = 0
         self._closed = threading.Event()
         self._under_way = 0
         self._connections: list[Connection] = []
@@ -253,6 +257,7 @@ class Transfers:
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
         request, failures, in_a_row, seen = task.request, 0, 0, self._successes
+        writes = self._writes
         paused, status = 0.0, 0
         while task.wanted():
             self._window.enter()
@@ -282,26 +287,50 @@ class Transfers:
             else:
                 in_a_row += 1
             left = PATIENCE_SECONDS - paused
-            if in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE or left <= 0:
-                return self._given_up(connection, task, why)
+            enough = in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE or left <= 0
+            if enough or (self._unwritten >= _DENIALS and _is_new(request)):
+                return self._given_up(connection, task, why, written=self._writes > writes)
             seconds = min(_pause(in_a_row, asked), left)
             paused += seconds
             self._wait(request, why, seconds)
         return lambda: None
 
-    def _given_up(self, connection: Connection, task: _Task, why: str) -> Callable[[], None]:
-        """Return what follows where nothing helps: the end of the push, or of this request."""
+    def _given_up(
+        self, connection: Connection, task: _Task, why: str, *, written: bool
+    ) -> Callable[[], None]:
+        """Return what follows where nothing helps: the end of the push, or of this request.
+
+        Args:
+            connection: where the request was made.
+            task: what has it.
+            why: what it came to.
+            written: whether anything else could be written meanwhile.
+        """
         request, settings = task.request, self._route.settings
         silence = f"{why}; see that the server runs and that endpoint {settings.endpoint} is right"
         if request.optional:
             failure = Failure(request.step, silence)
         elif task.failed is _end or not self._is_there(connection, request.step):
             raise PushError(request.step, silence)
+        elif not written and self._takes_nothing(request):
+            raise PushError(
+                request.step,
+                f"{why}; the server at {settings.endpoint} answers, and takes nothing; see its log",
+            )
         else:
             where = f"{request.method} {settings.bucket}/{request.key}"
             what = f"{where}: {why}; the server answers other requests, so see its log"
             failure = Failure(request.step, what, why)
         return lambda: task.failed(failure)
+
+    def _takes_nothing(self, request: Request) -> bool:
+        """Tell whether so many objects could not be written that no other will be.
+
+        Such as by a cluster that has lost half of its drives: after a few, each is tried once.
+        """
+        with self._lock:
+            self._unwritten += _is_new(request)
+            return self._unwritten >= _MOST_UNWRITTEN
 
     def _is_there(self, connection: Connection, step: str) -> bool:
         """Tell whether the server answers one request, whatever it says."""
@@ -326,7 +355,9 @@ class Transfers:
         self._window.succeeded()
         with self._lock:
             self._successes += 1
-            self._written = self._written or request.method in ("PUT", "POST")
+            if request.method in _WRITES:
+                self._writes += 1
+                self._unwritten = 0
 
     def _wait(self, request: Request, why: str, seconds: float) -> None:
         """Wait before the next attempt, and say so where it is long."""
@@ -350,7 +381,7 @@ class Transfers:
         with self._lock:
             self._denied += error.code == "AccessDenied" and not request.optional
             # Who may write none of the first objects may write none at all.
-            for_all |= not self._written and self._denied >= _DENIALS and not request.optional
+            for_all |= not self._writes and self._denied >= _DENIALS and not request.optional
         if for_all:
             raise PushError(failure.step, failure.what)
         return lambda: failed(failure)
@@ -420,6 +451,11 @@ def _skew(answer: Answer) -> str:
 def _status(answer: Answer) -> str:
     code = parse_error(answer.body).code
     return f"the server answers HTTP {answer.status}{code and ' '}{code}"
+
+
+def _is_new(request: Request) -> bool:
+    """Tell whether something is written that is no copy: what is copied may be damaged itself."""
+    return request.method in _WRITES and "x-amz-copy-source" not in request.headers
 
 
 def _pause(in_a_row: int, asked: float | None) -> float:

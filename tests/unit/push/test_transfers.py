@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,28 @@ def test_one_request_that_fails_last_is_its_own_failure(
     assert bad.said == "failed"
     assert len(server.asked("PUT")) == ATTEMPTS
     assert [seen.key for seen in server.asked("HEAD")] == [PROBE]
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_server_that_only_reads_is_not_asked_to_write_each_of_many(
+    server: StandIn, client: Client
+) -> None:
+    server.script = lambda seen: Reply(503) if seen.method == "PUT" else None
+    with pytest.raises(PushError, match="answers, and takes nothing; see its log"):
+        client.outcomes([put(f"a{number}") for number in range(300)])
+    # Those under way when the third was given up, and none after them.
+    assert len({seen.key for seen in server.asked("PUT")}) < 100
+
+
+@pytest.mark.usefixtures("pauses")
+def test_copies_that_fail_are_no_sign_of_a_server_that_takes_nothing(
+    server: StandIn, client: Client
+) -> None:
+    server.script = lambda seen: Reply(503) if seen.method == "PUT" else None
+    copies = [
+        replace(put(f"a{number}"), headers={"x-amz-copy-source": "/cache/a"}) for number in range(9)
+    ]
+    assert {one.said for one in client.outcomes(copies)} == {"failed"}
 
 
 @pytest.mark.usefixtures("pauses")
