@@ -122,10 +122,8 @@ class Bucket:
         ):
             raise PushError(failures[0].step, failures[0].what)
         if failures:
-            say(
-                f"{failures[0].step}: {len(failures)} objects cannot be read, and are written "
-                f"anew: {failures[0].what}"
-            )
+            many = f"{len(failures)} objects" if len(failures) > 1 else "an object"
+            say(f"{failures[0].step}: {many} cannot be read, so broken: {failures[0].what}")
         return [one if isinstance(one, Answer) else None for one in outcomes]
 
     def page(self, listed: Listed, after: str = "") -> Request:

@@ -15,6 +15,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -61,8 +62,9 @@ and this machine's handshakes cost more than they gain."""
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 _DENIALS = 3
-_MOST_UNWRITTEN = 20
-_WRITES = ("PUT", "POST")
+_MOST_LOST = 20
+_PROBE_PAUSES = (1.0, 3.0)
+_LIST, _COPY, _WRITE = "list", "copy", "write"
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED_PAUSE = 60.0
 _SECONDS_PER_CONNECTION = 0.001
@@ -173,10 +175,11 @@ class Transfers:
         self._idle = self._waiting = 0
         self._successes = 0
         self._said = 0.0
-        self._writes = 0
         self._denied = 0
-        # Objects given up while nothing at all was written.
-        self._unwritten = 0
+        # Requests by their kind: those that were answered well, and those that were given up while
+        # none was.
+        self._done: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self._closed = threading.Event()
         self._under_way = 0
         self._connections: list[Connection] = []
@@ -256,8 +259,10 @@ class Transfers:
 
     def _attempts(self, connection: Connection, task: _Task) -> Callable[[], None]:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
-        request, failures, in_a_row, seen = task.request, 0, 0, self._successes
-        writes = self._writes
+        request, failures, in_a_row = task.request, 0, 0
+        kind = _kind(request)
+        seen = began = self._successes
+        alike = self._done[kind]
         paused, status = 0.0, 0
         while task.wanted():
             self._window.enter()
@@ -280,23 +285,31 @@ class Transfers:
             finally:
                 self._window.leave()
             failures += 1
-            if self._successes > seen:
-                seen, in_a_row = self._successes, 1
-                # Too many requests are never one object's fault: it only had no luck so far.
-                paused = 0.0 if status == HTTPStatus.TOO_MANY_REQUESTS else paused
-            else:
-                in_a_row += 1
+            through, seen = self._successes > seen, self._successes
+            in_a_row = 1 if through else in_a_row + 1
+            if through and status == HTTPStatus.TOO_MANY_REQUESTS:
+                # That is never one object's fault: it only had no luck so far.
+                paused = 0.0
+            elif through or in_a_row > 1:
+                # MinIO asks for a minute whatever it is, also for one object that is damaged.
+                asked = None
             left = PATIENCE_SECONDS - paused
             enough = in_a_row >= ATTEMPTS or failures >= ATTEMPTS_ALONE or left <= 0
-            if enough or (self._unwritten >= _DENIALS and _is_new(request)):
-                return self._given_up(connection, task, why, written=self._writes > writes)
-            seconds = min(_pause(in_a_row, asked), left)
+            if enough or self._lost[kind] >= _DENIALS:
+                return self._given_up(
+                    connection,
+                    task,
+                    why,
+                    answers=self._successes > began,
+                    others=self._done[kind] > alike,
+                )
+            seconds = min(_pause(failures, asked), left)
             paused += seconds
             self._wait(request, why, seconds)
         return lambda: None
 
     def _given_up(
-        self, connection: Connection, task: _Task, why: str, *, written: bool
+        self, connection: Connection, task: _Task, why: str, *, answers: bool, others: bool
     ) -> Callable[[], None]:
         """Return what follows where nothing helps: the end of the push, or of this request.
 
@@ -304,18 +317,20 @@ class Transfers:
             connection: where the request was made.
             task: what has it.
             why: what it came to.
-            written: whether anything else could be written meanwhile.
+            answers: whether any other request was answered well meanwhile.
+            others: whether one of its kind was.
         """
         request, settings = task.request, self._route.settings
         silence = f"{why}; see that the server runs and that endpoint {settings.endpoint} is right"
         if request.optional:
             failure = Failure(request.step, silence)
-        elif task.failed is _end or not self._is_there(connection, request.step):
+        elif task.failed is _end or not (answers or self._is_there(connection, request.step)):
             raise PushError(request.step, silence)
-        elif not written and self._takes_nothing(request):
+        elif not others and self._is_one_of_many(request):
             raise PushError(
                 request.step,
-                f"{why}; the server at {settings.endpoint} answers, and takes nothing; see its log",
+                f"{why}, to each of many {request.method} requests, and the server at "
+                f"{settings.endpoint} answers others; see its log",
             )
         else:
             where = f"{request.method} {settings.bucket}/{request.key}"
@@ -323,26 +338,33 @@ class Transfers:
             failure = Failure(request.step, what, why)
         return lambda: task.failed(failure)
 
-    def _takes_nothing(self, request: Request) -> bool:
-        """Tell whether so many objects could not be written that no other will be.
+    def _is_one_of_many(self, request: Request) -> bool:
+        """Tell whether so many of a kind were given up that no other will do better.
 
-        Such as by a cluster that has lost half of its drives: after a few, each is tried once.
+        Such as what is written to a cluster that has lost half of its drives: after a few, each is
+        tried once. Copies are sent again instead: what is copied may be damaged.
         """
+        kind = _kind(request)
         with self._lock:
-            self._unwritten += _is_new(request)
-            return self._unwritten >= _MOST_UNWRITTEN
+            self._lost[kind] += 1
+            # One of them ends the push; those under way beside it come to nothing.
+            return kind != _COPY and self._lost[kind] == _MOST_LOST
 
     def _is_there(self, connection: Connection, step: str) -> bool:
-        """Tell whether the server answers one request, whatever it says."""
-        self._window.enter()
-        try:
-            answer = connection.exchange(Request(step, "HEAD", PROBE))
-        except TransientError:
-            return False
-        finally:
-            self._window.leave()
-        self._note(answer)
-        return answer.status not in TRANSIENT
+        """Tell whether the server answers a request, whatever it says; a busy one not every one."""
+        for pause in (0.0, *_PROBE_PAUSES):
+            self._closed.wait(pause)
+            self._window.enter()
+            try:
+                answer = connection.exchange(Request(step, "HEAD", PROBE))
+            except TransientError:
+                continue
+            finally:
+                self._window.leave()
+            self._note(answer)
+            if answer.status not in TRANSIENT:
+                return True
+        return False
 
     def _note(self, answer: Answer) -> None:
         self._window.widen(self._most())
@@ -355,9 +377,9 @@ class Transfers:
         self._window.succeeded()
         with self._lock:
             self._successes += 1
-            if request.method in _WRITES:
-                self._writes += 1
-                self._unwritten = 0
+            kind = _kind(request)
+            self._done[kind] += 1
+            self._lost[kind] = 0
 
     def _wait(self, request: Request, why: str, seconds: float) -> None:
         """Wait before the next attempt, and say so where it is long."""
@@ -381,7 +403,8 @@ class Transfers:
         with self._lock:
             self._denied += error.code == "AccessDenied" and not request.optional
             # Who may write none of the first objects may write none at all.
-            for_all |= not self._writes and self._denied >= _DENIALS and not request.optional
+            written = self._done[_WRITE] or self._done[_COPY]
+            for_all |= not written and self._denied >= _DENIALS and not request.optional
         if for_all:
             raise PushError(failure.step, failure.what)
         return lambda: failed(failure)
@@ -453,16 +476,20 @@ def _status(answer: Answer) -> str:
     return f"the server answers HTTP {answer.status}{code and ' '}{code}"
 
 
-def _is_new(request: Request) -> bool:
-    """Tell whether something is written that is no copy: what is copied may be damaged itself."""
-    return request.method in _WRITES and "x-amz-copy-source" not in request.headers
+def _kind(request: Request) -> str:
+    """Return what fails alike: listings, copies, what is written, and what is read or looked at."""
+    if not request.key:
+        return _LIST
+    if "x-amz-copy-source" in request.headers:
+        return _COPY
+    return _WRITE if request.method in ("PUT", "POST") else request.method
 
 
-def _pause(in_a_row: int, asked: float | None) -> float:
+def _pause(failures: int, asked: float | None) -> float:
     """Return how long to wait: longer each time, or as long as the server asks."""
     if asked is not None:
         return min(_LONGEST_ASKED_PAUSE, max(asked, 0.1))
-    return min(_LONGEST_PAUSE, 0.1 * 2.0 ** (in_a_row - 1))
+    return min(_LONGEST_PAUSE, 0.1 * 2.0 ** (failures - 1))
 
 
 def _asked_pause(answer: Answer) -> float | None:
