@@ -275,7 +275,7 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         scheme=endpoint["scheme"],
         host=f"{bucket}.{host}" if virtual else host,
         port=port,
-        region=given.matching("region", r"[A-Za-z0-9-]{1,64}", "the server's region")[0],
+        region=given.matching("region", r"[A-Za-z0-9._-]{1,64}", "the server's region")[0],
         bucket=bucket,
         virtual=virtual,
         access_key_id=given.matching("access-key-id", r"[\x21-\x7e]+", "the builder's user")[0],

@@ -63,7 +63,7 @@ and this machine's handshakes cost more than they gain."""
 _SECONDS_BETWEEN_LOOKS = 5.0
 _DENIALS = 3
 _MOST_LOST = 20
-_PROBE_PAUSES = (1.0, 3.0)
+_PROBES = 3
 _LIST, _COPY, _WRITE = "list", "copy", "write"
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED_PAUSE = 60.0
@@ -261,7 +261,7 @@ class Transfers:
         """Make a request until it is answered or nothing helps; return what is to be done then."""
         request, failures, in_a_row = task.request, 0, 0
         kind = _kind(request)
-        seen = began = self._successes
+        seen = self._successes
         alike = self._done[kind]
         paused, status = 0.0, 0
         while task.wanted():
@@ -300,7 +300,7 @@ class Transfers:
                     connection,
                     task,
                     why,
-                    answers=self._successes > began,
+                    answers=through,
                     others=self._done[kind] > alike,
                 )
             seconds = min(_pause(failures, asked), left)
@@ -317,8 +317,8 @@ class Transfers:
             connection: where the request was made.
             task: what has it.
             why: what it came to.
-            answers: whether any other request was answered well meanwhile.
-            others: whether one of its kind was.
+            answers: whether another request was answered well since the attempt before this one.
+            others: whether one of its kind was since the first attempt.
         """
         request, settings = task.request, self._route.settings
         silence = f"{why}; see that the server runs and that endpoint {settings.endpoint} is right"
@@ -352,8 +352,9 @@ class Transfers:
 
     def _is_there(self, connection: Connection, step: str) -> bool:
         """Tell whether the server answers a request, whatever it says; a busy one not every one."""
-        for pause in (0.0, *_PROBE_PAUSES):
-            self._closed.wait(pause)
+        for number in range(_PROBES):
+            if number:
+                self._closed.wait(_pause(_PROBES + number, None))
             self._window.enter()
             try:
                 answer = connection.exchange(Request(step, "HEAD", PROBE))
