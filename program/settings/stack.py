@@ -33,9 +33,13 @@ _CERTIFICATE = re.compile(
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _RESERVED_BUCKET = "minio"
 """Where MinIO has its own APIs (`cmd/generic-handlers.go`, minioReservedBucket)."""
-_REGION = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_SEPARATORS = re.compile(r"[,/=]")
-"""What ends a user's name where a request is signed (Amazon S3, "Authenticating Requests")."""
+_REGION = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SEPARATORS = re.compile(r"[,=]")
+"""What ends a user's name where a request is signed (Amazon S3, "Authenticating Requests").
+
+A slash does not: the four parts behind the name are counted from the end
+(`cmd/signature-v4-parser.go`, parseCredentialHeader).
+"""
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 """The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
 
@@ -257,7 +261,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
     """
     reader = SettingReader("", dict(configuration))
     endpoint = Endpoint.parse(reader.text("endpoint"))
-    bucket = _bucket(reader.text("bucket"))
+    given_users = _given_users(reader.text("users"))
+    bucket = _bucket(reader.text("bucket"), given_users=given_users)
     public_url_given = reader.text("publicUrl")
     virtual_hosts = _virtual_hosts(reader.text("addressing"), endpoint, bucket)
     public_url = _public_url(public_url_given, bucket_url(endpoint, bucket, virtual=virtual_hosts))
@@ -277,7 +282,6 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         urlsplit(public_url).hostname or "",
         ("publicUrl", public_url) if public_url_given else ("endpoint", str(endpoint)),
     )
-    given_users = _given_users(reader.text("users"))
     pins, builders = read_pins(reader, read_builders(reader, bucket, given_users=given_users))
     reader_access_key_id = reader.text("readerAccessKeyId") if given_users else ""
     if reader_access_key_id:
@@ -468,7 +472,7 @@ def _check_names_of_others(settings: Settings) -> None:
         )
 
 
-def _bucket(bucket: str) -> str:
+def _bucket(bucket: str, *, given_users: bool) -> str:
     """Check a bucket's name against S3's "General purpose bucket naming rules"."""
     if not _BUCKET.fullmatch(bucket) or ".." in bucket or ".-" in bucket or "-." in bucket:
         raise SettingError(
@@ -476,7 +480,8 @@ def _bucket(bucket: str) -> str:
         )
     if bucket.startswith("xn--") or bucket.endswith(("-s3alias", "--ol-s3")):
         raise SettingError("bucket", bucket, "S3 keeps this prefix or suffix for itself; rename it")
-    if bucket == _RESERVED_BUCKET:
+    # Where users are given, the server may be any.
+    if bucket == _RESERVED_BUCKET and not given_users:
         raise SettingError("bucket", bucket, "MinIO keeps this name for itself; write another")
     try:
         ip_address(bucket)
@@ -488,7 +493,7 @@ def _bucket(bucket: str) -> str:
 def _region(region: str) -> str:
     if not _REGION.fullmatch(region):
         raise SettingError(
-            "region", region, "write 1 to 32 letters, digits, hyphens and underscores"
+            "region", region, "write 1 to 64 letters, digits, dots, hyphens and underscores"
         )
     return region
 
@@ -496,7 +501,7 @@ def _region(region: str) -> str:
 def _minio_user(user: str) -> str:
     if _SEPARATORS.search(user):
         raise SettingError(
-            "minioUser", user, "no request can be signed by a name with , or / or =; write the user"
+            "minioUser", user, "no request can be signed by a name with , or =; write the user"
         )
     return user
 

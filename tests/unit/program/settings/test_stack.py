@@ -407,6 +407,10 @@ def test_a_bucket_that_minio_keeps_for_itself_is_refused() -> None:
     assert parse(configuration(bucket="minio-cache")).bucket == "minio-cache"
 
 
+def test_a_bucket_may_be_called_minio_where_users_are_made_elsewhere() -> None:
+    assert parse(configuration(bucket="minio", users="given")).bucket == "minio"
+
+
 @pytest.mark.parametrize(
     "directory",
     [
@@ -438,15 +442,21 @@ def test_a_directory_of_its_own_is_taken(directory: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "region", ["us/east", "us east", "us,east", "eu=1", "r" * 33, "Zürich", ""]
+    "region", ["us/east", "us east", "us,east", "eu=1", "r" * 65, "Zürich", ""]
 )
 def test_a_region_that_no_signature_carries_is_told_by_its_setting(region: str) -> None:
     assert refusal(region=region).startswith("region is ")
 
 
-@pytest.mark.parametrize("user", ["root,x", "root/x", "root x", "root=x", "", "root\n"])
+@pytest.mark.parametrize("user", ["root,x", "root x", "root=x", "", "root\n"])
 def test_a_user_that_no_signature_carries_is_told_by_its_setting(user: str) -> None:
     assert refusal(minioUser=user).startswith("minioUser is ")
+
+
+def test_what_no_users_name_may_have_is_told() -> None:
+    assert refusal(minioUser="root/x,y") == (
+        'minioUser is "root/x,y": no request can be signed by a name with , or =; write the user'
+    )
 
 
 @pytest.mark.parametrize(
@@ -458,6 +468,8 @@ def test_a_user_that_no_signature_carries_is_told_by_its_setting(user: str) -> N
         ("2f1c8a90d1b3c4e5f60718293a4b5c6d", "auto"),
         ("ada.lovelace+cache@example.org", "RegionOne"),
         ("svc_cache-1", "my_region"),
+        ("homelab/cache/deployer", "eu.homelab.local"),
+        ("/", "r" * 64),
     ],
 )
 def test_users_and_regions_of_real_servers_are_taken(user: str, region: str) -> None:
