@@ -35,7 +35,7 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     names = [key.name for key in before]
     keys = settings.signing_keys.settle(names)
     _refuse_a_builders_key_that_is_none(settings, keys)
-    _refuse_this_cache_as_its_upstream(settings, keys)
+    _refuse_this_cache_as_its_upstream(settings, keys, recorded)
     refuse_a_step_back(before, keys, retired_before(recorded))
     _refuse_another_under_a_lost_name(recorded, names, keys)
     words = describe(names, keys.names)
@@ -69,16 +69,39 @@ def _refuse_a_builders_key_that_is_none(settings: Settings, keys: SigningKeys) -
             )
 
 
-def _refuse_this_cache_as_its_upstream(settings: Settings, keys: SigningKeys) -> None:
-    """Refuse a list of what a machine trusts, pasted whole: nothing would be pushed or renewed."""
-    for name in (PublicKey.parse(key).name for key in settings.upstream_keys):
-        if name in keys.names:
-            raise SettingError(
-                "upstreamKeys",
-                name,
-                "this is a key of the cache itself, and what it signed would be left to another "
-                "cache, neither pushed nor renewed; leave it out",
+def _refuse_this_cache_as_its_upstream(
+    settings: Settings, keys: SigningKeys, recorded: Recorded
+) -> None:
+    """Refuse a list of what a machine trusts, pasted whole: nothing would be pushed or renewed.
+
+    Another cache's key of the same name is refused too, since clients could trust one of them only.
+    """
+    made = {key.name: key for key in trusted_before(recorded)}
+    made |= {name: PublicKey.parse(key) for name, key in recorded.signing_keys.items()}
+    made |= {name: SecretKey.parse(key).public_key for name, key in keys.adopted.items()}
+    another = (
+        "list a domain in signingKeyDomains, such as cache.example.org, and name this cache's key "
+        "after it in signingKeys"
+    )
+    for upstream in map(PublicKey.parse, settings.upstream_keys):
+        if upstream.name not in keys.names:
+            continue
+        own = made.get(upstream.name)
+        if own is None:
+            sentence = (
+                "this cache will make a key of that name, and Nix keeps one key of a name; leave "
+                f"it out, or, if it is another cache's, {another}"
             )
+        elif own == upstream:
+            sentence = (
+                "this is a key of the cache itself, and what it signed would be left to another "
+                "cache, neither pushed nor renewed; leave it out"
+            )
+        else:
+            sentence = (
+                f"a key of this cache has the same name, and Nix keeps one key of a name; {another}"
+            )
+        raise SettingError("upstreamKeys", upstream.name, sentence)
 
 
 def refuse_a_step_back(

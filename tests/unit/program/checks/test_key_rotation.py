@@ -166,6 +166,51 @@ def test_the_cache_is_not_its_own_upstream() -> None:
     assert check(state(ONE, told=(ONE,)), upstreamKeys=[str(TWO.public_key)]) == (ONE.name,)
 
 
+def test_another_caches_key_of_the_same_name_is_told_from_the_caches_own() -> None:
+    other = str(SecretKey.generate(ONE.name).public_key)
+    adopted = {"adoptedSigningKeys": ONE.to_nix()}
+    for known, changes in (
+        (state(ONE, told=(ONE,)), {}),
+        (state(ONE), {}),
+        (state(told=(ONE,)), {}),
+        (state(), adopted),
+    ):
+        with pytest.raises(SettingError, match="this is a key of the cache itself"):
+            check(known, upstreamKeys=[str(ONE.public_key)], **changes)
+        with pytest.raises(SettingError) as refused:
+            check(known, upstreamKeys=[other], **changes)
+        assert str(refused.value) == (
+            f'upstreamKeys is "{ONE.name}": a key of this cache has the same name, and Nix keeps '
+            "one key of a name; list a domain in signingKeyDomains, such as cache.example.org, and "
+            "name this cache's key after it in signingKeys"
+        )
+
+
+def test_a_key_that_is_not_made_yet_is_known_by_its_name_alone() -> None:
+    for known, names in ((state(), (ONE,)), (state(ONE, told=(ONE,)), (ONE, TWO))):
+        with pytest.raises(SettingError) as refused:
+            check(known, *names, upstreamKeys=[str(names[-1].public_key)])
+        assert str(refused.value) == (
+            f'upstreamKeys is "{names[-1].name}": this cache will make a key of that name, and Nix '
+            "keeps one key of a name; leave it out, or, if it is another cache's, list a domain in "
+            "signingKeyDomains, such as cache.example.org, and name this cache's key after it in "
+            "signingKeys"
+        )
+
+
+def test_what_is_advised_against_a_name_that_two_caches_have_is_taken() -> None:
+    other = str(SecretKey.generate(ONE.name).public_key)
+    named = SecretKey.generate("cache.example.org-1")
+    changes: dict[str, object] = {
+        "upstreamKeys": [other],
+        "signingKeyDomains": ["cache.example.org"],
+    }
+    assert check(state(), named, **changes) == (named.name,)
+    # Clients have the old name yet, and follow where that is confirmed.
+    changes["confirmKeyReplacement"] = True
+    assert check(state(ONE, told=(ONE,)), named, **changes) == (named.name,)
+
+
 def test_a_builders_own_key_is_one_of_the_stacks() -> None:
     builder = {"name": "a", "local": True, "signingKey": ONE.name}
     assert check(state(), ONE, TWO, builders=[builder]) == (ONE.name, TWO.name)
