@@ -44,7 +44,7 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     if not policies and not users:
         return
     for policy in policies:
-        _check_policy(settings, admin, policy)
+        _check_policy(settings, admin, policy, settings.users | recorded.users)
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         found = threads.map(lambda user: _check_user(settings, admin, user), users)
         taken = [user for user, exists in zip(users, found, strict=True) if exists]
@@ -114,17 +114,22 @@ def _check_roles(settings: Settings, recorded: Recorded) -> None:
             )
 
 
-def _check_policy(settings: Settings, admin: Admin, policy: str) -> None:
+def _check_policy(settings: Settings, admin: Admin, policy: str, own: frozenset[str]) -> None:
+    """Refuse a policy that is somebody else's; `own` are this stack's users, past ones too.
+
+    A deployment that was interrupted has left users without what it knows of their policy, and the
+    settings may have given them up since.
+    """
     text = admin.policy(policy)
     named = None if text is None else users_of(text, settings.bucket)
     if named is not None:
-        others = sorted(named - settings.users)
+        others = sorted(named - own)
         _check_named(settings, policy, [one for one in others if admin.user_status(one)])
     if text is None or named is not None:
         return
     reason = "which this stack did not make"
     if settings.adopt_bucket and concerns_only(text, settings.bucket):
-        others = sorted(admin.holders(policy) - settings.users)
+        others = sorted(admin.holders(policy) - own)
         if not others:
             return
         reason = f"and {listed(others)} have it too"

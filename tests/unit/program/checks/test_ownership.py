@@ -216,6 +216,20 @@ def test_what_an_interrupted_deployment_made_is_known_by_the_policy(
     check(monkeypatch, FakeServer(users, policies=policies), **changes)
 
 
+def test_a_builder_that_is_renamed_after_an_interrupted_deployment_is_no_other_stacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = FakeServer(
+        {"old": SECRET, "bob": SECRET},
+        policies={"nix-cache-write": write_policy("nix-cache", ["old"])},
+    )
+    state = Recorded(made(BUILDERS, USER, "old"))
+    check(monkeypatch, server, state)
+    server.policies = {"nix-cache-write": write_policy("nix-cache", ["old", "bob"])}
+    with pytest.raises(SettingError, match="whose users bob would have no rights any more"):
+        check(monkeypatch, server, state)
+
+
 def test_a_policy_that_names_others_makes_nobody_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     policies = {"nix-cache-write": write_policy("nix-cache", ["bob"])}
     assert "alice" in refusal(monkeypatch, FakeServer({"alice": SECRET}, policies=policies))
