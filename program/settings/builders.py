@@ -45,6 +45,7 @@ _PARENTS_OF_SHARED = frozenset(["/Users", "/dev", "/home", "/proc", "/sys"])
 """Where all that lies directly there is a person's home, or the kernel's."""
 _USER = {False: "s3User", True: "accessKeyId"}
 """The setting that has a builder's user, by whether users are given."""
+_THIS_MACHINE = frozenset([ip_address("127.0.0.1"), ip_address("::1")])
 _S3_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{2,127}")
 
 
@@ -141,10 +142,13 @@ def _check_directories(builders: Sequence[BuilderSettings]) -> None:
 
 
 def _machine(builder: BuilderSettings) -> tuple[str, int, JumpHost | None]:
-    """Return a builder's address, and behind what it is, the same for all names of loopback."""
+    """Return a builder's address, and behind what it is, the same for all names of this machine.
+
+    Other addresses of loopback may be those of containers.
+    """
     host = (builder.host or "localhost").lower()
     with suppress(ValueError):
-        if ip_address(host).is_loopback:
+        if ip_address(host) in _THIS_MACHINE:
             host = "localhost"
     return host, builder.port, builder.jump_host
 

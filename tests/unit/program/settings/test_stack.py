@@ -355,6 +355,18 @@ def test_two_builders_of_one_machine_do_not_share_a_directory(
     assert "the builder b0 has it on the same machine" in message
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.1.2.3", "::ffff:127.0.0.2"])
+def test_containers_with_addresses_of_loopback_are_machines_of_their_own(host: str) -> None:
+    builders = machines({"local": True}, {"host": host, "insecureHostKey": True})
+    assert len(parse(configuration(builders=builders)).builders) == 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "::1", "0:0::0:1"])
+def test_this_machine_is_known_by_its_own_names(host: str) -> None:
+    builders = machines({"local": True}, {"host": host, "insecureHostKey": True})
+    assert "the builder b0 has it on the same machine" in refusal(builders=builders)
+
+
 def test_machines_behind_one_name_are_told_apart_by_their_ports() -> None:
     insecure = {"host": "far", "insecureHostKey": True}
     builders = machines(insecure, {**insecure, "port": 2201}, {"local": True})
