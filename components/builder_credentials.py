@@ -44,7 +44,8 @@ if [ -s {OWNER} ]; then
 or remove $directory/{OWNER} if that was this one"
 else
   case $(ls -ld .) in
-    ?????w* | ????????w*) fail "others may write to $directory; name a directory of its own" ;;
+    ?????w* | ????????w*) fail "others may write to $directory; name a directory of its own, or, \
+if it is one, run chmod go-w $directory" ;;
   esac
   set -f
   for file in $(ls -A); do

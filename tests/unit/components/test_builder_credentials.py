@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -302,10 +303,21 @@ def test_a_directory_that_others_may_write_to_is_left_as_it_is(tmp_path: Path, m
     placed = sh(tmp_path, place_command(str(directory), OWNER))
     assert placed.returncode == 1
     assert placed.stderr == (
-        f"credentialsDirectory: others may write to {directory}; name a directory of its own\n"
+        f"credentialsDirectory: others may write to {directory}; name a directory of its own, or, "
+        f"if it is one, run chmod go-w {directory}\n"
     )
     assert directory.stat().st_mode & 0o7777 == mode
     assert list(directory.iterdir()) == []
+
+
+def test_a_directory_whose_rights_are_taken_away_as_advised_is_taken(tmp_path: Path) -> None:
+    directory = tmp_path / "own"
+    directory.mkdir()
+    directory.chmod(0o775)
+    advice = sh(tmp_path, place_command(str(directory), OWNER)).stderr
+    command_line = advice.partition(", run ")[2]
+    assert subprocess.run(shlex.split(command_line), check=True).returncode == 0
+    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
 
 
 def test_a_directory_that_is_this_programs_already_may_be_where_it_is(tmp_path: Path) -> None:
