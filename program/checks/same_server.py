@@ -6,22 +6,27 @@ the same for every cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from components.retention import PAGE_KEY
 from formats.keys import PublicKey
+from formats.pin import LARGEST_PIN, PIN_FOLDER, format_pin
 from formats.signing import verified_by
-from program.checks import sampled
+from program import former_names
+from program.checks import key_rotation, sampled
 from program.checks.recorded import Recorded
 from program.checks.s3_client import Server
-from program.outputs.landing_page import LARGEST_PAGE
+from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
 from program.settings.reader import SettingError
-from program.settings.stack import Settings
+from program.settings.stack import CACHE_NIXOS_ORG, Settings
 
 
 def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     """Refuse another server than that of the last deployment, unless the bucket is there, too.
 
-    It is where its page names a key of this stack, or a key of this stack has signed what it holds.
-    A bucket without either is taken for the stack's where `adoptBucket` says so.
+    It is where its page names a key of this stack, where a key of this stack has signed what it
+    holds, or where it has what a pin of this stack keeps. A bucket that shows neither these nor
+    another cache's keys is taken for the stack's where `adoptBucket` says so.
 
     Raises:
         SettingError: it is another server, and the bucket there is not this stack's, or not told
@@ -48,25 +53,68 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
             "make a new stack",
         )
     exists = server.lifecycle(bucket) is not None
-    ours = _is_ours(server, recorded, bucket) if exists else None
+    ours = _is_ours(settings, server, recorded) if exists else None
     if ours or (ours is None and settings.adopt_bucket):
         return
     moved = ", or set adoptBucket to true if the bucket has moved there" if ours is None else ""
     raise SettingError(
         "endpoint",
         now,
-        f"the bucket {bucket} there has nothing that this stack put into the one at {before}; "
+        f"the bucket {bucket} there shows no key of this stack, which was deployed to {before}; "
         f"name that server, or make a new stack for another{moved}",
     )
 
 
-def _is_ours(server: Server, recorded: Recorded, bucket: str) -> bool | None:
-    """Return whether a bucket shows a key of this stack; None where it shows no key at all."""
-    keys = {key.name: key for key in map(PublicKey.parse, recorded.signing_keys.values())}
-    page = server.read(bucket, PAGE_KEY, LARGEST_PAGE)
-    if page is not None:
-        return any(str(key).encode() in page for key in keys.values())
-    signed = [narinfo for narinfo in sampled.narinfos(server, bucket) if narinfo.signatures]
-    if not signed:
-        return None
-    return any(verified_by(narinfo, keys) for narinfo in signed)
+def _is_ours(settings: Settings, server: Server, recorded: Recorded) -> bool | None:
+    """Return whether a bucket is this stack's; None where it shows neither that nor another's."""
+    keys = _keys(recorded)
+    # Whoever takes a bucket over leaves entries of former keys there, and puts a page of its own.
+    for page in _pages(settings, server, recorded, keys):
+        return page
+    entries = list(_entries(settings, server, keys))
+    if entries:
+        return any(entries)
+    # Only now: two caches may keep the same.
+    return _has_a_pin(server, recorded, settings.bucket) or None
+
+
+def _keys(recorded: Recorded) -> dict[str, PublicKey]:
+    """Return the keys that this stack has, or has had, by name."""
+    had = (*key_rotation.retired_before(recorded), *key_rotation.trusted_before(recorded))
+    kept = map(PublicKey.parse, recorded.signing_keys.values())
+    return {key.name: key for key in (*had, *kept)}
+
+
+def _pages(
+    settings: Settings, server: Server, recorded: Recorded, keys: Mapping[str, PublicKey]
+) -> Iterator[bool]:
+    """Yield of each page for people, which only a public cache has, whether it is this stack's."""
+    if recorded.anonymous_download is False:
+        return
+    for name in (PAGE_KEY, former_names.PAGE_KEY):
+        page = server.read(settings.bucket, name, LARGEST_PAGE)
+        if page is None:
+            continue
+        ours = any(str(key).encode() in page for key in keys.values())
+        # Many a bucket has an index.html: it says something where it is a cache's, or would go.
+        if ours or name in recorded.objects or is_landing_page(page):
+            yield ours
+
+
+def _entries(settings: Settings, server: Server, keys: Mapping[str, PublicKey]) -> Iterator[bool]:
+    """Yield of each narinfo whether this stack has signed it; those of other caches say nothing."""
+    upstream = {PublicKey.parse(key).name for key in (CACHE_NIXOS_ORG, *settings.upstream_keys)}
+    for narinfo in sampled.narinfos(server, settings.bucket):
+        if {signature.partition(":")[0] for signature in narinfo.signatures} - upstream:
+            yield bool(verified_by(narinfo, keys))
+
+
+def _has_a_pin(server: Server, recorded: Recorded, bucket: str) -> bool:
+    """Return whether a bucket has a pin as the state knows it: what it names is nobody's guess."""
+    for key in sorted(recorded.objects):
+        content = recorded.content(key).encode()
+        if not key.startswith(PIN_FOLDER) or content in (b"", format_pin([]).encode()):
+            continue
+        if server.read(bucket, key, LARGEST_PIN) == content:
+            return True
+    return False

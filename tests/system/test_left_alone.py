@@ -202,7 +202,7 @@ def test_another_server_is_not_taken_for_the_one_before(
         before = theirs.take()
         stack.set({**server_settings(another), "bucket": "same-name"})
         for refused in (stack.preview().refused(), stack.up("--refresh").refused()):
-            assert "has nothing that this stack put into the one at" in refused
+            assert "shows no key of this stack, which was deployed to" in refused
         assert difference(before, theirs.take()) == {}
     stack.set({**server_settings(minio), "bucket": "same-name"})
     stack.up().succeeded()
@@ -226,7 +226,7 @@ def test_another_caches_server_gets_and_loses_nothing_whatever_else_changes(
         for both in (stack.preview().refused(), stack.up().refused()):
             assert f"would be deleted; move the bucket under its name, {bucket}, first" in both
         stack.set(bucket=bucket, adoptBucket=True)
-        nothing = "has nothing that this stack put into the one at"
+        nothing = "shows no key of this stack, which was deployed to"
         for refused in (
             stack.preview().refused(),
             stack.up().refused(),

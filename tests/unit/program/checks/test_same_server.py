@@ -7,10 +7,21 @@ from datetime import datetime, timezone
 
 import pytest
 
+from components.binary_cache import anonymous_policy
+from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
 from program.checks import removal, same_server
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import BUCKET, OBJECT, SERVER, SIGNING_KEY, USER, Recorded
+from program.checks.recorded import (
+    BUCKET,
+    BUCKET_POLICY,
+    OBJECT,
+    SERVER,
+    SIGNING_KEY,
+    STACK,
+    USER,
+    Recorded,
+)
 from program.checks.s3_client import Server
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
@@ -20,6 +31,10 @@ from tests.unit.configuration import configuration
 from tests.unit.program.checks.test_adoption import narinfo
 
 OURS, THEIRS = SecretKey.generate("cache.test-1"), SecretKey.generate("cache.test-1")
+RETIRED, STRANGER = SecretKey.generate("cache.test-0"), SecretKey.generate("cache.other-1")
+UPSTREAM, NIXOS = SecretKey.generate("up.test-1"), SecretKey.generate("cache.nixos.org-1")
+PIN = pin_key("app")
+KEPT = format_pin(["/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-app"])
 INFO = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n"
 
 
@@ -28,18 +43,36 @@ def page(key: SecretKey) -> bytes:
     return landing_page(client, 7).encode()
 
 
-def recorded(*, bucket: str | None = "nix-cache", user: str | None = None) -> Recorded:
+def recorded(
+    *,
+    bucket: str | None = "nix-cache",
+    user: str | None = None,
+    private: bool = False,
+    objects: Mapping[str, str] = {"use.html": "the page"},
+) -> Recorded:
     """Return the state of a stack that has been deployed to another server than that of now."""
     server = {"minioServer": "before:9000", "minioSsl": "true"}
     key = {"key_name": OURS.name, "public_key": str(OURS.public_key)}
     resources: dict[str, Mapping[str, object]] = {
         "urn:server": {"type": SERVER, "outputs": server},
         "urn:key": {"type": SIGNING_KEY, "outputs": key},
+        "urn:stack": {
+            "type": STACK,
+            "outputs": {
+                "publicKeys": [str(OURS.public_key)],
+                "retiredKeys": [str(RETIRED.public_key)],
+            },
+        },
     }
     if bucket is not None:
         resources["urn:bucket"] = {"type": BUCKET, "outputs": {"bucket": bucket}}
         info = {"objectName": "nix-cache-info", "content": INFO.decode(), "etag": "the same"}
         resources["urn:info"] = {"type": OBJECT, "outputs": info}
+        policy = anonymous_policy(bucket, download=not private, listing=False)
+        resources["urn:policy"] = {"type": BUCKET_POLICY, "outputs": {"policy": policy}}
+        for name, content in objects.items():
+            kept = {"objectName": name, "content": content}
+            resources[f"urn:{name}"] = {"type": OBJECT, "outputs": kept}
     if user is not None:
         resources["urn:user"] = {"type": USER, "outputs": {"name": user}}
     return Recorded(resources)
@@ -72,7 +105,7 @@ class OtherServer(Server):
 def check(
     objects: Mapping[str, bytes] | None, state: Recorded | None = None, **changes: object
 ) -> None:
-    settings = parse(configuration(**changes))
+    settings = parse(configuration(upstreamKeys=[str(UPSTREAM.public_key)], **changes))
     same_server.check(
         settings, OtherServer.holding(objects), recorded() if state is None else state
     )
@@ -81,14 +114,28 @@ def check(
 OURS_THERE = [
     {"use.html": page(OURS)},
     {"use.html": page(OURS), "0.narinfo": narinfo(THEIRS)},
+    {"index.html": page(OURS)},
+    {"index.html": b"<!doctype html><title>Mine</title>", "use.html": page(OURS)},
     {"0.narinfo": narinfo(), "1.narinfo": narinfo(THEIRS, OURS)},
+    {"0.narinfo": narinfo(RETIRED)},
+    {"0.narinfo": narinfo(NIXOS), "1.narinfo": narinfo(STRANGER), "2.narinfo": narinfo(OURS)},
 ]
 THEIRS_THERE = [
     {"nix-cache-info": INFO, "use.html": page(THEIRS)},
     {"use.html": b"<!doctype html><title>Mine</title>"},
+    {"index.html": page(THEIRS)},
+    {"use.html": page(THEIRS), "index.html": page(OURS), "0.narinfo": narinfo(OURS)},
     {"nix-cache-info": INFO, "0.narinfo": narinfo(THEIRS)},
+    {"0.narinfo": narinfo(NIXOS), "1.narinfo": narinfo(UPSTREAM, STRANGER)},
 ]
-NOBODYS = [None, {}, {"nix-cache-info": INFO}, {"0.narinfo": narinfo()}]
+NOBODYS = [
+    None,
+    {},
+    {"nix-cache-info": INFO},
+    {"0.narinfo": narinfo()},
+    {"0.narinfo": narinfo(NIXOS), "1.narinfo": narinfo(UPSTREAM), "2.narinfo": narinfo()},
+    {"index.html": b"<!doctype html><title>Mine</title>"},
+]
 
 
 @pytest.mark.parametrize("objects", OURS_THERE)
@@ -104,7 +151,7 @@ def test_a_bucket_that_a_key_of_the_stack_has_signed_has_moved(
 def test_somebody_elses_cache_of_the_same_name_is_not_taken_whatever_the_settings_say(
     objects: Mapping[str, bytes], adopt: bool
 ) -> None:
-    with pytest.raises(SettingError, match="nothing that this stack put into") as refused:
+    with pytest.raises(SettingError, match="shows no key of this stack") as refused:
         check(objects, adoptBucket=adopt)
     assert "https://before:9000" in str(refused.value)
     assert "adoptBucket" not in str(refused.value)
@@ -117,6 +164,41 @@ def test_a_bucket_that_shows_no_key_is_the_stacks_only_where_the_settings_say_so
     with pytest.raises(SettingError, match="set adoptBucket to true if the bucket has moved"):
         check(objects)
     check(objects, adoptBucket=True)
+
+
+def test_a_private_cache_without_entries_has_moved_where_a_pin_of_it_is() -> None:
+    state = recorded(private=True, objects={PIN: KEPT})
+    check({"nix-cache-info": INFO, PIN: KEPT.encode()}, state)
+    # Two caches may keep the same; the keys tell them apart.
+    with pytest.raises(SettingError, match="shows no key of this stack"):
+        check({PIN: KEPT.encode(), "0.narinfo": narinfo(STRANGER)}, state, adoptBucket=True)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_many_stacks_put_into_their_buckets_tells_none_of_them_from_another(
+    private: bool,
+) -> None:
+    same = {"_nixcache/push.pyz": "the push", PIN: format_pin([])}
+    state = recorded(private=private, objects=same)
+    there = {"nix-cache-info": INFO, **{name: text.encode() for name, text in same.items()}}
+    with pytest.raises(SettingError, match="set adoptBucket to true if the bucket has moved"):
+        check(there, state)
+    check(there, state, adoptBucket=True)
+
+
+def test_a_private_cache_has_no_page_that_could_tell_whose_it_is() -> None:
+    state = recorded(private=True)
+    with pytest.raises(SettingError, match="set adoptBucket to true if the bucket has moved"):
+        check({"use.html": page(THEIRS)}, state)
+    check({"use.html": page(THEIRS)}, state, adoptBucket=True)
+
+
+def test_somebody_elses_page_is_not_taken_for_the_one_of_the_version_before() -> None:
+    state = recorded(objects={"index.html": page(OURS).decode()})
+    there = {"index.html": b"<!doctype html><title>Mine</title>"}
+    with pytest.raises(SettingError, match="shows no key of this stack"):
+        check(there, state, adoptBucket=True)
+    check({"use.html": there["index.html"], "index.html": page(OURS)}, state)
 
 
 def test_endpoint_and_bucket_do_not_change_together() -> None:
@@ -142,4 +224,4 @@ def test_a_destroy_does_not_count_what_somebody_elses_bucket_holds() -> None:
     settings = parse(configuration(protect=False))
     refusal = removal.refusal(settings, OtherServer.holding(THEIRS_THERE[0]), recorded())
     assert refusal is not None
-    assert "nothing that this stack put into" in refusal
+    assert "shows no key of this stack" in refusal
