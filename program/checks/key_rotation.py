@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pulumi
 
@@ -36,7 +36,7 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     keys = settings.signing_keys.settle(names)
     _refuse_a_builders_key_that_is_none(settings, keys)
     _refuse_this_cache_as_its_upstream(settings, keys, recorded)
-    refuse_a_step_back(before, keys, retired_before(recorded))
+    refuse_a_step_back(before, keys, retired_before(recorded), recorded.signing_keys)
     _refuse_another_under_a_lost_name(recorded, names, keys)
     words = describe(names, keys.names)
     if words is None:
@@ -105,9 +105,20 @@ def _refuse_this_cache_as_its_upstream(
 
 
 def refuse_a_step_back(
-    before: Sequence[PublicKey], keys: SigningKeys, retired: Sequence[PublicKey] = ()
+    before: Sequence[PublicKey],
+    keys: SigningKeys,
+    retired: Sequence[PublicKey] = (),
+    kept: Collection[str] = (),
 ) -> None:
     """Compare a stack's keys with those that clients trust already, or have trusted.
+
+    Args:
+        before: the keys that the last deployment made clients trust.
+        keys: the stack's keys.
+        retired: keys that clients were made to trust before, and that have gone since.
+        kept: names of the keys that the state has. One that comes back is the same key: a
+            deployment of some resources alone (`--target`) writes all outputs of the stack, and
+            calls a key retired that it left where it was.
 
     Raises:
         SettingError: a new key has no higher integer than those of its domain before it, or an
@@ -125,7 +136,7 @@ def refuse_a_step_back(
                     f"clients trust another key named {name}; leave this one out, "
                     "or append a new name to signingKeys",
                 )
-        elif name not in trusted:
+        elif name not in trusted and name not in kept:
             new = KeyName.parse(name)
             older = [key for key in map(KeyName.parse, known) if key.domain == new.domain]
             if older and max(older) >= new:

@@ -126,6 +126,18 @@ def test_a_name_that_was_retired_long_ago_is_not_given_to_another_key() -> None:
     assert check(known, ONE, TWO, adoptedSigningKeys=TWO.to_nix()) == (ONE.name, TWO.name)
 
 
+def test_a_key_that_the_state_still_has_was_never_retired_whatever_the_outputs_say() -> None:
+    known = state(ONE, TWO, THREE, told=(ONE,), retired=(TWO, THREE))
+    assert check(known, ONE, TWO) == (ONE.name, TWO.name)
+    assert key_rotation.retired_now(known, settings(ONE, TWO)) == [str(THREE.public_key)]
+    # Another key of its name stays refused, and so does one that is gone.
+    other = SecretKey.generate(TWO.name)
+    with pytest.raises(SettingError, match=r"clients trust another key named s3.homelab.local-2"):
+        check(known, ONE, TWO, adoptedSigningKeys=other.to_nix())
+    with pytest.raises(SettingError, match=r"this stack has had s3.homelab.local-3"):
+        check(state(ONE, THREE, told=(ONE,), retired=(TWO, THREE)), ONE, TWO)
+
+
 def test_what_is_retired_is_remembered_until_it_comes_back() -> None:
     known = state(ONE, TWO, told=(ONE, TWO), retired=(THREE,))
     assert key_rotation.retired_now(known, settings(TWO)) == [
