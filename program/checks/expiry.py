@@ -18,8 +18,10 @@ from components.retention import (
     same_prefixes,
 )
 from formats.printable import printable
+from program import former_names
 from program.checks.bucket_settings import Lifecycle
 from program.checks.s3_client import Server
+from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
@@ -62,7 +64,15 @@ def check(
             keys.append(key)
     if before is None or before > days:
         _check_share(settings, days, before, written)
+    if former_names.PAGE_KEY in keys and _is_a_caches_page(settings, server):
+        keys.remove(former_names.PAGE_KEY)
     _check_foreign(settings, lifecycle, keys)
+
+
+def _is_a_caches_page(settings: Settings, server: Server) -> bool:
+    """Tell whether what has the page's former name is one: a new state does not know its own."""
+    page = server.read(settings.bucket, former_names.PAGE_KEY, LARGEST_PAGE)
+    return page is not None and is_landing_page(page)
 
 
 def check_versions(settings: Settings, server: Server) -> bool:

@@ -24,6 +24,8 @@ from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
 from program.declaration import declare_server, declare_signing_keys
+from program.outputs.landing_page import landing_page
+from program.outputs.machines import ClientConfiguration
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
@@ -40,7 +42,7 @@ class FakeServer(Server):
     names: tuple[str, ...]
     ages_in_days: tuple[int, ...]
     foreign: tuple[str, ...]
-    page: bytes | None
+    pages: dict[str, bytes]
     etags: dict[str, str]
     versioned: bool
     locked: bool
@@ -61,8 +63,8 @@ class FakeServer(Server):
         for key in self.foreign:
             yield key, now
 
-    def read(self, *_: object) -> bytes | None:
-        return self.page
+    def read(self, _bucket: str, key: str, _most: int) -> bytes | None:
+        return self.pages.get(key)
 
     def access(self, *_: object) -> str | None:
         return None
@@ -105,7 +107,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     """The server that the checks will ask: no bucket yet, until a test says otherwise."""
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
     FakeServer.names, FakeServer.others, FakeServer.foreign = (), (), ()
-    FakeServer.etags, FakeServer.page = {}, None
+    FakeServer.etags, FakeServer.pages = {}, {}
     FakeServer.versioned = FakeServer.locked = FakeServer.replicated = False
     monkeypatch.setattr(
         recorded, "read", lambda: state(None if FakeServer.rules is None else "nix-cache")
@@ -380,6 +382,7 @@ def test_a_stack_whose_page_was_called_otherwise_asks_only_about_what_it_did_not
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.rules, server.foreign = former_rules(7), ("index.html",)
+    server.pages = {"index.html": b"<!doctype html><title>Mine</title>"}
     with pytest.raises(SettingError, match=r"no files of a cache: 1 \(index.html\)"):
         check()
     monkeypatch.setattr(recorded, "read", lambda: state("nix-cache", "index.html"))
@@ -390,10 +393,28 @@ def test_a_stack_whose_page_was_called_otherwise_asks_only_about_what_it_did_not
         check()
 
 
+@pytest.mark.parametrize("access", ["public", "private"])
+def test_a_caches_page_of_the_former_name_may_expire_in_a_bucket_that_is_adopted(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, access: str
+) -> None:
+    server.rules, server.foreign = former_rules(7), ("index.html", "logo.png")
+    client = ClientConfiguration("https://x/nix-cache", ["cache.test-1:AAAA"], None)
+    server.pages = {"index.html": landing_page(client, 7).encode()}
+    monkeypatch.setattr(recorded, "read", lambda: state(None))
+    with pytest.raises(SettingError, match=r"no files of a cache: 1 \(logo.png\)"):
+        check(adoptBucket=True, access=access)
+    server.foreign = ("index.html",)
+    check(adoptBucket=True, access=access)
+    server.foreign = ("photos/index.html",)
+    with pytest.raises(SettingError, match=r"no files of a cache: 1 \(photos/ \(1\)\)"):
+        check(adoptBucket=True, access=access)
+
+
 def test_somebody_elses_page_is_not_replaced_by_a_stack_that_had_none(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.rules, server.page = expiration_rules(7, 1), b"<!doctype html><title>Mine</title>"
+    server.rules = expiration_rules(7, 1)
+    server.pages = {"use.html": b"<!doctype html><title>Mine</title>"}
     with pytest.raises(SettingError, match=r"its use.html is somebody else's page"):
         check()
     check(access="private")
