@@ -26,6 +26,7 @@ from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
+from operations.state import read_state
 from operations.upstream import upstream_caches
 from program.checks.s3_client import unreachable
 from program.checks.server_error import ServerError
@@ -50,6 +51,7 @@ def cache_of(stack: DeployedStack) -> Cache:
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),
         expiration_rules(settings.rule_days, settings.grace_days),
+        lambda: read_state(stack.name).objects,
     )
 
 

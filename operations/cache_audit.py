@@ -117,6 +117,8 @@ class Cache:
     """The caches that clients have beside this one."""
     rules: Sequence[ExpirationRule] = ()
     """What expires, and when."""
+    own: Callable[[], Collection[str]] = frozenset
+    """Names the objects that the stack itself keeps there; asked where one may be foreign."""
 
 
 def audit(
@@ -141,10 +143,14 @@ def audit(
     for name, size in cache.objects(""):
         sizes[name] = size
         progress(f"{len(sizes):,} objects listed")
-    for name in foreign_keys(sizes, cache.rules):
-        report.findings.append(
-            Finding("foreign", name, "no file of a cache, and it expires with it")
-        )
+    foreign = list(foreign_keys(sizes, cache.rules))
+    # A stack that was deployed by a former version knows its page by another name.
+    own = cache.own() if foreign else ()
+    report.findings += [
+        Finding("foreign", name, "no file of a cache, and it expires with it")
+        for name in foreign
+        if name not in own
+    ]
     narinfos = [name for name in sizes if name.endswith(".narinfo") and "/" not in name]
     unused = {name for name in sizes if name.startswith("nar/")}
     report.narinfos, report.nars = len(narinfos), len(unused)

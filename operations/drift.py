@@ -19,6 +19,7 @@ from operations.command_line import DONE, FOUND, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
+from operations.state import read_state
 from operations.upstream import ask, upstream_caches
 from program.checks import readable
 from program.checks.deployment import server_of
@@ -98,13 +99,17 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
 
     Raises:
         ServerError: the server does not answer, or refuses the user.
+        OperationError: the state cannot be read.
     """
     settings = stack.settings
     rules = expiration_rules(settings.rule_days, settings.grace_days)
     if not rules:
         return
     bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
-    foreign = in_words(foreign_keys((name for name, _ in bucket.objects()), rules))
+    names = list(foreign_keys((name for name, _ in bucket.objects()), rules))
+    # A stack that was deployed by a former version knows its page by another name.
+    own = read_state(stack.name).objects if names else ()
+    foreign = in_words(name for name in names if name not in own)
     if foreign is not None:
         yield (
             f"bucket {settings.bucket}: objects expire that are no files of a cache: {foreign}; "

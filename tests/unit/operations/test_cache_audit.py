@@ -9,7 +9,7 @@ import lzma
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import zstandard
 from urllib3.exceptions import HTTPError
 
+from components.retention import ExpirationRule, expiration_rules
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
@@ -100,12 +101,14 @@ class SmallCache:
         sample: int | None = 0,
         closures: Mapping[str, Sequence[str]] = {},
         upstreams: Sequence[Upstream] = (),
+        rules: Sequence[ExpirationRule] = (),
+        own: Collection[str] = (),
     ) -> Report:
         """Audit it with the keys that clients trust."""
         client = CacheClient(lambda _, name: f"{self.url}/{name}", None, 2)
         public_keys = [key.public_key for key in keys or (OLD,)]
         report = Report("test", self.url)
-        cache = Cache(client, self.listing, public_keys, closures, upstreams)
+        cache = Cache(client, self.listing, public_keys, closures, upstreams, rules, lambda: own)
         audit(cache, report, sample, print)
         return report
 
@@ -485,6 +488,15 @@ def test_an_error_in_the_place_of_a_nar_is_not_hashed_for_it(
     cache.headless |= {narinfo.url} if headless else set()
     detail = f"{narinfo.url}: a client gets HTTP status 500"
     assert cache.findings(sample=None) == [Finding("nar-content", name, detail, narinfo.url)]
+
+
+def test_what_the_stack_itself_keeps_is_not_foreign_whatever_its_name(cache: SmallCache) -> None:
+    cache.objects |= {"index.html": b"the page", "logo.png": b"somebody else's"}
+    rules = expiration_rules(7, 1)
+    foreign = [one.object for one in cache.audit(rules=rules).findings]
+    assert foreign == ["index.html", "logo.png"]
+    report = cache.audit(rules=rules, own={"nix-cache-info", "index.html"})
+    assert [(one.kind, one.object) for one in report.findings] == [("foreign", "logo.png")]
 
 
 def test_a_summary_shows_the_first_findings_and_the_number_of_the_rest() -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from components.access import read_policy
-from operations.drift import without_wrappings
+from components.retention import expiration_rules
+from operations import drift
+from operations.bucket import Bucket
+from operations.deployed_stack import DeployedStack
+from operations.drift import endangered, without_wrappings
+from program.checks.bucket_settings import Lifecycle
+from program.checks.recorded import OBJECT, Recorded
+from program.checks.s3_client import Server
+from program.settings.stack import parse
+from tests.unit.configuration import configuration
 
 POLICY = read_policy("nix-cache", "reader")
 OTHER = read_policy("nix-cache", "somebody")
@@ -50,3 +59,20 @@ def test_any_other_difference_is_drift(after: str, urn: str) -> None:
     seen = without_wrappings(report(POLICY, after, urn))
     assert seen["changeSummary"] == {"update": 1, "same": 1}
     assert seen["steps"][0]["op"] == "update"
+
+
+def test_what_the_stack_itself_keeps_is_not_astray_whatever_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["index.html", "nix-cache-info"]
+    monkeypatch.setattr(Bucket, "objects", lambda _: ((name, 1) for name in names))
+    lifecycle = Lifecycle(expiration_rules(7, 1, versioned=True), ())
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: lifecycle)
+    page = {"type": OBJECT, "outputs": {"objectName": "index.html"}}
+    monkeypatch.setattr(drift, "read_state", lambda _: Recorded({"urn:page": page}))
+    settings = parse(configuration())
+    stack = DeployedStack("test", settings, settings.public_url, ())
+    assert list(endangered(stack)) == []
+    names.append("logo.png")
+    (sentence,) = endangered(stack)
+    assert "no files of a cache: 1 (logo.png); move them" in sentence
