@@ -34,6 +34,8 @@ NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQ
 CONNECTIONS = 8
 _BATCH = 1_000
 _NOT_WHOLE = "a client gets no whole answer"
+_OF_THE_NAR = ("nar-content", "unanswered")
+"""What is found of a narinfo that was read, and goes with its NAR."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class Finding:
     """Something that a client would stumble over, or that nobody signed."""
 
     kind: str
-    """`cache-info`, `unreadable` (clients may not), `unanswered` (the server itself cannot),
-    `malformed`, `misplaced`, `unsigned`, `bad-signature`, `nar-missing`, `nar-size`, `nar-content`,
-    `reference-missing`, `closure-missing`, `foreign` or `upstream-silent`."""
+    """`cache-info`, `unreadable` (clients may not), `unanswered` (the server itself cannot give the
+    narinfo or its NAR), `malformed`, `misplaced`, `unsigned`, `bad-signature`, `nar-missing`,
+    `nar-size`, `nar-content`, `reference-missing`, `closure-missing`, `foreign` or
+    `upstream-silent`."""
     object: str
     """The object's name in the bucket; the name of its key where a cache does not answer."""
     detail: str
@@ -213,7 +216,7 @@ class _Examiner:
                 *self._nar(narinfo, name in self._hashed, examined),
             ]
             examined.findings = [
-                Finding(kind, name, detail, narinfo.url if kind == "nar-content" else "")
+                Finding(kind, name, detail, narinfo.url if kind in _OF_THE_NAR else "")
                 for kind, detail in findings
             ]
         return examined
@@ -265,10 +268,10 @@ class _Examiner:
             answer = self._cache.client.look_at(narinfo.url)
         except HTTPError as error:
             _go_on(self._cache, error)
-            yield "nar-content", f"{narinfo.url}: {_NOT_WHOLE}"
+            yield "unanswered", f"{narinfo.url}: {_NOT_WHOLE}"
             return
         if answer.status >= SERVER_ERROR:
-            yield "nar-content", f"{narinfo.url}: a client gets HTTP status {answer.status}"
+            yield "unanswered", f"{narinfo.url}: a client gets HTTP status {answer.status}"
             return
         if answer.status != OK:
             listed = ", although the bucket has it" if narinfo.url in self._sizes else ""
@@ -282,15 +285,16 @@ class _Examiner:
             yield "nar-size", f"{narinfo.url} has {size} bytes, not {narinfo.file_size}"
         elif hashed:
             examined.hashed = True
-            for reason in self._content(narinfo):
-                yield "nar-content", f"{narinfo.url}: {reason}"
+            for kind, reason in self._content(narinfo):
+                yield kind, f"{narinfo.url}: {reason}"
 
-    def _content(self, narinfo: NarInfo) -> Iterator[str]:
+    def _content(self, narinfo: NarInfo) -> Iterator[tuple[str, str]]:
         stream: BaseHTTPResponse | None = None
         try:
             with self._cache.client.open(narinfo.url) as stream:
                 if stream.status != OK:
-                    yield f"a client gets HTTP status {stream.status}"
+                    kind = "nar-content" if stream.status < SERVER_ERROR else "unanswered"
+                    yield kind, f"a client gets HTTP status {stream.status}"
                     return
                 nar = measure_nar(stream, narinfo.compression, narinfo.nar_size)
             expected = {
@@ -299,14 +303,18 @@ class _Examiner:
             }
             for field_, (measured, written) in expected.items():
                 if written is not None and sha256_to_nix32(written) != measured:
-                    yield f"its {field_} is {measured}"
+                    yield "nar-content", f"its {field_} is {measured}"
             if nar.nar_size != narinfo.nar_size:
-                yield f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
+                reason = f"it holds {nar.nar_size} bytes, not the {narinfo.nar_size} of its NarSize"
+                yield "nar-content", reason
         except (NarError, FormatError) as error:
-            yield str(error)
+            yield "nar-content", str(error)
         except HTTPError as error:
             _go_on(self._cache, error)
-            yield f"it breaks off after {stream.tell()} bytes" if stream is not None else _NOT_WHOLE
+            if stream is None:
+                yield "unanswered", _NOT_WHOLE
+            else:
+                yield "nar-content", f"it breaks off after {stream.tell()} bytes"
 
 
 class _Wanted:

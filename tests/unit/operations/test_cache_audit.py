@@ -480,14 +480,29 @@ def test_what_the_server_itself_cannot_read_is_removed_and_no_deployments_to_put
 
 
 @pytest.mark.parametrize("headless", [False, True])
-def test_an_error_in_the_place_of_a_nar_is_not_hashed_for_it(
+def test_an_error_in_the_place_of_a_nar_is_not_its_content_and_an_overload_may_pass(
     cache: SmallCache, headless: bool
 ) -> None:
     name, narinfo = cache.add(OLD)
-    cache.failing[narinfo.url] = 500
+    cache.failing[narinfo.url] = 503
     cache.headless |= {narinfo.url} if headless else set()
-    detail = f"{narinfo.url}: a client gets HTTP status 500"
-    assert cache.findings(sample=None) == [Finding("nar-content", name, detail, narinfo.url)]
+    detail = f"{narinfo.url}: a client gets HTTP status 503"
+    report = cache.audit(sample=None)
+    assert report.findings == [Finding("unanswered", name, detail, narinfo.url)]
+    names = " ".join(sorted([name, narinfo.url]))
+    assert list(remedies(report))[:2] == [
+        "see the server's log first: an overload passes, damage on its disk does not",
+        f'make empty STACK=test ARGS="{names}" removes what is wrong',
+    ]
+
+
+def test_a_nar_that_clients_are_refused_only_now_is_no_overload(cache: SmallCache) -> None:
+    name, narinfo = cache.add(OLD)
+    cache.failing[narinfo.url] = 403
+    detail = f"{narinfo.url}: a client gets HTTP status 403"
+    report = cache.audit(sample=None)
+    assert report.findings == [Finding("nar-content", name, detail, narinfo.url)]
+    assert not [line for line in remedies(report) if "overload" in line]
 
 
 def test_what_the_stack_itself_keeps_is_not_foreign_whatever_its_name(cache: SmallCache) -> None:
