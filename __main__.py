@@ -7,6 +7,16 @@ import signal
 
 import pulumi
 
+from program.server import declare_early
+from program.settings import stack as settings
+
+# The engine interrupts the program of a deployment that has failed. It has said why by then, and
+# Python's traceback of the interruption would bury it.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+stack = settings.load()
+# Before all else is imported: meanwhile the engine starts the provider.
+declared = declare_early(stack)
+
 from components.safeguard import Safeguard
 from program import former_names
 from program.announcement import announce
@@ -16,22 +26,16 @@ from program.declaration import (
     declare_cache,
     declare_pins,
     declare_readers,
-    declare_server,
     declare_signing_keys,
 )
 from program.links import follow_links
 from program.outputs import machines
 from program.outputs.machines import ClientConfiguration
-from program.settings import stack as settings
 
 # What was imported stays: the garbage collector need not look through it again and again.
 gc.freeze()
-# The engine interrupts the program of a deployment that has failed. It has said why by then, and
-# Python's traceback of the interruption would bury it.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-stack = settings.load()
-server, settled = deployment.begin(stack, declare_server)
+server, settled = deployment.begin(stack, declared)
 former_names.use(former_names.find(recorded.read()))
 signing_keys = declare_signing_keys(settled.signing_keys)
 deployment.let_providers_start()

@@ -49,19 +49,6 @@ from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
 
 
-def declare_server(settings: Settings) -> minio.Provider:
-    """Declare the provider that reaches the S3 server as the deploying user."""
-    return minio.Provider(
-        "minio",
-        minio_server=settings.endpoint.server,
-        minio_ssl=settings.endpoint.tls,
-        minio_region=settings.region,
-        minio_user=settings.minio_user,
-        minio_password=pulumi.Output.secret(settings.minio_password),
-        minio_cacert_file=settings.ca_certificate_file,
-    )
-
-
 def declare_signing_keys(keys: SigningKeys) -> list[SigningKey]:
     """Declare the keys, in the settings' order: the last one signs."""
     return [

@@ -7,7 +7,6 @@ preview changes nothing: it asks while the engine starts the providers, which ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from components.retention import difference, expiration_rules, foreign_rules, ma
 from program.checks import key_rotation, leaving, recorded, removal
 from program.checks.server_error import ServerError
 from program.outputs.machines import retention_in_words
+from program.server import declare_server
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
@@ -72,25 +72,21 @@ class Settled:
     """Whether the server has been asked, and not the state alone."""
 
 
-def begin(
-    settings: Settings, declare_server: Callable[[Settings], minio.Provider]
-) -> tuple[minio.Provider, Settled]:
+def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Provider, Settled]:
     """Declare the server, and settle what the last deployment and the server have a say in.
 
-    An update asks first, so that it changes all that it plans or nothing. In a preview the state
-    is read just when the engine begins to start the server's provider, and what is declared after
-    it comes while the engine is busy; `conclude` asks the server.
+    An update asks first, so that it changes all that it plans or nothing. In a preview the server
+    has been declared by then, and `conclude` asks it.
 
     Args:
         settings: the stack's settings.
-        declare_server: declares the server's provider.
+        declared: the server's provider in a preview, as `declare_early` returns it.
 
     Raises:
         SettingError: of the signing keys, as `key_rotation.check`; the server does not answer or
             refuses the user; or what is there is not this stack's to take, change or expire.
     """
     preview = pulumi.runtime.is_dry_run()
-    server = declare_server(settings) if preview else None
     known = recorded.read()
     keys = key_rotation.check(settings, known)
     settled = Settled(
@@ -105,7 +101,7 @@ def begin(
         trusted = [key.name for key in key_rotation.trusted_before(known)]
         for sentence in leaving.sentences(settings, known, trusted, keys.names):
             pulumi.log.warn(sentence)
-    return server or declare_server(settings), settled
+    return declared or declare_server(settings), settled
 
 
 def let_providers_start() -> None:

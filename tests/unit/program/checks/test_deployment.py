@@ -16,6 +16,7 @@ from pulumi.runtime.proto.resource_pb2 import ResourceInvokeResponse
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import program.checks.s3_client
+import program.server
 from components.retention import ExpirationRule, expiration_rules
 from program.checks import deployment, key_rotation, ownership, recorded
 from program.checks.bucket_settings import Lifecycle
@@ -23,9 +24,10 @@ from program.checks.deployment import Settled
 from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
-from program.declaration import declare_server, declare_signing_keys
+from program.declaration import declare_signing_keys
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
+from program.server import declare_early, declare_server
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings, parse
@@ -121,7 +123,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
 
 def check(**changes: object) -> Settled:
     """Let an update of a configuration with `changes` check the server."""
-    _, settled = deployment.begin(parse(configuration(**changes)), declare_server)
+    _, settled = deployment.begin(parse(configuration(**changes)), None)
     return settled
 
 
@@ -133,7 +135,7 @@ def retention(preview: bool = False, **changes: object) -> str:
     def deploy() -> pulumi.Output[None]:
         applied = pulumi.Output.from_input(True)
         settings = parse(configuration(**changes))
-        _, found = deployment.begin(settings, declare_server)
+        _, found = deployment.begin(settings, declare_early(settings))
         return deployment.conclude(settings, found, applied).apply(said.append)
 
     settled(deploy)
@@ -284,7 +286,10 @@ def test_an_update_checks_its_keys_before_the_provider_is_declared_and_a_preview
         done.append("provider")
         return declare_server(settings)
 
-    deployment.begin(parse(configuration()), declare)
+    for module in (program.server, deployment):
+        monkeypatch.setattr(module, "declare_server", declare)
+    declared = declare_early(parse(configuration()))
+    deployment.begin(parse(configuration()), declared)
     assert done == order
 
 
