@@ -19,10 +19,11 @@ from urllib.parse import quote
 from urllib3.exceptions import HTTPError
 
 from components.retention import expiration_rules
+from formats.printable import printable
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
-from operations.command_line import DONE, FOUND, Parser, Progress, plain, run
+from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
@@ -92,7 +93,7 @@ def summary(report: Report) -> str:
     lines.append(f"{len(report.findings):,} findings in {report.seconds:.1f} s")
     lines += remedies(report)
     # What stands in a narinfo is anybody's text.
-    return "\n".join(map(plain, lines))
+    return "\n".join(map(printable, lines))
 
 
 def remedies(report: Report) -> Iterator[str]:

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from components.access import read_policy, write_policy
-from operations.command_line import DONE, FOUND, Parser, interruptible, plain, run
+from formats.printable import printable
+from operations.command_line import DONE, FOUND, Parser, interruptible, run
 from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError
 from program.checks.bucket_settings import Lifecycle
@@ -82,7 +83,7 @@ def _check(stack: str, bucket: str | None, *, as_json: bool) -> int:
         }
         print(json.dumps(report, indent=2))
     else:
-        print(plain(f"{settings.endpoint}: {conclusion(results)}"))
+        print(printable(f"{settings.endpoint}: {conclusion(results)}"))
     return DONE if kept else FOUND
 
 
@@ -90,7 +91,7 @@ def _show(result: Result) -> None:
     mark = " " if result.kept else "!"
     line = f"{mark} {result.need:{_NEED}} {result.verdict:{_VERDICT}} {result.answered}"
     # What a server answers is anybody's text.
-    print(plain(line), flush=True)
+    print(printable(line), flush=True)
     if result.means:
         print(f"  {'':{_NEED}} {'':{_VERDICT}} {result.means}", flush=True)
 

@@ -78,12 +78,12 @@ def run(operation: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except OperationError as error:
-        print(f"error: {plain(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
     except BrokenPipeError:
         _say_no_more()
         return UNHEARD
     except ssl.SSLError as error:
-        told = plain(error.reason or str(error))
+        told = printable(error.reason or str(error))
         print(f"error: caCertificateFile: {told}; name the CA's PEM file", file=sys.stderr)
     except OSError as error:
         # Files that cannot be read or written are told where they are known.
@@ -108,11 +108,6 @@ def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     again = threading.Timer(_A_MOMENT, os.kill, (os.getpid(), signal.SIGINT))
     again.daemon = True
     again.start()
-
-
-def plain(text: str) -> str:
-    """Return a text of anybody's as it may be shown: it must not steer a terminal."""
-    return printable(text)
 
 
 def _say_no_more() -> None:

@@ -37,9 +37,10 @@ from formats.error import FormatError
 from formats.keys import PublicKey, shown_key
 from formats.narinfo import NarInfo, narinfo_of
 from formats.nix32 import nix32_encode
+from formats.printable import printable
 from formats.signing import SecretKey
 from formats.store_path import STORE_DIR
-from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, plain, run
+from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, run
 from operations.deployed_stack import DeployedStack, read_stack
 from operations.nar_measure import NarError, measure_nar
 from operations.other_cache import (
@@ -656,7 +657,7 @@ def _tell(outcome: Outcome, seconds: float) -> int:
     """Say what an import came to; return the exit code."""
     for path, why in list(outcome.problems.items())[:_SHOWN]:
         # What a cache says is anybody's text.
-        print(plain(f"not copied: {path}: {why}"), file=sys.stderr)
+        print(printable(f"not copied: {path}: {why}"), file=sys.stderr)
     if len(outcome.problems) > _SHOWN:
         print(f"not copied: {len(outcome.problems) - _SHOWN:,} more", file=sys.stderr)
     if outcome.blocked:

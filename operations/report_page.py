@@ -18,8 +18,8 @@ from typing import Any
 
 from formats.error import FormatError
 from formats.http_date import parse_iso_time
+from formats.printable import printable
 from operations.cache_status import BuilderState, Day, PinnedClosure, Status
-from operations.command_line import plain
 from operations.status_text import STARTED_BY
 from program.outputs.figures import Figures, size_in_words
 from program.outputs.page import STYLE, both, document, section
@@ -112,7 +112,7 @@ def report_page(status: Status, history: Sequence[Reported]) -> str:
         status: what is known of the cache.
         history: the figures of all reports, this one among them and last.
     """
-    name = plain(status.stack)
+    name = printable(status.stack)
     return document(
         (f"{name}: the state of the cache", f"{name}：缓存状态"),
         name,
@@ -517,7 +517,7 @@ def _plain_date(moment: datetime) -> str:
 
 def _text(text: str) -> str:
     """Return markup for a text, whoever wrote it."""
-    return escape(plain(text))
+    return escape(printable(text))
 
 
 def _kept(history: Sequence[Reported]) -> str:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from formats.printable import printable
 from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Status
-from operations.command_line import plain
 from program.outputs.figures import size_in_words
 
 _NAMED = 8
@@ -48,7 +48,7 @@ def screen(status: Status) -> str:
     if findings:
         lines += ["", *(f"! {finding}" for finding in findings)]
     # Names of objects and of stacks are anybody's text.
-    return "\n".join(plain(line).rstrip() for line in lines)
+    return "\n".join(printable(line).rstrip() for line in lines)
 
 
 def _facts(status: Status) -> Iterator[str]:

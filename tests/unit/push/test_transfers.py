@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -175,22 +175,14 @@ def let_end(server: StandIn, client: Client) -> None:
 
 
 @pytest.mark.usefixtures("pauses")
-def test_a_server_that_only_reads_is_not_asked_to_write_each_of_many(
-    server: StandIn, client: Client
+@pytest.mark.parametrize("request_for", [put, get])
+def test_a_server_that_answers_none_of_a_kind_is_not_asked_for_each_of_many(
+    server: StandIn, client: Client, request_for: Callable[[str], Request]
 ) -> None:
-    server.script = lambda seen: Reply(503) if seen.method == "PUT" else None
-    with pytest.raises(PushError, match="to each of many PUT requests, and the server at"):
-        client.outcomes([put(f"a{number}") for number in range(300)])
-    let_end(server, client)
-
-
-@pytest.mark.usefixtures("pauses")
-def test_a_server_that_lets_nothing_be_read_is_not_asked_for_each_of_many(
-    server: StandIn, client: Client
-) -> None:
-    server.script = lambda seen: Reply(503) if seen.method == "GET" else None
-    with pytest.raises(PushError, match="to each of many GET requests, and the server at"):
-        client.outcomes([get(f"a{number}") for number in range(300)])
+    method = request_for("a").method
+    server.script = lambda seen: Reply(503) if seen.method == method else None
+    with pytest.raises(PushError, match=f"to each of many {method} requests, and the server at"):
+        client.outcomes([request_for(f"a{number}") for number in range(300)])
     let_end(server, client)
 
 
