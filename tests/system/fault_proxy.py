@@ -72,6 +72,26 @@ def at_random(share: float, seed: int) -> Fault:
     return fault
 
 
+def until_asked_again(status: int) -> Fault:
+    """Answer every request with an HTTP status until one is made for the second time.
+
+    So no other gets through meanwhile, in whatever order they come.
+    """
+    seen: set[tuple[str, str]] = set()
+    again = threading.Event()
+    lock = threading.Lock()
+
+    def fault(request: Request) -> int:
+        what = (request.method, request.path)
+        with lock:
+            if what in seen:
+                again.set()
+            seen.add(what)
+        return PASS if again.is_set() else status
+
+    return fault
+
+
 @contextmanager
 def fault_proxy(
     server: MinioServer,

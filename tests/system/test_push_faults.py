@@ -16,7 +16,14 @@ import pytest
 
 from tests.system.bucket_verifier import Verdict, verify, watched
 from tests.system.cache_bucket import CacheBucket, leftovers, place, small_disk, trust
-from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, at_random, fault_proxy
+from tests.system.fault_proxy import (
+    PASS,
+    RESET_BEFORE,
+    Request,
+    at_random,
+    fault_proxy,
+    until_asked_again,
+)
 from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -105,17 +112,9 @@ def test_a_server_that_stays_away_ends_the_push_with_its_address(
 def test_what_the_server_asks_for_is_how_long_a_push_waits(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    throttled = threading.Event()
-
-    def throttle_once(request: Request) -> int:
-        if request.method == "PUT" and not throttled.is_set():
-            throttled.set()
-            return 503
-        return PASS
-
-    with fault_proxy(bucket.server, throttle_once, retry_after=2) as proxy:
+    with fault_proxy(bucket.server, until_asked_again(503), retry_after=2) as proxy:
         pushed = bucket.push(builder, closure, endpoint=proxy.url)
-    assert "push: upload: the server answers HTTP 503, trying again in 2 s" in pushed.log
+    assert "push: list: the server answers HTTP 503, trying again in 2 s" in pushed.log
     assert_whole(bucket)
 
 

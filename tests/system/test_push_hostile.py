@@ -25,7 +25,7 @@ from formats.signing import SecretKey, verified_by
 from tests.promises import attack
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, Pushed, leftovers, place, small_disk, trust
-from tests.system.fault_proxy import PASS, RESET_AFTER, Request, fault_proxy
+from tests.system.fault_proxy import PASS, RESET_AFTER, Request, fault_proxy, until_asked_again
 from tests.unit.push.s3_stand_in import Raw, Reply, Script, Seen, StandIn, error, serving
 from toolbox import throwaway_builder
 from toolbox.minio_server import MinioServer
@@ -500,15 +500,7 @@ def test_a_host_may_have_underscores(
 def test_a_fraction_of_a_second_may_be_asked_for(
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
-    throttled: list[Request] = []
-
-    def throttle_once(request: Request) -> int:
-        if request.method == "PUT" and not throttled:
-            throttled.append(request)
-            return 503
-        return PASS
-
-    with fault_proxy(bucket.server, throttle_once, retry_after=1.5) as proxy:
+    with fault_proxy(bucket.server, until_asked_again(503), retry_after=1.5) as proxy:
         pushed = bucket.push(builder, closure, endpoint=proxy.url)
     assert pushed.counts()["pushed"] == PATHS
     assert "the server answers HTTP 503, trying again in 2 s" in pushed.log
