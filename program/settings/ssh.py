@@ -76,7 +76,7 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
         data = base64.b64decode(rest.split(" ")[0], validate=True)
     except (binascii.Error, ValueError):
         raise SettingError(reader.full_name("hostKey"), key, remedy) from None
-    if not data.startswith(len(kind).to_bytes(4, "big") + kind.encode()) or len(data) < 40:
+    if not _is_key_of(kind, data):
         raise SettingError(reader.full_name("hostKey"), key, remedy)
     if kind == "ssh-rsa":
         raise SettingError(
@@ -85,6 +85,21 @@ def read_host_key(reader: SettingReader, host: str) -> str | None:
             "pulumi-command checks an RSA host key with SHA-1 only; write the ssh-ed25519 one",
         )
     return f"{kind} {rest.split(' ')[0]}"
+
+
+def _is_key_of(kind: str, data: bytes) -> bool:
+    """Tell whether a public key has its type, and all of the numbers that it is made of.
+
+    Each is its length in four bytes and itself, to the end (RFC 4251, section 5; RFC 4253, 6.6).
+    """
+    fields = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        fields.append(data[4:end])
+        if len(data) < end:
+            return False
+        data = data[end:]
+    return len(fields) > 1 and fields[0] == kind.encode() and all(fields)
 
 
 def read_private_key_file(reader: SettingReader) -> str | None:

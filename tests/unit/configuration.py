@@ -14,7 +14,7 @@ from program.settings.reader import SettingError
 from program.settings.stack import parse
 
 PROJECT_ROOT = Path(__file__).parents[2]
-HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleExamp"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleE"
 
 
 def schema() -> dict[str, dict[str, Any]]:

@@ -172,6 +172,9 @@ def test_an_unknown_setting_of_a_builder_is_refused() -> None:
         ({"port": 70000}, "builders[0].port is 70000"),
         ({"hostKey": None}, "builders[0].hostKey: is missing"),
         ({"hostKey": "ssh-ed25519 nonsense"}, "builders[0].hostKey is "),
+        ({"hostKey": HOST_KEY[:-4]}, "builders[0].hostKey is "),
+        ({"hostKey": HOST_KEY + "AAAA"}, "builders[0].hostKey is "),
+        ({"hostKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAAA=="}, "builders[0].hostKey is "),
         ({"hostKey": "ecdsa-sha2-nistp256 " + HOST_KEY.split()[1]}, "builders[0].hostKey is "),
         ({"s3User": "a b"}, 'builders[0].s3User is "a b"'),
         ({"closures": ["hello"]}, 'builders[0].closures is "hello"'),
@@ -206,7 +209,8 @@ def test_an_insecure_host_key_has_to_be_asked_for() -> None:
 
 
 def test_an_rsa_host_key_is_refused_for_what_the_provider_does_with_it() -> None:
-    data = b"\0\0\0\x07ssh-rsa" + bytes(300)
+    numbers = (b"ssh-rsa", b"\1\0\1", bytes(257))
+    data = b"".join(len(number).to_bytes(4, "big") + number for number in numbers)
     key = f"ssh-rsa {base64.b64encode(data).decode()}"
     assert "ssh-ed25519" in refusal(builders=[builder(hostKey=key)])
 
