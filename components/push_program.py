@@ -24,6 +24,7 @@ _PUSH = Path(push.__file__).parent
 _FORMATS = Path(formats.__file__).parent
 _LEFT_OUT = frozenset(
     {
+        "formats/nix_conf.py",
         "formats/signing.py",
         "push/bootstrap.py",
         "push/ci_job.py",

@@ -29,6 +29,7 @@ stdenvNoCC.mkDerivation {
       ../push/bootstrap.py
       ../push/ci_job.py
       ../push/whole_file.py
+      ../formats/nix_conf.py
       ../formats/signing.py
     ]);
   };

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from components.access import read_policy, write_policy
+from formats.nix_conf import patience
 from program.push_settings import push_settings
 from program.settings.stack import Settings
 
@@ -87,14 +88,6 @@ own on macOS (`scripts/nix-profile-daemon.sh.in`; manual, "Environment Variables
 """
 
 
-PATIENCE = {"connect-timeout": 3, "download-attempts": 3}
-"""How long Nix waits for a cache that is away: attempts, and seconds for each to connect.
-
-`nix/substituter.nix` has the same. With them goes `fallback`: without it Nix fails builds as long
-as a cache that it knows does not answer. Source: Nix manual, `nix.conf`.
-"""
-
-
 @dataclass(frozen=True)
 class ClientConfiguration:
     """How to reach and trust a cache. Every text merges with a machine's defaults."""
@@ -108,7 +101,6 @@ class ClientConfiguration:
 
     def nix_conf(self) -> str:
         """Return the lines for `/etc/nix/nix.conf` (Nix manual, `nix.conf`)."""
-        patience = "".join(f"{name} = {value}\n" for name, value in PATIENCE.items())
         trust = ""
         if self.ca_certificate is not None:
             # No setting adds a CA: `ssl-cert-file` takes the place of all others.
@@ -121,17 +113,13 @@ class ClientConfiguration:
             f"extra-substituters = {self.substituter}\n"
             f"extra-trusted-public-keys = {' '.join(self.public_keys)}\n"
             "# Builds go on while a cache is away.\n"
-            "fallback = true\n"
-            f"{patience}"
+            f"{patience('{name} = {value}')}"
             f"{trust}"
         )
 
     def nixos_configuration(self) -> str:
         """Return a NixOS module for `configuration.nix` or its `imports`."""
         keys = "".join(f'    "{key}"\n' for key in self.public_keys)
-        patience = "".join(
-            f"  nix.settings.{name} = {value};\n" for name, value in PATIENCE.items()
-        )
         trust = ""
         if self.ca_certificate is not None:
             body = "".join(f"    {line}\n" for line in self.ca_certificate.strip().splitlines())
@@ -141,8 +129,7 @@ class ClientConfiguration:
             f'  nix.settings.extra-substituters = [ "{self.substituter}" ];\n'
             f"  nix.settings.extra-trusted-public-keys = [\n{keys}  ];\n"
             "  # Builds go on while a cache is away.\n"
-            "  nix.settings.fallback = true;\n"
-            f"{patience}"
+            f"{patience('  nix.settings.{name} = {value};')}"
             f"{trust}"
             "}\n"
         )
@@ -154,6 +141,8 @@ class ClientConfiguration:
             "nixConfig = {\n"
             f'  extra-substituters = [ "{self.substituter}" ];\n'
             f"  extra-trusted-public-keys = [ {keys} ];\n"
+            "  # Builds go on while a cache is away.\n"
+            f"{patience('  {name} = {value};')}"
             "};\n"
         )
 

@@ -19,8 +19,8 @@ import pytest
 from minio import Minio
 
 from components.push_program import archive
+from formats.nix_conf import PATIENCE
 from formats.signing import SecretKey
-from program.outputs.machines import PATIENCE
 from tests.system.booted_systemd import unit_text
 from tests.system.nixos_machine import (
     BUCKET,
@@ -114,7 +114,6 @@ def test_a_client_adds_substituter_and_keys_to_what_it_has(machine: Machine) -> 
     assert added["nix"]["settings"] == {
         "extra-substituters": [example["substituter"]],
         "extra-trusted-public-keys": example["publicKeys"],
-        "fallback": True,
         **PATIENCE,
     }
     assert added["security"]["pki"]["certificates"] == []
