@@ -28,7 +28,9 @@ _LEFT_OUT = frozenset(
         "formats/signing.py",
         "push/bootstrap.py",
         "push/ci_job.py",
+        "push/job_nix.py",
         "push/post_build_hook.py",
+        "push/user_nix_conf.py",
         "push/whole_file.py",
     }
 )

@@ -28,6 +28,8 @@ stdenvNoCC.mkDerivation {
     ]) (unions [
       ../push/bootstrap.py
       ../push/ci_job.py
+      ../push/job_nix.py
+      ../push/user_nix_conf.py
       ../push/whole_file.py
       ../formats/nix_conf.py
       ../formats/signing.py

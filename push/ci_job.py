@@ -17,7 +17,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -30,19 +29,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.nix_conf import patience
 from formats.printable import printable
-from formats.store_path import STORE_DIR
 from push import signals
 from push.failure import PushError, defect
+from push.job_nix import settings_in_force, why_nothing_is_queued, why_nothing_is_taken
 from push.progress import say
 from push.settings import format_settings, read
-from push.whole_file import replace_whole
+from push.user_nix_conf import UserNixConf, write_new
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
-_BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
-_OURS = re.compile(f"{_BEGIN}\n(?:(?!{_BEGIN}\n).)*?{_END}\n", re.DOTALL)
-_HOOK_LINE = re.compile(r"^post-build-hook = (.+)$", re.MULTILINE)
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
 _LONGEST_PAUSE = 120.0
@@ -68,9 +65,17 @@ finish pushes the closures of the paths, too, and exits with 1 where something w
 _SECONDS_TO_END = 5.0
 """How long a push that is interrupted may clean up: a forge's runner kills what does not end."""
 
+_LONGEST_JOB = 86_400.0
+"""Seconds that a job may take whose forge does not say how many."""
+
+_CERTIFICATES = ("NIX_SSL_CERT_FILE", "SSL_CERT_FILE")
+"""Variables that outweigh `ssl-cert-file`."""
+
 _HOOK = """\
 #!/bin/sh
-exec {python} -I -B -c {program}
+# Whatever has become of the job, no build fails for it.
+[ ! -d {queue} ] || {python} -I -B -c {program}
+exit 0
 """
 
 
@@ -134,39 +139,38 @@ class _Job:
         self._workspace = (
             environment.get("GITHUB_WORKSPACE") or environment.get("CI_PROJECT_DIR") or os.curdir
         )
-        self._directory = Path(base, f"nix-binary-cache-{os.getuid()}")
+        # GitLab's runner gives none, but a number to each of the jobs that it has at a time.
+        place = [environment.get(name, "") for name in ("CI_RUNNER_ID", "CI_CONCURRENT_ID")]
+        self._place = f"-{'-'.join(place)}" if all(map(str.isalnum, place)) else ""
+        self._directory = Path(base, f"nix-binary-cache-{os.getuid()}{self._place}")
         self._settings = self._directory / "settings"
         self._queue = self._directory / "queue"
-        self._hook = self._directory / "post-build-hook"
         self._stop = self._directory / "stop"
         self._log = self._directory / "log"
+        self._pusher = self._directory / "pusher"
+        self._of_job = self._directory / "job"
+        self._not_queued = self._directory / "not-queued"
+        self._nix_conf = UserNixConf(environment, self._directory, _goes_on)
 
     def start(self) -> int:
         cache = self._cache()
         settings = self._push_settings(cache)
-        lines = [
-            f"extra-substituters = {cache['substituter']}",
-            f"extra-trusted-public-keys = {' '.join(cache['publicKeys'])}",
-            "fallback = true",
-        ]
         if settings is not None:
             self._take_directory()
-            lines.append(f"post-build-hook = {self._hook}")
         try:
             try:
                 if settings is not None:
                     self._fill(settings)
-                self._configure(lines)
-                if settings is not None:
+                queued = self._tell_nix(cache, queues=settings is not None)
+                if queued:
                     self._start_pusher()
             except BaseException:
                 # As in `finish`.
                 signals.ignore()
                 raise
         except BaseException as error:
-            # A hook that is not there would fail every build.
             with contextlib.suppress(PushError):
-                self._configure(())
+                self._nix_conf.replace(())
             if settings is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)
             if isinstance(error, OSError):
@@ -175,10 +179,14 @@ class _Job:
                     "set RUNNER_TEMP to a directory of this user's"
                 ) from None
             raise
-        print("what this job builds is pushed" if settings else "the cache is set up", flush=True)
+        print("what this job builds is pushed" if queued else "the cache is set up", flush=True)
         return 0
 
     def _take_directory(self) -> None:
+        if self._place and self._is_ours() and self._is_left():
+            self._end_pusher()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            say("settings: a job here ended without finish; what it had queued is not pushed")
         try:
             # Nix's daemon runs the hook as root, other users' Nix as themselves.
             _make_directory(self._directory, 0o711)
@@ -188,22 +196,118 @@ class _Job:
                 "remove what another job left"
             ) from None
 
+    def _is_left(self) -> bool:
+        """Whether what is there is of a job that is over: here there is one at a time."""
+        try:
+            return self._of_job.read_text(encoding="utf-8") != self._job()
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _job(self) -> str:
+        return self._environment.get("CI_JOB_ID", "")
+
     def _fill(self, settings: str) -> None:
         # Whoever writes here has the job sign and push: root, as Nix's daemon, and its own user.
         _make_directory(self._queue, 0o700)
-        _write(self._settings, settings, 0o600)
-        program = (
-            f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
-            f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
-        )
-        hook = _HOOK.format(python=shlex.quote(sys.executable), program=shlex.quote(program))
-        _write(self._hook, hook, 0o755)
+        write_new(self._settings, settings, 0o600)
+        write_new(self._of_job, self._job(), 0o600)
+
+    def _tell_nix(self, cache: Mapping[str, Any], *, queues: bool) -> bool:
+        """Tell Nix of the cache and, where what it builds is to be queued, of the hook.
+
+        Returns:
+            Whether what it builds is queued.
+        """
+        self._nix_conf.replace(())
+        before = settings_in_force(self._children)
+        lines = [
+            f"extra-substituters = {cache['substituter']}",
+            f"extra-trusted-public-keys = {' '.join(cache['publicKeys'])}",
+            *patience("{name} = {value}").splitlines(),
+        ]
+        certificates = self._trust(cache, before)
+        self._nix_conf.replace([*lines, *certificates])
+        trusted = settings_in_force(self._children).get("trusted-public-keys", "").split()
+        if not set(cache["publicKeys"]).issubset(trusted):
+            raise _refused(
+                f"Nix does not read '{self._nix_conf.path()}'; unset what keeps it from that, such "
+                "as NIX_CONFIG or NIX_CONFIG_HOME"
+            )
+        why = why_nothing_is_taken(self._children, cache["substituter"])
+        if why is None or "CA cert" not in why:
+            lines += certificates
+        else:
+            # A daemon that does not see the file could ask no other cache either.
+            self._nix_conf.replace(lines)
+        if why is not None:
+            say(f"settings: nothing is taken from the cache: {why}; builds go on without it")
+        if cache.get("access") == "private":
+            say(
+                "settings: the cache is private; Nix reads it where this machine has its reader's "
+                "credential, which is not the job's to set"
+            )
+        return queues and self._have_queued(lines, before)
+
+    def _have_queued(self, lines: Sequence[str], before: Mapping[str, str]) -> bool:
+        """Have Nix queue what it builds, and return whether it does; say why where it does not."""
+        anothers = before.get("post-build-hook")
+        if anothers:
+            why: str | None = f"the post-build-hook is '{anothers}' already"
+        else:
+            program = (
+                f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
+                f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
+            )
+            text = _HOOK.format(
+                queue=shlex.quote(str(self._queue)),
+                python=shlex.quote(sys.executable),
+                program=shlex.quote(program),
+            )
+            hook = self._nix_conf.put_beside("post-build-hook", text, 0o755)
+            self._nix_conf.replace([*lines, f"post-build-hook = {hook}"])
+            why = why_nothing_is_queued(self._children, self._queue, before)
+        if why is None:
+            return True
+        # A hook that cannot be run fails every build.
+        self._nix_conf.replace(lines)
+        write_new(self._not_queued, f"what this job builds is not queued: {why}", 0o600)
+        self._say_what_is_not_queued()
+        return False
+
+    def _say_what_is_not_queued(self) -> None:
+        why = self._not_queued.read_text(encoding="utf-8")
+        say(f"settings: {why}; name what is to be pushed at finish")
+
+    def _trust(self, cache: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+        """Return the line by which Nix trusts the private CA of the cache's server, if it does not.
+
+        No setting adds a CA: a file takes the place of all others.
+        """
+        certificate = str(cache.get("caCertificate") or "").strip()
+        trusted = ""
+        name = settings.get("ssl-cert-file", "")
+        with contextlib.suppress(OSError, ValueError):
+            trusted = Path(name).read_text(encoding="utf-8", errors="replace")
+        if certificate in trusted:
+            return []
+        if not name or any(self._environment.get(one) for one in _CERTIFICATES):
+            say(
+                "settings: Nix does not trust the private CA of the cache's server, and takes "
+                "nothing from it; add caCertificate to the file that NIX_SSL_CERT_FILE names"
+            )
+            return []
+        file = self._nix_conf.put_beside("ca.pem", f"{trusted}\n{certificate}\n", 0o644)
+        return [f"ssl-cert-file = {file}"]
 
     def run(self) -> int:
         """Push what waits, until `finish` says that it is enough."""
         left: set[Path] = set()
         pause = again = 0.0
-        while not self._stop.exists():
+        log = self._log.stat()
+        # A forge that ends a job may not let it finish.
+        longest = self._environment.get("CI_JOB_TIMEOUT", "")
+        end = time.monotonic() + (float(longest) if longest.isdecimal() else _LONGEST_JOB)
+        while self._is_wanted(log) and time.monotonic() < end:
             waiting = set(self._queue.iterdir())
             # What cannot be pushed now can be later, or never.
             if waiting - left or (waiting and time.monotonic() >= again):
@@ -213,6 +317,13 @@ class _Job:
                 again = time.monotonic() + pause
             time.sleep(_PAUSE)
         return 0
+
+    def _is_wanted(self, log: os.stat_result) -> bool:
+        """Whether the job whose log this is goes on: its runner may have removed everything."""
+        try:
+            return os.path.samestat(log, self._log.stat()) and not self._stop.exists()
+        except OSError:
+            return False
 
     def finish(self, paths: Sequence[str]) -> int:
         ours = self._is_ours()
@@ -228,7 +339,7 @@ class _Job:
         finally:
             # However it ends: a hook that is not there would fail every build after it.
             try:
-                self._configure(())
+                self._nix_conf.replace(())
             finally:
                 if ours:
                     shutil.rmtree(self._directory, ignore_errors=True)
@@ -255,9 +366,12 @@ class _Job:
         # What was interrupted while it started has none.
         if self._log.exists():
             self._stop_pusher()
-        code = self._push_queue()
+        code = 0 if self._not_queued.exists() else self._push_queue()
         given = [str(Path(self._workspace, path).absolute()) for path in paths]
         code = (self._push(given) if given else 0) or code
+        if self._not_queued.exists() and not given:
+            self._say_what_is_not_queued()
+            code = 1
         if self._log.exists():
             sys.stderr.write(self._log.read_text(errors="replace"))
         return code
@@ -321,80 +435,13 @@ class _Job:
     def _given(self, name: str) -> str | None:
         return self._environment.get(_PREFIX + name, "").strip() or None
 
-    def _configure(self, lines: Sequence[str]) -> None:
-        """Put lines into this user's nix.conf, in the place of those that were there before."""
-        path = self._nix_conf()
-        try:
-            before = ""
-            if path.exists():
-                if not path.is_file():
-                    if not lines:
-                        # Nothing of ours can be in it.
-                        return
-                    raise _unchangeable(path, "it is no file")
-                with path.open(encoding="utf-8", newline="") as file:
-                    before = file.read()
-            # Without its end it may hold what somebody else has written.
-            text = _OURS.sub(lambda ours: ours[0] if self._is_anothers(ours[0]) else "", before)
-            if lines and _OURS.search(text):
-                raise _refused(
-                    f"another job of this user's goes on, whose hook stands in '{path}'; set "
-                    "XDG_CONFIG_HOME to a directory of each job's own"
-                )
-            if lines:
-                newline = "" if not text or text.endswith("\n") else "\n"
-                text += "".join(f"{line}\n" for line in (newline + _BEGIN, *lines, _END))
-            if text != before:
-                # Root could write anew what others take to stay as it is.
-                if path.is_relative_to(Path(STORE_DIR).resolve()):
-                    raise _unchangeable(path, "it lies in the Nix store")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace_whole(path, text)
-        except (OSError, UnicodeDecodeError) as error:
-            why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise _unchangeable(path, why) from None
-
-    def _is_anothers(self, block: str) -> bool:
-        """Whether lines in nix.conf are those of another job that goes on."""
-        found = _HOOK_LINE.search(block)
-        if found is None or found[1] == str(self._hook):
-            return False
-        try:
-            log = os.open(
-                Path(found[1]).with_name(self._log.name),
-                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-            )
-        # What is no path can come from whoever edited the file.
-        except (OSError, ValueError):
-            return False
-        try:
-            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
-        finally:
-            os.close(log)
-        return False
-
-    def _nix_conf(self) -> Path:
-        """Return this user's nix.conf itself, wherever a link to it lies."""
-        try:
-            base = self._environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-            path = Path(base, "nix", "nix.conf").resolve()
-            # Of links that go in a circle, Python before 3.13 says it by itself.
-            if not path.is_symlink():
-                return path
-        # Nobody's home.
-        except (OSError, RuntimeError):
-            pass
-        raise _refused("this user's nix.conf is nowhere; set XDG_CONFIG_HOME")
-
     def _start_pusher(self) -> None:
         # What stands in it is shown at the end as the job's own.
-        _write(self._log, "", 0o600)
+        write_new(self._log, "", 0o600)
         with self._log.open("ab") as log:
             # The process keeps the lock as long as it lives, whoever is its parent by then.
             fcntl.flock(log, fcntl.LOCK_EX)
-            subprocess.Popen(
+            pusher = subprocess.Popen(
                 [sys.executable, "-m", "push.ci_job", "run"],
                 cwd=_CHECKOUT,
                 env=self._children,
@@ -403,6 +450,16 @@ class _Job:
                 stderr=log,
                 start_new_session=True,
             )
+        write_new(self._pusher, str(pusher.pid), 0o600)
+
+    def _end_pusher(self) -> None:
+        """End the pusher of a job that is over, and what it pushes."""
+        with contextlib.suppress(OSError, ValueError):
+            leader = int(self._pusher.read_text(encoding="utf-8"))
+            until = time.monotonic() + _SECONDS_TO_END
+            while _goes_on(self._directory) and time.monotonic() < until:
+                os.killpg(leader, signal.SIGTERM)
+                time.sleep(0.1)
 
     def _stop_pusher(self) -> None:
         """Let the push that runs come to its end."""
@@ -427,9 +484,19 @@ class _Job:
 
     def _push(self, arguments: Sequence[str]) -> int:
         command = [sys.executable, "-m", "push", "--config", str(self._settings), *arguments]
-        push = subprocess.Popen(command, cwd=_CHECKOUT, env=self._children)
+        # A signal that came while it starts would leave it, and its key, to nobody.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDS)
         try:
-            return push.wait()
+            push = subprocess.Popen(command, cwd=_CHECKOUT, env=self._children)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDS)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDS)
+            while True:
+                # One that comes just before a wait is heard after it.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return push.wait(_PAUSE)
         finally:
             # Where this is interrupted: it has directories of its own to remove, with the key.
             push.terminate()
@@ -438,25 +505,27 @@ class _Job:
             push.kill()
 
 
+def _goes_on(directory: Path) -> bool:
+    """Whether a job's directory has a pusher that lives."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        log = os.open(directory / "log", flags)
+    # What is no path can come from whoever edited the file that names it.
+    except (OSError, ValueError):
+        return False
+    try:
+        fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(log)
+    return False
+
+
 def _make_directory(path: Path, mode: int) -> None:
     """Make a new directory that has its mode whatever the umask is."""
     path.mkdir(mode=mode & stat.S_IRWXU)
     path.chmod(mode)
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Write a new file that has its mode from its first byte on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & stat.S_IRWXU)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    path.chmod(mode)
-
-
-def _unchangeable(path: Path, why: str) -> PushError:
-    return _refused(
-        f"'{path}' cannot be changed ({why}); set XDG_CONFIG_HOME to a directory whose "
-        "nix/nix.conf this user may write"
-    )
 
 
 def _refused(what: str) -> PushError:

@@ -210,3 +210,5 @@ def _catch_signals() -> None:
 
     for number in signals.heard():
         signal.signal(number, interrupt)
+    # Whoever started this may have held them back meanwhile.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDS)

@@ -65,6 +65,7 @@ class Issuer:
                 "id_token_signing_alg_values_supported": ["RS256"],
             },
             "/keys": {"keys": [key]},
+            f"/token?of=a-job&audience={CLIENT}": {"count": 1, "value": self.token("a job")},
         }
 
 

@@ -30,6 +30,7 @@ PAGE = (CHECKOUT / "docs" / "ci.md").read_text(encoding="utf-8")
 SOURCE = "/srv/action"
 WORKSPACE = "/srv/workspace"
 JOB = "/tmp/job"
+SCRIPT = "/srv/job.sh"
 FORGES = "/srv/forge"
 FORGES_FILES = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
 """Files in which a step tells its forge something."""
@@ -111,9 +112,33 @@ class Runner:
         done = self.builder.run(f"{script}{step['run']}\nSTEP\n", check=check)
         return done.returncode, done.stdout + done.stderr
 
+    def whole_job(self, name: str, around: str = "") -> str:
+        """Type `start`, a build and `finish` as GitLab's jobs do; return what they said.
+
+        Args:
+            name: what is built is called so.
+            around: what a shell does, which runs the script; by default nothing.
+        """
+        variables = {
+            "NIX_BINARY_CACHE_CONFIGURATION": f"{WORKSPACE}/cache.json",
+            "NIX_BINARY_CACHE_BUILDER": "ci",
+            "NIX_BINARY_CACHE_SECRET_ACCESS_KEY": self.bucket.secret,
+            "NIX_BINARY_CACHE_SIGNING_KEY": self.bucket.key.to_nix(),
+        }
+        exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
+        expression = shlex.quote(BUILDS.format(name=name, last=0))
+        script = (
+            f"{exports}export RUNNER_TEMP=${{RUNNER_TEMP:-{JOB}}}\n"
+            f"(cd {SOURCE} && python3 -m push.ci_job start); echo start ended with $?\n"
+            f"nix-build --no-out-link -E {expression}; echo build ended with $?\n"
+            f"(cd {SOURCE} && python3 -m push.ci_job finish); echo finish ended with $?\n"
+        )
+        self.builder.run(f"cat >{SCRIPT}", input=script)
+        return self.builder.run(f"exec 2>&1\n{around}").stdout
+
     def build(self, name: str, number: int) -> list[str]:
         """Build so many paths that no store has, as a job does; return them, first to last."""
-        script = "export NIX_SSL_CERT_FILE=/etc/private-ca.pem; nix-build --no-out-link -"
+        script = "nix-build --no-out-link -"
         top = self.builder.run(script, input=BUILDS.format(name=name, last=number - 1)).stdout
         paths = self.builder.run(f"nix-store --query --requisites {top}").stdout.split()
         assert len(paths) == number
@@ -161,13 +186,149 @@ def test_a_job_takes_from_the_cache_what_another_one_built(
     assert first.step({"do": "finish"})[0] == 0
     # Without a builder it only reads.
     second.step({})
+    # No machine here knows the private CA by itself.
     said = second_builder.run(
-        "NIX_SSL_CERT_FILE=/etc/private-ca.pem nix-build --no-out-link -",
-        input=BUILDS.format(name="shared", last=2),
+        "nix-build --no-out-link -", input=BUILDS.format(name="shared", last=2)
     ).stderr
     assert f"copying path '{paths[-1]}' from" in said
     assert "building" not in said
     assert second.step({"do": "finish"})[0] == 0
+    assert second_builder.run("ls ~/.config/nix; cat ~/.config/nix/*").stdout == "nix.conf\n"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(
+            f"install -d -o 1001 /srv/home; HOME=/srv/home bash {SCRIPT}", id="another user's home"
+        ),
+        pytest.param(
+            "echo cores = 1 >/srv/first.conf; "
+            f"NIX_USER_CONF_FILES=/srv/first.conf:/srv/second.conf bash {SCRIPT}",
+            id="files that a variable names",
+        ),
+        pytest.param(
+            f"unshare --mount bash -c 'mount -t tmpfs -o noexec none {JOB}; bash {SCRIPT}'",
+            id="nothing is run where temporary files lie",
+        ),
+        pytest.param(
+            f"mkdir '{JOB}/a  b#c'; RUNNER_TEMP='{JOB}/a  b#c' bash {SCRIPT}; rmdir '{JOB}/a  b#c'",
+            id="temporary files in a directory with an odd name",
+        ),
+    ],
+)
+def test_wherever_nix_has_its_settings_what_a_job_builds_is_pushed(
+    builder: ThrowawayBuilder, bucket: CacheBucket, around: str
+) -> None:
+    runner = Runner(builder, bucket)
+    said = runner.whole_job(f"somewhere-{bucket.name}", around)
+    assert said.count(" ended with 0\n") == 3, said
+    assert "what this job builds is pushed\n" in said
+    assert [key for key in bucket.objects() if key.endswith(".narinfo")], said
+    left = f"find ~/.config /srv/home {JOB} /srv/*.conf -name 'nix-binary-cache-*' || true"
+    assert builder.run(left).stdout == ""
+    assert "nix-binary-cache" not in builder.run("cat ~/.config/nix/* /srv/*.conf || true").stdout
+
+
+DAEMON = """\
+groupadd --system --force nixbld
+nix-daemon >/dev/null 2>&1 </dev/null & daemon=$!
+until [ -S /nix/var/nix/daemon-socket/socket ]; do sleep 0.05; done
+export NIX_REMOTE=daemon
+"""
+
+
+@pytest.mark.parametrize(
+    ("around", "why"),
+    [
+        pytest.param(
+            f"{DAEMON}unshare --mount bash -c 'mount -t tmpfs none /root; bash {SCRIPT}'",
+            "-post-build-hook",
+            id="the daemon of another container",
+        ),
+        pytest.param(
+            "mkdir -p ~/.config/nix; echo post-build-hook = /bin/true >~/.config/nix/nix.conf\n"
+            f"bash {SCRIPT}",
+            "the post-build-hook is '/bin/true' already",
+            id="a hook of the user's",
+        ),
+        pytest.param(
+            f"NIX_CONFIG='post-build-hook = /bin/true' bash {SCRIPT}",
+            "the post-build-hook is '/bin/true' already",
+            id="a hook that a variable sets",
+        ),
+        pytest.param(
+            f"{DAEMON}chmod -R a+rX /srv; chown nobody {JOB} {WORKSPACE}\n"
+            "install -d -o nobody /srv/nobody\n"
+            f"HOME=/srv/nobody setpriv --reuid=nobody --clear-groups bash {SCRIPT}",
+            "ignoring the client-specified setting 'post-build-hook'",
+            id="a user whom the daemon does not trust",
+        ),
+    ],
+)
+def test_where_nothing_is_queued_a_job_is_told_builds_go_on_and_finish_says_so_again(
+    builder: ThrowawayBuilder, bucket: CacheBucket, around: str, why: str
+) -> None:
+    runner = Runner(builder, bucket)
+    stop = 'code=$?; [ -z "${daemon-}" ] || kill $daemon; exit $code'
+    said = runner.whole_job(f"unqueued-{bucket.name}", f"{around}\n{stop}")
+    assert said.count("push: settings: what this job builds is not queued: ") == 2, said
+    assert said.count(why) >= 2, said
+    assert "the cache is set up\nstart ended with 0\n" in said, said
+    assert "build ended with 0\n" in said, said
+    assert "finish ended with 1\n" in said, said
+    assert "name what is to be pushed at finish" in said
+    # A file that a daemon does not see would keep it from every cache.
+    assert "(77)" not in said.partition("start ended")[2]
+    assert builder.run(f"ls -A {JOB}").stdout == ""
+
+
+def test_what_a_job_that_was_killed_has_left_fails_nobodys_build(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    runner.step(runner.secrets)
+    # What a forge's runner does before the next job.
+    builder.run(f"rm -r {JOB}/*")
+    runner.build("after-a-killed-job", 1)
+    runner.step(runner.secrets)
+    (path,) = runner.build("after-that", 1)
+    assert runner.step({"do": "finish"})[0] == 0
+    assert runner.published([path]) == {path}
+    assert builder.run("ls ~/.config/nix; cat ~/.config/nix/*").stdout == "nix.conf\n"
+
+
+def pushers(builder: ThrowawayBuilder) -> int:
+    """Return how many processes push in the background."""
+    found = (builder.root / "proc").glob("[0-9]*/cmdline")
+    return sum(b"push.ci_job\0run" in read_or_nothing(file) for file in found)
+
+
+def read_or_nothing(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    # Of a process that has ended meanwhile.
+    except OSError:
+        return b""
+
+
+def test_the_next_job_in_its_place_ends_one_that_did_not_finish(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    assert wait_until(lambda: not pushers(builder), 60)
+    place = f"CI_RUNNER_ID=7 CI_CONCURRENT_ID=0 TMPDIR={JOB} bash {SCRIPT}"
+    for job in ("1", "2"):
+        runner.whole_job(f"in-place-{job}")
+        builder.run(f"sed -i 's/^export RUNNER_TEMP.*/export CI_JOB_ID={job}/' {SCRIPT}")
+        if job == "1":
+            builder.run(f"sed -i /finish/d {SCRIPT}; {place} >&2")
+    assert pushers(builder) == 1
+    said = builder.run(f"exec 2>&1\n{place}").stdout
+    assert "push: settings: a job here ended without finish; what it had queued" in said
+    assert said.count(" ended with 0\n") == 3, said
+    assert pushers(builder) == 0
+    assert builder.run(f"ls -A {JOB}; cat ~/.config/nix/*").stdout == ""
 
 
 def test_a_push_that_fails_fails_the_job_only_where_it_is_asked_to(
@@ -306,6 +467,37 @@ def role() -> str:
     return f"arn:minio:iam:us-east-1::role/{name.rstrip(b'=').decode()}"
 
 
+def on_github(builder: ThrowawayBuilder, server: MinioServer, trusted: Issuer) -> dict[str, str]:
+    """Return the inputs that the page's steps give to the action."""
+    text = next(
+        one for one in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "id-token" in one
+    )
+    first, second = yaml.safe_load(text)["steps"]
+    variables = {
+        "ENDPOINT": server.endpoint,
+        "ROLE_ARN": role(),
+        "CURL_CA_BUNDLE": "/etc/private-ca.pem",
+        "GITHUB_OUTPUT": f"{FORGES}/GITHUB_OUTPUT",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of the runner",
+        "ACTIONS_ID_TOKEN_REQUEST_URL": f"{trusted.url}/token?of=a-job",
+    }
+    assert first["env"].keys() == {"ENDPOINT", "ROLE_ARN"}
+    exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
+    step = f"{exports}bash --noprofile --norc -eo pipefail <<'STEP'\n{first['run']}\nSTEP\n"
+    said = builder.run(step).stdout.splitlines()
+    lines = builder.run(f"cat {FORGES}/GITHUB_OUTPUT").stdout.splitlines()
+    outputs = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    # Nothing is seen that is not masked.
+    assert said == [f"::add-mask::{value}" for value in outputs.values()]
+    given = {
+        name: re.sub(
+            r"\$\{\{ steps\.credential\.outputs\.(\w+) \}\}", lambda m: outputs[m[1]], value
+        )
+        for name, value in second["with"].items()
+    }
+    return {name: value for name, value in given.items() if "secrets." not in value}
+
+
 def test_a_job_pushes_with_a_credential_that_its_forges_token_was_exchanged_for(
     builder: ThrowawayBuilder, federated: MinioServer, trusted_issuer: Issuer
 ) -> None:
@@ -324,7 +516,7 @@ def test_a_job_pushes_with_a_credential_that_its_forges_token_was_exchanged_for(
         return {n.removeprefix("NIX_BINARY_CACHE_").lower().replace("_", "-"): v for n, v in pairs}
 
     got = credential(trusted_issuer.token("repo:home/infra:ref:refs/heads/main"))
-    runner.step({**runner.secrets, **got})
+    runner.step({**runner.secrets, **on_github(builder, federated, trusted_issuer)})
     paths = runner.build("short-lived", 4)
     code, said = runner.step({"do": "finish"})
     assert code == 0, said

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pwd
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from formats.nix_conf import patience
 from formats.signing import SecretKey
-from push import ci_job
+from push import ci_job, user_nix_conf
 from push.ci_job import main
 from toolbox.processes import wait_until
 
@@ -26,8 +28,20 @@ CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "bu
 MARK = "# nix-binary-cache: begin\n"
 
 
+def in_force(environment: Mapping[str, str]) -> dict[str, str]:
+    """Stand in for what a Nix says that reads the job's own file."""
+    file = Path(environment["XDG_CONFIG_HOME"], "nix", "nix.conf")
+    lines = file.read_text().splitlines() if file.exists() else []
+    pairs = (line.removeprefix("extra-").partition(" = ") for line in lines)
+    return {name: value for name, sign, value in pairs if sign}
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a job whose Nix does as it is told."""
+    monkeypatch.setattr(ci_job, "settings_in_force", in_force)
+    monkeypatch.setattr(ci_job, "why_nothing_is_queued", lambda *_: None)
+    monkeypatch.setattr(ci_job, "why_nothing_is_taken", lambda *_: None)
     (tmp_path / "cache.json").write_text(json.dumps(CACHE))
     (tmp_path / "nix").mkdir()
     return {
@@ -83,7 +97,7 @@ def test_what_is_no_file_of_this_users_stays(
     assert main(["finish"], environment) == 0
     assert null.is_char_device()
 
-    monkeypatch.setattr(ci_job, "STORE_DIR", str(tmp_path / "store"))
+    monkeypatch.setattr(user_nix_conf, "STORE_DIR", str(tmp_path / "store"))
     managed = tmp_path / "store" / "home-manager-files"
     managed.parent.mkdir()
     managed.write_text("cores = 2\n")
@@ -104,7 +118,7 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     file = tmp_path / "nix" / "nix.conf"
     assert main(["start"], first) == 0
     configured = file.read_text()
-    assert f"post-build-hook = {tmp_path}/1/" in configured
+    assert f"post-build-hook = {tmp_path}/nix/nix-binary-cache-" in configured
     try:
         assert main(["start"], second) == 1
         assert "another job of this user's goes on, whose hook" in capfd.readouterr().err
@@ -114,6 +128,7 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     finally:
         main(["finish"], first)
     assert file.read_text() == ""
+    assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
     # What one that was killed has left is in nobody's way.
     file.write_text(configured)
     (tmp_path / "1" / f"nix-binary-cache-{os.getuid()}").mkdir()
@@ -124,16 +139,20 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     assert file.read_text() == ""
 
 
-@pytest.mark.parametrize("hook", ["/", "a\0b", "/nowhere/post-build-hook", "/dev/post-build-hook"])
-def test_a_hook_that_is_nobodys_is_taken_away(
-    environment: dict[str, str], tmp_path: Path, hook: str
+@pytest.mark.parametrize("owner", ["/", "a\0b", "/nowhere/job", "/dev/job"])
+def test_a_block_that_is_nobodys_is_taken_away_and_what_it_names_stays(
+    environment: dict[str, str], tmp_path: Path, owner: str
 ) -> None:
     file = tmp_path / "nix" / "nix.conf"
-    file.write_text(f"{MARK}post-build-hook = {hook}\n# nix-binary-cache: end\n")
+    hook = tmp_path / "nix-binary-cache-hook"
+    hook.touch()
+    lines = f"# of {owner}\npost-build-hook = {hook}\nssl-cert-file = {file}\n"
+    file.write_text(f"{MARK}{lines}# nix-binary-cache: end\n")
     assert main(["start"], environment) == 0
     assert "post-build-hook" not in file.read_text()
     assert main(["finish"], environment) == 0
     assert file.read_text() == ""
+    assert hook.exists()
 
 
 def test_a_nix_conf_stays_its_users_where_root_changes_it(
@@ -245,7 +264,7 @@ def test_a_start_that_fails_at_its_end_leaves_no_hook_behind(
 def test_a_start_beside_another_job_takes_nothing_from_it(
     pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
     assert main(["start"], pushing) == 0
     (directory,) = tmp_path.glob("nix-binary-cache-*")
     before = (tmp_path / "nix" / "nix.conf").read_text()
@@ -258,16 +277,23 @@ def test_a_start_beside_another_job_takes_nothing_from_it(
 class Pushes:
     """Stands in for a push that is started: something comes while it is waited for."""
 
+    pid = 1 << 30
+    """Nobody's."""
+
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self._meanwhile = meanwhile
+        self._ended = False
         self.calls: list[str] = []
 
     def __call__(self, *_: object, **__: object) -> Pushes:
+        self._ended = False
         return self
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float) -> int:
         self.calls.append("wait")
-        if timeout is None:
+        assert timeout <= 5.0
+        if not self._ended:
+            self._ended = True
             self._meanwhile()
         return 0
 
@@ -301,7 +327,7 @@ def test_a_job_that_is_cancelled_leaves_nothing(
         strike("clean-up")
         as_usual(*arguments, **more)
 
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
     assert main(["start"], pushing) == 0
     push = Pushes(lambda: strike("push"))
     monkeypatch.setattr(subprocess, "Popen", push)
@@ -357,12 +383,17 @@ def test_a_push_that_is_cancelled_has_time_to_remove_its_key(
     key = tmp_path / "key"
     push = tmp_path / "push"
     push.write_text(
-        f"#!/bin/sh\ntrap 'sleep 0.5; rm {key}; exit 143' TERM\n"
-        f"touch {key}\nwhile :; do sleep 0.01; done\n"
+        f"#!{sys.executable} -IS\n"
+        "import os, signal, sys, time\n"
+        f"def end(*_): time.sleep(0.5); os.unlink({str(key)!r}); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\n"
+        f"open({str(key)!r}, 'w').close()\n"
+        "time.sleep(60)\n"
     )
     push.chmod(0o755)
     with monkeypatch.context() as patched:
-        patched.setattr(subprocess, "Popen", lambda *_, **__: None)
+        patched.setattr(subprocess, "Popen", Pushes(lambda: None))
         assert main(["start"], pushing) == 0
     monkeypatch.setattr(sys, "executable", str(push))
 
@@ -393,15 +424,15 @@ def test_names_in_a_file_write_no_lines_of_their_own(
 def test_a_user_without_a_home_is_told_what_to_set(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def nobody() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def nobody(_: int) -> None:
+        raise KeyError
 
     file = Path(environment["XDG_CONFIG_HOME"], "nix", "nix.conf")
     file.symlink_to(file)
     assert main(["start"], environment) == 1
     assert "set XDG_CONFIG_HOME" in capfd.readouterr().err
     assert file.is_symlink()
-    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert main(["start"], {**environment, "XDG_CONFIG_HOME": ""}) == 1
     assert "set XDG_CONFIG_HOME" in capfd.readouterr().err
 
@@ -412,7 +443,7 @@ def started(
 ) -> tuple[Path, dict[str, str]]:
     """The directory of a job whose pusher was not started, and the job's environment."""
     with monkeypatch.context() as patched:
-        patched.setattr(subprocess, "Popen", lambda *_, **__: None)
+        patched.setattr(subprocess, "Popen", Pushes(lambda: None))
         assert main(["start"], pushing) == 0
     (directory,) = tmp_path.glob("nix-binary-cache-*")
     return directory, pushing
@@ -422,7 +453,7 @@ def started(
 def test_nobody_else_writes_into_a_jobs_files_whatever_the_umask(
     pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
     (tmp_path / "nix" / "nix.conf").touch()
     before = os.umask(umask)
     try:
@@ -432,7 +463,10 @@ def test_nobody_else_writes_into_a_jobs_files_whatever_the_umask(
     (directory,) = tmp_path.glob("nix-binary-cache-*")
     modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in directory.iterdir()}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o711
-    assert modes == {"settings": 0o600, "post-build-hook": 0o755, "queue": 0o700, "log": 0o600}
+    private = ("settings", "log", "job", "pusher")
+    assert modes == {**dict.fromkeys(private, 0o600), "queue": 0o700}
+    (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
+    assert stat.S_IMODE(hook.stat().st_mode) == 0o755
 
 
 def test_what_another_user_has_queued_is_not_pushed(
@@ -526,3 +560,146 @@ def test_what_is_pushed_waits_for_no_pause(
     monkeypatch.setattr(ci_job, "time", clock)
     assert main(["run"], environment) == 0
     assert pushed == [2.0, 4.0, 6.0, 8.0, 10.0]
+
+
+def test_a_pusher_ends_with_the_time_that_its_job_has_and_with_its_files(
+    started: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, environment = started
+    for given, end in (("3600", 3_600.0), ("", 86_400.0), ("an hour", 86_400.0)):
+        clock = Clock({})
+        monkeypatch.setattr(ci_job, "time", clock)
+        assert main(["run"], {**environment, "CI_JOB_TIMEOUT": given}) == 0
+        assert clock.now == end
+
+    def is_emptied_and_filled_by_the_next() -> None:
+        directory.rename(tmp_path / "gone")
+        directory.mkdir()
+        (directory / "log").touch()
+
+    clock = Clock({100.0: is_emptied_and_filled_by_the_next})
+    monkeypatch.setattr(ci_job, "time", clock)
+    assert main(["run"], environment) == 0
+    assert clock.now == 100.0
+    shutil.rmtree(directory)
+    assert main(["finish"], environment) == 0
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_place_is_taken_from_another_job_and_never_from_the_same(
+    pushing: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    same: bool,
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    place = {**pushing, "CI_RUNNER_ID": "7", "CI_CONCURRENT_ID": "1", "CI_JOB_ID": "20"}
+    assert main(["start"], place) == 0
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    assert directory.name == f"nix-binary-cache-{os.getuid()}-7-1"
+    (directory / "queue" / "path").symlink_to("/nix/store/path")
+    code = main(["start"], place if same else {**place, "CI_JOB_ID": "21"})
+    said = capfd.readouterr().err
+    assert code == same
+    assert ("run finish first" in said) == same
+    assert ("what it had queued is not pushed" in said) == (not same)
+    assert len(list((directory / "queue").iterdir())) == same
+    # Another number is another place, and what is none is of no help.
+    other = {**place, "XDG_CONFIG_HOME": str(tmp_path / "other")}
+    for number in ("2", "../3"):
+        assert main(["start"], {**other, "CI_CONCURRENT_ID": number}) == 0
+        assert main(["finish"], {**other, "CI_CONCURRENT_ID": number}) == 0
+        assert directory.exists()
+    plain = tmp_path / f"nix-binary-cache-{os.getuid()}"
+    plain.mkdir()
+    assert main(["start"], {**other, "CI_CONCURRENT_ID": "../3"}) == 1
+
+
+def test_what_nix_does_not_read_is_refused_and_taken_back(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ci_job, "settings_in_force", lambda _: {"trusted-public-keys": "other:x"})
+    assert main(["start"], environment) == 1
+    file = tmp_path / "nix" / "nix.conf"
+    assert f"Nix does not read '{file}'; unset what keeps it" in capfd.readouterr().err
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("named", ["", ":", "::"])
+def test_a_variable_that_names_no_file_is_refused(
+    environment: dict[str, str], capfd: pytest.CaptureFixture[str], named: str
+) -> None:
+    assert main(["start"], {**environment, "NIX_USER_CONF_FILES": named}) == 1
+    said = capfd.readouterr().err
+    assert "NIX_USER_CONF_FILES is empty, so Nix reads no nix.conf; unset it\n" in said
+
+
+def test_a_file_that_a_variable_names_and_nobody_may_write_has_its_own_remedy(
+    environment: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named = {**environment, "NIX_USER_CONF_FILES": f"{tmp_path / 'directory'}:/other"}
+    (tmp_path / "directory").mkdir()
+    assert main(["start"], named) == 1
+    assert "(it is no file); let NIX_USER_CONF_FILES begin with a file" in capfd.readouterr().err
+
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("known", "variables", "written", "said"),
+    [
+        ("others\n", {}, True, False),
+        (f"others\n{CERTIFICATE}others\n", {}, False, False),
+        ("others\n", {"NIX_SSL_CERT_FILE": "/x"}, False, True),
+        ("others\n", {"SSL_CERT_FILE": "/x"}, False, True),
+        (None, {}, False, True),
+    ],
+)
+def test_a_private_ca_is_added_to_those_that_nix_trusts_or_told(
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    known: str | None,
+    variables: dict[str, str],
+    written: bool,
+    said: bool,
+) -> None:
+    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "caCertificate": CERTIFICATE}))
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(known or "")
+
+    def of_a_machine(environment: Mapping[str, str]) -> dict[str, str]:
+        return ({} if known is None else {"ssl-cert-file": str(bundle)}) | in_force(environment)
+
+    monkeypatch.setattr(ci_job, "settings_in_force", of_a_machine)
+    assert main(["start"], {**environment, **variables}) == 0
+    file = tmp_path / "nix" / "nix.conf"
+    beside = list(file.parent.glob("*-ca.pem"))
+    assert len(beside) == written
+    assert [one.read_text() for one in beside] == [f"others\n\n{CERTIFICATE}"] * written
+    assert ("ssl-cert-file = " in file.read_text()) == written
+    assert ("does not trust the private CA" in capfd.readouterr().err) == said
+    assert main(["finish"], environment) == 0
+    assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
+
+
+def test_a_private_cache_that_nobody_gave_the_job_a_credential_for_is_told(
+    environment: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "access": "private"}))
+    assert main(["start"], environment) == 0
+    assert "its reader's credential, which is not the job's to set" in capfd.readouterr().err
+
+
+def test_a_jobs_lines_have_all_that_every_text_has(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert main(["start"], environment) == 0
+    lines = (tmp_path / "nix" / "nix.conf").read_text().splitlines()
+    assert set(patience("{name} = {value}").splitlines()) < set(lines)

@@ -1,0 +1,125 @@
+"""What the Nix of a job does with its settings: asked of it, not inferred from where they stand.
+
+Which files Nix reads depends on whose home it is, on variables and on the daemon, which takes a
+hook of its `trusted-users` only and runs it as root, maybe in another container than the job's. So
+whether a build is queued is shown by building something, and whether the cache is asked by asking
+for something.
+
+Source: Nix manual, "nix config show", "post-build-hook", `nix.conf`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from formats.nix32 import nix32_encode
+from formats.printable import printable
+from formats.store_path import STORE_DIR
+from push.failure import PushError
+
+_SECONDS = 120.0
+_LONGEST = 200
+_PROBE = """\
+derivation {{
+  name = "nix-binary-cache-probe";
+  system = "{system}";
+  builder = "/bin/sh";
+  args = [ "-c" "echo >$out" ];
+  allowSubstitutes = false;
+  preferLocalBuild = true;
+  asked = "{asked}";
+}}
+"""
+
+
+def settings_in_force(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what this user's Nix has of each setting, as `nix.conf` would have it.
+
+    Raises:
+        PushError: there is no Nix, or it does not tell.
+    """
+    # Of before Nix 2.20; later ones know it by this name, too.
+    command = ["nix", "--extra-experimental-features", "nix-command", "show-config"]
+    try:
+        done = _run(command, environment)
+    except subprocess.TimeoutExpired:
+        raise _refused(f"nix show-config says nothing for {_SECONDS:.0f} s; try it") from None
+    if done.returncode:
+        raise _refused(f"nix show-config ends with '{_last_line(done.stderr)}'; try it")
+    pairs = (line.partition(" = ") for line in done.stdout.splitlines())
+    return {name: value for name, sign, value in pairs if sign}
+
+
+def why_nothing_is_queued(
+    environment: Mapping[str, str], queue: Path, settings: Mapping[str, str]
+) -> str | None:
+    """Build something new, and return why its path is not queued; None where it is.
+
+    Args:
+        environment: the job's.
+        queue: where the hook leaves links.
+        settings: as `settings_in_force` has them.
+
+    Raises:
+        PushError: there is no `nix-build`.
+    """
+    expression = _PROBE.format(system=settings.get("system", ""), asked=secrets.token_hex(16))
+    try:
+        done = _run(["nix-build", "--no-out-link", "-E", expression], environment)
+    except subprocess.TimeoutExpired:
+        return f"Nix has built nothing after {_SECONDS:.0f} s"
+    if done.returncode:
+        return _last_line(done.stderr)
+    link = queue / Path(done.stdout.strip()).name
+    if not link.is_symlink():
+        told = _last_line(done.stderr, "post-build-hook")
+        return told or "Nix does not run the job's post-build-hook"
+    link.unlink()
+    return None
+
+
+def why_nothing_is_taken(environment: Mapping[str, str], substituter: str) -> str | None:
+    """Ask for a path that no cache has, and return why this one is not asked; None where it is.
+
+    Raises:
+        PushError: there is no `nix-store`.
+    """
+    path = f"{STORE_DIR}/{nix32_encode(secrets.token_bytes(20))}-nix-binary-cache-probe"
+    try:
+        done = _run(["nix-store", "--realise", path], environment)
+    except subprocess.TimeoutExpired:
+        return f"Nix has no answer after {_SECONDS:.0f} s"
+    # What succeeded after all is no reason.
+    told = [line for line in done.stderr.splitlines() if "retrying in" not in line]
+    return _last_line("\n".join(told), substituter.partition("?")[0]) or None
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+        )
+    except FileNotFoundError:
+        raise _refused(f"{command[0]} is not on PATH; install Nix before start") from None
+    except OSError as error:
+        raise _refused(f"{command[0]} cannot be run ({error.strerror}); see to it") from None
+
+
+def _last_line(text: str, about: str = "") -> str:
+    """Return the last line of what Nix said, about something; empty where there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and about in line]
+    return printable(lines[-1], _LONGEST) if lines else ""
+
+
+def _refused(what: str) -> PushError:
+    return PushError("settings", what)
