@@ -104,6 +104,11 @@ class BuilderState:
     signed_by: str = ""
     """The name of the key that signs what it pushes."""
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether its last push left something out, or none is known."""
+        return self.status is None or self.status.failures > 0
+
 
 @dataclass(frozen=True)
 class Day:
@@ -158,11 +163,8 @@ class Status:
 
     @property
     def findings(self) -> list[str]:
-        """What somebody should see to, a sentence each."""
-        found = []
-        for builder in self.builders:
-            if builder.overdue:
-                found.append(f"builder {builder.name}: {self._since(builder)}")
+        """What somebody should see to before it is lost, a sentence each."""
+        found = [self._told_of(builder) for builder in self.builders if builder.overdue]
         for pin in self.pins:
             if pin.unreadable:
                 found.append(
@@ -175,11 +177,31 @@ class Status:
                 found.append(f"pin {pin.name} is incomplete: {path}: {why}{more}")
         return found
 
-    def _since(self, builder: BuilderState) -> str:
+    @property
+    def notices(self) -> list[str]:
+        """What is not as it should be and endangers nothing yet, a sentence each.
+
+        An old lease may hold where a push left something out, and where nothing expires no builder
+        is ever overdue.
+        """
+        return [self._told_of(builder) for builder in self.noticed]
+
+    @property
+    def noticed(self) -> list[BuilderState]:
+        """The builders that `notices` are about, in their order."""
+        return [one for one in self.builders if one.doubtful and not one.overdue]
+
+    def _told_of(self, builder: BuilderState) -> str:
+        return f"builder {builder.name}: {self._why(builder)}"
+
+    def _why(self, builder: BuilderState) -> str:
         if builder.last_push is None:
             return "it has told of no push yet"
         if builder.status is None:
             return "what it tells of its pushes cannot be read"
+        if not builder.overdue:
+            on = builder.last_push.strftime("%Y-%m-%d")
+            return f"{builder.status.failures:,} not pushed by its last push, on {on}"
         if builder.lease is None:
             return "no push that kept all it has is known"
         days = (self.at - builder.lease.at).days

@@ -59,7 +59,8 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
     status = status_of(stack, "report")
     history = history_with(former(file), status)
     write_whole(file, report_page(status, history))
-    print(f"{file}: {status.entries:,} entries, {len(status.findings)} findings")
+    found = f"{len(status.findings)} findings, {len(status.notices)} notices"
+    print(f"{file}: {status.entries:,} entries, {found}")
     return _publish(name, page, status) if publish else DONE
 
 

@@ -124,7 +124,7 @@ def report_page(status: Status, history: Sequence[Reported]) -> str:
 
 def _sections(status: Status, history: Sequence[Reported]) -> Iterator[str]:
     yield _tiles(status)
-    yield _findings(status)
+    yield _verdict(status)
     yield section(
         "builders",
         ("Builders", "构建机"),
@@ -204,39 +204,99 @@ def _age(days: int) -> str:
     return both(f"{days} day{'s' if days > 1 else ''}", f"{days} 天")
 
 
-def _findings(status: Status) -> str:
-    found = list(zip(status.findings, _findings_in_chinese(status), strict=True))
-    if not found:
-        text = both(
-            "All is well: every builder pushes, every pin is whole.",
-            "一切正常：所有构建机都在推送，所有 pin 都完整。",
+def _verdict(status: Status) -> str:
+    """Return what is wrong, and what is not as it should be; where nothing is, what holds."""
+    findings = zip(status.findings, _findings_in_chinese(status), strict=True)
+    notices = zip(status.notices, _notices_in_chinese(status), strict=True)
+    said = _sentences("ill", findings) + _sentences("doubtful", notices)
+    return said or f'<p class="verdict well">{both(*map(_text, _what_holds(status)))}</p>\n'
+
+
+def _sentences(kind: str, sentences: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<li>{both(_text(one), _text(other))}</li>\n" for one, other in sentences)
+    return f'<ul class="verdict {kind}">\n{items}</ul>\n' if items else ""
+
+
+def _what_holds(status: Status) -> tuple[str, str]:
+    """Return what is so where there is neither a finding nor a notice."""
+    for_ever = status.rules.retention_days is None
+    holds = []
+    if for_ever:
+        holds.append(("nothing expires", "没有条目会过期"))
+    elif status.builders:
+        holds.append(("every builder pushes", "所有构建机都在推送"))
+    if status.pins:
+        holds.append(("every pin is whole", "所有 pin 都完整"))
+    if not holds:
+        return (
+            "Nothing to watch: neither a builder nor a pin is declared.",
+            "没有需要关注的：未声明构建机，也没有 pin。",
         )
-        return f'<p class="verdict well">{text}</p>\n'
-    items = "".join(f"<li>{both(_text(one), _text(other))}</li>\n" for one, other in found)
-    return f'<ul class="verdict ill">\n{items}</ul>\n'
+    english, chinese = ", ".join(one for one, _ in holds), "，".join(one for _, one in holds)
+    if not for_ever:
+        return f"All is well: {english}.", f"一切正常：{chinese}。"
+    pushed = _pushed_for_ever(status.builders)
+    return (
+        f"Nothing is about to be lost: {english}.{pushed[0]}",
+        f"没有内容即将丢失：{chinese}。{pushed[1]}",
+    )
+
+
+def _pushed_for_ever(builders: Sequence[BuilderState]) -> tuple[str, str]:
+    """Return what is known of pushes where no lease tells who has stopped.
+
+    How long ago is too long, whoever reads the date knows.
+    """
+    pushed = [(one.last_push, one.name) for one in builders if one.last_push is not None]
+    if not pushed:
+        return "", ""
+    first, name = min(pushed)
+    on = _plain_date(first)
+    if len(pushed) == 1:
+        return (
+            f" The last push of builder {name}, on {on}, left nothing out.",
+            f"构建机 {name} 最近一次推送在 {on}，没有遗漏。",
+        )
+    return (
+        f" No builder's last push left anything out; the one longest ago is that of {name}, on "
+        f"{on}.",
+        f"各构建机最近一次推送都没有遗漏；其中最早的是 {name}，在 {on}。",
+    )
 
 
 def _findings_in_chinese(status: Status) -> Iterator[str]:
     """Yield what `Status.findings` has, in its order."""
     for builder in status.builders:
-        if not builder.overdue:
-            continue
-        if builder.last_push is None:
-            what = "尚未报告任何推送"
-        elif builder.status is None:
-            what = "它报告的推送结果无法读取"
-        elif builder.lease is None:
-            what = "没有已知的推送保留了它的全部内容"
-        else:
-            days, lived = (status.at - builder.lease.at).days, status.rules.retention_days
-            what = f"已有 {days} 天没有推送保留它的全部内容（条目保留 {lived} 天）"
-        yield f"构建机 {builder.name}：{what}"
+        if builder.overdue:
+            yield _builder_in_chinese(builder, status)
     for pin in status.pins:
         if pin.unreadable:
             yield f"pin {pin.name} 无法读取，刷新部署即可恢复"
         elif pin.lost:
             more = f"（另有 {len(pin.lost) - 1} 个）" if len(pin.lost) > 1 else ""
             yield f"pin {pin.name} 不完整：缺少 {next(iter(pin.lost))}{more}"
+
+
+def _notices_in_chinese(status: Status) -> Iterator[str]:
+    """Yield what `Status.notices` has, in its order."""
+    for builder in status.noticed:
+        yield _builder_in_chinese(builder, status)
+
+
+def _builder_in_chinese(builder: BuilderState, status: Status) -> str:
+    if builder.last_push is None:
+        what = "尚未报告任何推送"
+    elif builder.status is None:
+        what = "它报告的推送结果无法读取"
+    elif not builder.overdue:
+        on = _plain_date(builder.last_push)
+        what = f"最近一次推送（{on}）有 {builder.status.failures:,} 项未推送"
+    elif builder.lease is None:
+        what = "没有已知的推送保留了它的全部内容"
+    else:
+        days, lived = (status.at - builder.lease.at).days, status.rules.retention_days
+        what = f"已有 {days} 天没有推送保留它的全部内容（条目保留 {lived} 天）"
+    return f"构建机 {builder.name}：{what}"
 
 
 def _builders(status: Status) -> str:
@@ -272,7 +332,8 @@ def _builder(builder: BuilderState, status: Status) -> str:
         expires = both("never", "永不")
     else:
         expires = _NONE if builder.expires is None else _moment(builder.expires, exact=False)
-    mark = ' class="late"' if builder.overdue else ""
+    kind = "late" if builder.overdue else "unsure" if builder.doubtful else ""
+    mark = f' class="{kind}"' if kind else ""
     return _row(
         f'<th scope="row"{mark}>{_text(builder.name)}</th>',
         (push, ("last push", "最近推送")),

@@ -1,8 +1,8 @@
 """Shows on one screen what is known of a stack's cache: builders, pins, what expires when.
 
 It lists the bucket once, and reads what each builder has left there of its last push, and what pins
-keep. It changes nothing. Exit code 0: all is well; 1: a builder has not pushed all it has for half
-of the retention, or a pin is incomplete; 2: it could not be told.
+keep. It changes nothing. Exit code 1: a builder has not pushed all it has for half of the
+retention, or a pin is incomplete; 0: neither; 2: it could not be told.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ STARTED_BY = {
 
 
 def screen(status: Status) -> str:
-    """Return what people see: one screen, the findings last."""
+    """Return what people see: one screen, the findings and notices last."""
     lines = [f"{status.stack}: {status.substituter}, {_moment(status.at)}", ""]
     lines += _table(
         ("builder", "last push", "by", "came to", "keeps", "expires from"),
@@ -44,9 +44,9 @@ def screen(status: Status) -> str:
         )
         lines.append("")
     lines += _facts(status)
-    findings = status.findings
-    if findings:
-        lines += ["", *(f"! {finding}" for finding in findings)]
+    told = [*(f"! {one}" for one in status.findings), *(f"- {one}" for one in status.notices)]
+    if told:
+        lines += ["", *told]
     # Names of objects and of stacks are anybody's text.
     return "\n".join(printable(line).rstrip() for line in lines)
 
@@ -165,7 +165,7 @@ def _ago(age: timedelta) -> str:
 def as_json(status: Status) -> str:
     """Return everything, for machines."""
     fields = asdict(status)
-    fields["findings"] = status.findings
+    fields |= {"findings": status.findings, "notices": status.notices}
     return f"{json.dumps(fields, indent=2, default=_json)}\n"
 
 

@@ -19,6 +19,7 @@ from tests.unit.formats.told import TOLD
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
 WEEK = Rules(retention_days=7, rule_days=7, grace_days=1, at_midnight=True)
+FOR_EVER = Rules(None, None, 1, at_midnight=True)
 KEY = "_nixcache/status/cache-one"
 HOSTILE = (
     "x" * 10_000,
@@ -90,8 +91,7 @@ def test_a_builder_is_overdue_where_nothing_kept_all_it_has_for_half_of_the_rete
     status = status_of(listed(KEY, days_old), told=told)
     assert status.findings == ([] if finding is None else [finding])
     # Where nothing expires, nothing is ever late.
-    for_ever = Rules(None, None, 1, at_midnight=True)
-    forever = status_of(listed(KEY, days_old), told=told, rules=for_ever)
+    forever = status_of(listed(KEY, days_old), told=told, rules=FOR_EVER)
     assert forever.findings == []
     assert forever.builders[0].expires is None
 
@@ -102,10 +102,41 @@ def test_a_push_that_failed_hides_neither_the_one_before_nor_its_lease() -> None
     status = status_of(listed(KEY, 0), told=format_status(told))
     assert status.builders[0].expires == datetime(2026, 12, 3, tzinfo=timezone.utc)
     assert status.findings == []
-    assert "3 not pushed" in screen(status)
+    assert status.notices == ["builder one: 3 not pushed by its last push, on 2026-11-27"]
+    assert screen(status).endswith(f"\n\n- {status.notices[0]}")
+    assert json.loads(as_json(status))["notices"] == status.notices
     # A lease that began after the object was written is nobody's.
     later = replace(told, before=TOLD.lease(NOW + timedelta(days=300)))
     assert status_of(listed(KEY, 0), told=format_status(later)).builders[0].lease is None
+
+
+@pytest.mark.parametrize(
+    ("told", "notice"),
+    [
+        (format_status(TOLD), None),
+        (format_status(replace(TOLD, started_by="queue")), None),
+        (
+            format_status(replace(TOLD, failures=1500)),
+            "builder one: 1,500 not pushed by its last push, on 2025-10-23",
+        ),
+        (b"{}", "builder one: what it tells of its pushes cannot be read"),
+        (None, "builder one: it has told of no push yet"),
+    ],
+)
+def test_where_nothing_expires_a_push_that_failed_is_said_and_so_is_one_that_nobody_knows_of(
+    told: bytes | None, notice: str | None
+) -> None:
+    objects = [] if told is None else [listed(KEY, 400)]
+    status = status_of(*objects, told=told, rules=FOR_EVER)
+    assert status.findings == []
+    assert status.notices == ([] if notice is None else [notice])
+    assert f"! {notice}" not in screen(status)
+
+
+def test_what_is_found_of_a_builder_is_not_said_twice() -> None:
+    for told in (format_status(replace(TOLD, failures=2)), b"{}", None):
+        status = status_of(*([] if told is None else [listed(KEY, 1)]), told=told)
+        assert (len(status.findings), status.notices) == (1, [])
 
 
 def test_a_builder_that_never_told_is_found_and_a_former_one_is_shown() -> None:
@@ -120,8 +151,7 @@ def test_a_former_builder_is_shown_as_long_as_what_it_pushed_may_be_there() -> N
     last, gone = listed("_nixcache/status/last", 8.3), listed("_nixcache/status/gone", 9.5)
     assert status_of(last, gone).former == ("last",)
     assert "also told" not in screen(status_of(gone))
-    for_ever = Rules(None, None, 1, at_midnight=True)
-    assert status_of(last, gone, rules=for_ever).former == ("gone", "last")
+    assert status_of(last, gone, rules=FOR_EVER).former == ("gone", "last")
 
 
 def test_many_former_builders_do_not_fill_the_screen() -> None:

@@ -8,12 +8,13 @@ import re
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from formats.push_status import format_status
+from formats.push_status import Lease, PushStatus, format_status
 from formats.s3 import ListedObject
 from operations import report
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, evaluate
@@ -32,6 +33,8 @@ from tests.unit.formats import told
 from tests.unit.operations.test_audit import stack
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+WEEK = Rules(7, 7, 1, at_midnight=True)
+FOR_EVER = Rules(None, None, 1, at_midnight=True)
 TOLD = replace(told.TOLD, own=1204, renewed=1204, pushed=0)
 SYSTEM = "/nix/store/2w8rqgjhr5wnsw9b6fhxyqzmx5qsknpx-nixos-system-26.05"
 
@@ -41,7 +44,10 @@ def listed(key: str, days_old: float, size: int = 700) -> ListedObject:
 
 
 def entries() -> list[ListedObject]:
-    objects = [listed("_nixcache/status/cache-one", 0.3), listed("_nixcache/status/cache-two", 5)]
+    objects = [
+        listed(f"_nixcache/status/cache-{user}", days_old)
+        for user, days_old in (("one", 0.3), ("two", 5), ("four", 0.1))
+    ]
     for number in range(60):
         days_old = (number % 9) * 0.9
         objects.append(listed(f"{number:032}.narinfo", days_old))
@@ -52,16 +58,37 @@ def entries() -> list[ListedObject]:
 def status_of(
     *, stack: str = "homelab", pins: tuple[PinnedClosure, ...] = (), told: bytes
 ) -> Status:
-    late = format_status(replace(TOLD, started_by="path", failures=2))
+    late = replace(TOLD, started_by="path", failures=2)
+    part = replace(late, failures=3, before=Lease(NOW - timedelta(days=1), 12, 100))
     seen = Seen(
         entries(),
-        {"cache-one": told, "cache-two": late},
+        {
+            "cache-one": told,
+            "cache-two": format_status(late),
+            "cache-four": format_status(part),
+        },
         pins,
         {f"nar/{59:052}.nar.zst": SYSTEM},
     )
-    builders = {"one": "cache-one", "two": "cache-two", "three": "cache-three"}
-    rules = Rules(7, 7, 1, at_midnight=True)
-    return evaluate(stack, "https://s3.test/cache", ["k-1"], builders, {}, rules, seen, NOW)
+    builders = {name: f"cache-{name}" for name in ("one", "two", "three", "four")}
+    return evaluate(stack, "https://s3.test/cache", ["k-1"], builders, {}, WEEK, seen, NOW)
+
+
+def pushed(
+    *pushes: tuple[PushStatus | None, float],
+    rules: Rules,
+    pins: tuple[PinnedClosure, ...] = (),
+) -> Status:
+    """Return what is known where builders last told of these pushes, so many days ago."""
+    names = ["one", "two", "three"][: len(pushes)]
+    told = {name: one for name, one in zip(names, pushes, strict=True) if one[0] is not None}
+    seen = Seen(
+        [listed(f"_nixcache/status/{name}", days_old) for name, (_, days_old) in told.items()],
+        {name: format_status(one) for name, (one, _) in told.items() if one is not None},
+        pins,
+    )
+    users = {name: name for name in names}
+    return evaluate("homelab", "https://s3.test/cache", ["k-1"], users, {}, rules, seen, NOW)
 
 
 STATUS = status_of(
@@ -109,11 +136,83 @@ def test_it_says_everything_in_both_languages_and_asks_for_nothing() -> None:
 def test_what_is_wrong_is_said_first_and_a_cache_without_anything_is_a_page_too() -> None:
     html = report_page(STATUS, [])
     assert html.index("builder three: it has told of no push yet") < html.index('id="builders"')
-    rules = Rules(None, None, 1, at_midnight=True)
-    empty = evaluate("empty", "https://s3.test", [], {}, {}, rules, Seen([], {}), NOW)
+    empty = evaluate("empty", "https://s3.test", [], {}, {}, FOR_EVER, Seen([], {}), NOW)
     html = report_page(empty, history_with([], empty))
-    for words in ("All is well", "No builder is declared", "Nothing expires", "It is empty"):
+    for words in ("about to be lost", "No builder is declared", "Nothing expires", "It is empty"):
         assert words in html
+
+
+FAILED = replace(TOLD, failures=500)
+KEPT_BEFORE = replace(FAILED, before=Lease(NOW - timedelta(days=2), 12, 100))
+WHOLE = PinnedClosure("live", (SYSTEM,), 12, 100)
+
+
+@pytest.mark.parametrize(
+    ("pushes", "rules", "pins", "kind", "said"),
+    [
+        ([(TOLD, 1)], WEEK, [WHOLE], "well", "All is well: every builder pushes, every pin is "),
+        ([(TOLD, 1)], WEEK, [], "well", "All is well: every builder pushes."),
+        ([], WEEK, [WHOLE], "well", "All is well: every pin is whole."),
+        ([], WEEK, [], "well", "Nothing to watch: neither a builder nor a pin is declared."),
+        (
+            [(KEPT_BEFORE, 0)],
+            WEEK,
+            [WHOLE],
+            "doubtful",
+            "builder one: 500 not pushed by its last push, on 2026-11-27",
+        ),
+        (
+            [(FAILED, 400), (None, 0)],
+            FOR_EVER,
+            [],
+            "doubtful",
+            "builder one: 500 not pushed by its last push, on 2025-10-23\n"
+            "builder two: it has told of no push yet",
+        ),
+        (
+            [(TOLD, 400)],
+            FOR_EVER,
+            [WHOLE],
+            "well",
+            "Nothing is about to be lost: nothing expires, every pin is whole. The last push of "
+            "builder one, on 2025-10-23, left nothing out.",
+        ),
+        (
+            [(TOLD, 1), (TOLD, 400), (TOLD, 2)],
+            FOR_EVER,
+            [],
+            "well",
+            "Nothing is about to be lost: nothing expires. No builder's last push left anything "
+            "out; the one longest ago is that of two, on 2025-10-23.",
+        ),
+        ([], FOR_EVER, [], "well", "Nothing is about to be lost: nothing expires."),
+    ],
+)
+def test_only_what_holds_is_said_to_be_well(
+    pushes: list[tuple[PushStatus | None, float]],
+    rules: Rules,
+    pins: list[PinnedClosure],
+    kind: str,
+    said: str,
+) -> None:
+    html = report_page(pushed(*pushes, rules=rules, pins=tuple(pins)), [])
+    (verdict,) = re.findall(r'<(?:p|ul) class="verdict.*?</(?:p|ul)>', html, re.DOTALL)
+    assert f'class="verdict {kind}"' in verdict
+    english, chinese = (
+        re.findall(f'data-text="{language}">([^<]*)<', verdict) for language in ("en", "zh")
+    )
+    assert unescape("\n".join(english)).startswith(said)
+    assert len(chinese) == len(english)
+
+
+def test_what_is_found_and_what_is_doubtful_are_told_apart() -> None:
+    html = report_page(STATUS, [])
+    builders = html[html.index('<table class="cards">') :]
+    assert html.index('class="verdict ill"') < html.index('class="verdict doubtful"')
+    assert "builder four: 3 not pushed by its last push, on 2026-11-27" in html
+    assert "构建机 four：最近一次推送（2026-11-27）有 3 项未推送" in html
+    marks = re.findall(r'<th scope="row"(?: class="(\w+)")?>(\w+)</th>', builders)[:4]
+    assert marks == [("", "one"), ("late", "two"), ("late", "three"), ("unsure", "four")]
 
 
 def test_nobody_elses_text_is_markup() -> None:
