@@ -20,7 +20,7 @@ from formats.error import FormatError
 from formats.http_date import parse_iso_time
 from formats.printable import printable
 from operations.cache_status import BuilderState, Day, PinnedClosure, Status
-from operations.status_text import STARTED_BY
+from operations.status_text import STARTED_BY, age_in_words
 from program.outputs.figures import Figures, size_in_words
 from program.outputs.page import STYLE, both, document, section
 
@@ -185,7 +185,7 @@ def _sections(status: Status, history: Sequence[Reported]) -> Iterator[str]:
 
 def _tiles(status: Status) -> str:
     soon = status.expiring_by(status.at.date() + timedelta(days=1)).entries
-    oldest = _NONE if status.oldest is None else _age((status.at - status.oldest).days)
+    oldest = _NONE if status.oldest is None else _age(status.at - status.oldest)
     tiles = (
         (f"{status.entries:,}", ("store paths", "个 store 路径")),
         (size_in_words(status.nar_bytes), ("compressed", "压缩后大小")),
@@ -198,10 +198,8 @@ def _tiles(status: Status) -> str:
     return f'<dl class="figures">\n{shown}</dl>\n'
 
 
-def _age(days: int) -> str:
-    if days == 0:
-        return both("today", "今天")
-    return both(f"{days} day{'s' if days > 1 else ''}", f"{days} 天")
+def _age(age: timedelta) -> str:
+    return both(*(age_in_words(age) or ("just written", "刚刚写入")))
 
 
 def _verdict(status: Status) -> str:

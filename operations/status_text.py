@@ -13,6 +13,7 @@ from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Sta
 from program.outputs.figures import size_in_words
 
 _NAMED = 8
+_MINUTES = ((1440, "day", "天"), (60, "hour", "小时"), (1, "minute", "分钟"))
 
 STARTED_BY = {
     "deployment": "a deployment",
@@ -154,12 +155,20 @@ def _moment(moment: datetime) -> str:
 
 
 def _ago(age: timedelta) -> str:
-    """Return an age in words; a server's clock may be ahead of this one."""
-    minutes = max(0, int(age.total_seconds())) // 60
-    for count, unit in ((minutes // 1440, "day"), (minutes // 60, "hour"), (minutes, "minute")):
-        if count:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
+    words = age_in_words(age)
+    return "just now" if words is None else f"{words[0]} ago"
+
+
+def age_in_words(age: timedelta) -> tuple[str, str] | None:
+    """Return an age in English and in Chinese, None where it is less than a minute.
+
+    Less than nothing is that, too: a server's clock may be ahead of this one.
+    """
+    minutes = int(age.total_seconds()) // 60
+    for length, unit, chinese in _MINUTES:
+        if (count := minutes // length) > 0:
+            return f"{count:,} {unit}{'s' if count > 1 else ''}", f"{count:,} {chinese}"
+    return None
 
 
 def as_json(status: Status) -> str:

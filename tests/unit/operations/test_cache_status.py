@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from formats.push_status import Lease, format_status
 from formats.s3 import ListedObject
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, asked_for, evaluate
-from operations.status_text import as_json, as_prometheus, screen
+from operations.status_text import age_in_words, as_json, as_prometheus, screen
 from tests.unit.configuration import PROJECT_ROOT
 from tests.unit.formats.told import TOLD
 
@@ -137,6 +137,26 @@ def test_what_is_found_of_a_builder_is_not_said_twice() -> None:
     for told in (format_status(replace(TOLD, failures=2)), b"{}", None):
         status = status_of(*([] if told is None else [listed(KEY, 1)]), told=told)
         assert (len(status.findings), status.notices) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (timedelta(days=-300), None),
+        (timedelta(seconds=-90), None),
+        (timedelta(seconds=59), None),
+        (timedelta(minutes=1), ("1 minute", "1 分钟")),
+        (timedelta(hours=23.9), ("23 hours", "23 小时")),
+        (timedelta(days=1), ("1 day", "1 天")),
+        (timedelta(days=1500), ("1,500 days", "1,500 天")),
+    ],
+)
+def test_an_age_is_told_in_its_largest_unit_and_is_never_less_than_nothing(
+    age: timedelta, words: tuple[str, str] | None
+) -> None:
+    assert age_in_words(age) == words
+    told = screen(status_of(listed(KEY, age / timedelta(days=1)), told=format_status(TOLD)))
+    assert ("just now" if words is None else f"{words[0]} ago") in told
 
 
 def test_a_builder_that_never_told_is_found_and_a_former_one_is_shown() -> None:

@@ -205,6 +205,19 @@ def test_only_what_holds_is_said_to_be_well(
     assert len(chinese) == len(english)
 
 
+@pytest.mark.parametrize(
+    ("days_old", "shown"), [(-90 / 86_400, "just written"), (0.5, "12 hours"), (40, "40 days")]
+)
+def test_what_a_server_with_another_clock_has_just_written_is_not_older_than_nothing(
+    days_old: float, shown: str
+) -> None:
+    seen = Seen([listed(f"{1:032}.narinfo", days_old)], {})
+    status = evaluate("homelab", "https://s3.test/cache", ["k-1"], {}, {}, WEEK, seen, NOW)
+    page = report_page(status, [])
+    assert shown in page
+    assert not re.search(r"(?<![\w-])-[0-9]", page[page.index("<main>") : page.index("<section")])
+
+
 def test_what_is_found_and_what_is_doubtful_are_told_apart() -> None:
     html = report_page(STATUS, [])
     builders = html[html.index('<table class="cards">') :]
