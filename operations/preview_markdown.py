@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -102,8 +102,12 @@ class Step:
     @property
     def label(self) -> str:
         """What a person calls it, as Markdown."""
-        noun = _NOUNS.get(self.type, self.type.rpartition(":")[2])
-        return f"{noun} {code(self.name)}"
+        return f"{_NOUNS.get(self.type) or code(self.type)} {code(self.name)}"
+
+    @property
+    def word(self) -> str:
+        """What becomes of it, as Markdown."""
+        return _WORDS.get(self.operation) or code(self.operation)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def render(preview: Mapping[str, Any]) -> str:
     rows = [row for step in moving for row in _rows(step)]
     if rows:
         head = ["| | resource | property | before | after |", "| --- | --- | --- | --- | --- |"]
-        sections.append("\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)]))
+        sections.append("\n".join([*head, *map(_row, rows)]))
     return "\n\n".join(sections) + "\n"
 
 
@@ -150,16 +154,25 @@ def failed(preview: Mapping[str, Any]) -> bool:
 
 
 def code(text: str) -> str:
-    """Return `text` as a Markdown code span that no text can leave, in a table too.
+    """Return `text` as a Markdown code span that no text can leave.
 
-    Source: CommonMark 0.31, "Code spans"; GitHub Flavored Markdown, "Tables".
+    Source: CommonMark 0.31, "Code spans".
     """
     shown = " ".join("".join(c if c.isprintable() or c == "\n" else "�" for c in text).split("\n"))
     fence = "`"
     while fence in shown:
         fence += "`"
     pad = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
-    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    """Return a table's row: in a cell, and nowhere else, a pipe is escaped in a code span too.
+
+    Source: GitHub Flavored Markdown, "Tables".
+    """
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def _steps(preview: Mapping[str, Any]) -> list[Step]:
@@ -181,7 +194,7 @@ def _step(step: Mapping[str, Any]) -> Step:
 
 
 def _headline(preview: Mapping[str, Any], moving: Sequence[Step]) -> str:
-    words = [_WORDS.get(step.operation, step.operation).strip("*") for step in moving]
+    words = [step.word.strip("*") for step in moving]
     counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
     # Not every unchanged resource has a step: the summary alone counts them all.
     unchanged = (preview.get("changeSummary") or {}).get("same", 0)
@@ -265,10 +278,9 @@ def _messages(preview: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rows(step: Step) -> Iterator[Sequence[str]]:
-    word = _WORDS.get(step.operation, step.operation)
     changes = _changes(step) if step.before and step.after else []
     first = changes[0] if changes else Change("", "", "")
-    yield (word, step.label, first.property, first.before, first.after)
+    yield (step.word, step.label, first.property, first.before, first.after)
     for change in changes[1:_MOST_ROWS]:
         yield ("", "", change.property, change.before, change.after)
     if len(changes) > _MOST_ROWS:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.push_program import archive, push_command
@@ -193,13 +194,57 @@ def test_messages_are_passed_on_and_an_error_makes_the_preview_a_failed_one() ->
 
 
 @given(st.text())
-def test_no_text_leaves_its_code_span_or_its_cell(text: str) -> None:
+def test_no_text_leaves_its_code_span(text: str) -> None:
     span = code(text)
     fence = span[: len(span) - len(span.lstrip("`"))]
     inside = span[len(fence) : -len(fence)]
     assert "\n" not in span
     assert fence not in inside
-    assert span.count("|") == span.count("\\|")
+    assert not outside(span)
+
+
+def outside(markdown: str) -> str:
+    """Return what stands in no code span (CommonMark 0.31, "Code spans")."""
+    return re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", markdown)
+
+
+def cells(row: str) -> list[str]:
+    """Return a table's row as a reader has it (GitHub Flavored Markdown, "Tables")."""
+    return [one.replace("\\|", "|").strip() for one in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
+NASTY = "a:b:|@org/team `` <b>x</b> ![y](https://z.test)\\|`"
+
+
+@given(st.text(st.sampled_from("|\\`@<a:$")))
+@example(NASTY)
+def test_every_value_is_code_whatever_it_is_the_value_of(text: str) -> None:
+    steps = [
+        step(operation, f"x:{text}::{text}", {text: f"{text}1"}, {text: f"{text}2"}, {text: {}})
+        for operation in ("create", "update", text or "-")
+    ]
+    notes = [{"severity": "warning", "message": f"warning: {text}"}]
+    lines = report(*steps, diagnostics=notes).splitlines()
+    rows = [cells(line) for line in lines if line.startswith("| ")]
+    assert {len(row) for row in rows} == {5}
+    words = {word for row in rows[2:] for word in map(outside, row)}
+    assert {word.strip() for word in words} <= {"", "created", "changed"}
+    for line in lines:
+        assert not {*"@<["} & {*outside(line)}
+
+
+def test_a_resource_that_is_not_known_is_called_by_its_whole_type_as_code() -> None:
+    (row,) = report(step("create", f"{NASTY}::x")).splitlines()[4:]
+    assert cells(row)[1] == f"{code(NASTY)} `x`"
+
+
+def test_a_pipe_is_escaped_in_a_table_and_nowhere_else() -> None:
+    note = {"severity": "warning", "message": "warning: a|b"}
+    text = report(step("update", OBJECT, {"a|b": "c|d"}, {"a|b": "e"}), diagnostics=[note])
+    assert "- `warning: a|b`\n" in text
+    assert "| `a\\|b` | `c\\|d` | `e` |" in text
+    gone = report(step("delete", BUCKET, {"bucket": "a|b"}))
+    assert "bucket `a|b` is deleted" in gone
 
 
 def test_what_is_no_preview_is_refused() -> None:
