@@ -160,6 +160,8 @@ class Status:
     expiring: tuple[Day, ...]
     """What expires on each day from today on that anything does, if nothing pushes."""
     largest: tuple[LargeNar, ...]
+    public_keys: tuple[str, ...] = ()
+    """The keys that clients trust, whole: a cache keeps them where it gets another URL."""
 
     @property
     def findings(self) -> list[str]:

@@ -57,21 +57,21 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
         with suppress(OSError):
             file.parent.mkdir(exist_ok=True)
     status = status_of(stack, "report")
-    history = history_with(former(file), status)
+    history = history_with(former(file, status), status)
     write_whole(file, report_page(status, history))
     found = f"{len(status.findings)} findings, {len(status.notices)} notices"
     print(f"{file}: {status.entries:,} entries, {found}")
     return _publish(name, page, status) if publish else DONE
 
 
-def former(file: Path) -> list[Reported]:
-    """Return the figures that a report at this place keeps of those before it."""
+def former(file: Path, status: Status) -> list[Reported]:
+    """Return the figures that a report of the same cache at this place keeps of those before it."""
     try:
         # Of a terminal or a pipe, nobody would ever come to the end.
         if not file.is_file():
             return []
         with file.open(encoding="utf-8", errors="replace") as before:
-            return history_of(before.read(LARGEST_PAGE))
+            return history_of(before.read(LARGEST_PAGE), status)
     except OSError:
         return []
 

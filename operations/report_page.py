@@ -59,17 +59,53 @@ class Reported:
     nar_bytes: int
 
 
-def history_of(page: str) -> list[Reported]:
-    """Return the figures that a former report keeps, the oldest first; none where it is none.
+def history_of(page: str, status: Status) -> list[Reported]:
+    """Return the figures that a former report of the same cache keeps, the oldest first.
 
     An entry that is none is left out: one that somebody has spoilt does not cost the others.
+
+    Args:
+        page: the former report; where it is none, or another cache's, there are no figures.
+        status: what is known of the cache.
     """
     match = _HISTORY.search(page)
     try:
-        found = json.loads(match[1]) if match else []
+        kept = json.loads(match[1]) if match else {}
     except (ValueError, RecursionError):
         return []
+    if isinstance(kept, list):
+        # Pages of before say in their heads alone whose they are.
+        kept = {"reports": kept} if _head(status) in page else {}
+    elif not isinstance(kept, dict) or not _is_of(kept, status):
+        return []
+    found = kept.get("reports")
     return list(_entries(found if isinstance(found, list) else []))[-MOST_REPORTS:]
+
+
+def _is_of(kept: Mapping[str, Any], status: Status) -> bool:
+    """Tell whether figures are of the same stack's same cache.
+
+    Its keys stay where it gets another URL or server. Another checkout's stack of that name, such
+    as dev, has neither.
+    """
+    own, keys = _whose(status), kept.get("publicKeys")
+    return kept.get("stack") == own["stack"] and (
+        kept.get("substituter") == own["substituter"]
+        or (isinstance(keys, list) and any(key in keys for key in status.public_keys))
+    )
+
+
+def _whose(status: Status) -> dict[str, Any]:
+    return {
+        # The same with its full name, which has slashes.
+        "stack": status.stack.rpartition("/")[2],
+        "substituter": status.substituter,
+        "publicKeys": list(status.public_keys),
+    }
+
+
+def _head(status: Status) -> str:
+    return f'<h1>{_text(status.stack)}</h1>\n<p class="quiet">{_text(status.substituter)}<'
 
 
 def _entries(found: Iterable[Any]) -> Iterator[Reported]:
@@ -117,7 +153,7 @@ def report_page(status: Status, history: Sequence[Reported]) -> str:
         (f"{name}: the state of the cache", f"{name}：缓存状态"),
         name,
         f'{_text(status.substituter)}<span class="moment">{_moment(status.at)}</span>',
-        "".join([*_sections(status, history), _kept(history)]),
+        "".join([*_sections(status, history), _kept(status, history)]),
         _STYLE,
     )
 
@@ -579,10 +615,12 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-def _kept(history: Sequence[Reported]) -> str:
-    fields = [
+def _kept(status: Status, history: Sequence[Reported]) -> str:
+    reports = [
         {"at": one.at.strftime(_TIME), "entries": one.entries, "narBytes": one.nar_bytes}
         for one in history
     ]
-    text = json.dumps(fields, separators=(",", ":"))
+    text = json.dumps({**_whose(status), "reports": reports}, separators=(",", ":"))
+    # Names are anybody's text, and here nothing but a < is markup.
+    text = text.replace("<", r"\u003c")
     return f'<script type="application/json" id="reports">{text}</script>\n'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def status_of(stack: DeployedStack, operation: str) -> Status:
         seen = _seen(stack, Progress(operation))
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}") from None
-    return evaluate(
+    status = evaluate(
         stack.name,
         stack.substituter,
         [key.name for key in stack.public_keys],
@@ -57,6 +58,7 @@ def status_of(stack: DeployedStack, operation: str) -> Status:
         seen,
         datetime.now(timezone.utc),
     )
+    return replace(status, public_keys=tuple(str(key) for key in stack.public_keys))
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -233,6 +233,7 @@ def test_nobody_elses_text_is_markup() -> None:
     shown = Page(html)
     tags = [tag for tag, _ in shown.elements]
     assert (tags.count("script"), tags.count("img")) == (2, 0)
+    assert len(history_of(html, HOSTILE_STATUS)) == 1
     assert "\x1b" not in "".join(shown.words)
 
 
@@ -246,8 +247,60 @@ def test_the_page_keeps_the_figures_of_those_before_it_one_a_day() -> None:
     assert len(history) == MOST_REPORTS
     assert history[-1] == Reported(NOW, STATUS.entries, STATUS.nar_bytes)
     page = report_page(STATUS, history)
-    assert history_of(page) == history
+    assert history_of(page, STATUS) == history
     assert "now" in page
+
+
+KEYS = ("cache.test-1:AAAA", "cache.test-2:BBBB")
+KNOWN = replace(STATUS, public_keys=KEYS)
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (KNOWN, True),
+        (replace(KNOWN, stack="organization/nixcache/homelab"), True),
+        (replace(KNOWN, stack="staging"), False),
+        (replace(KNOWN, stack="staging", substituter="https://s3.test/staging"), False),
+        # It has moved, or has a public URL now, or its first keys are retired.
+        (replace(KNOWN, substituter="https://cache.test"), True),
+        (replace(KNOWN, substituter="https://cache.test", public_keys=KEYS[1:]), True),
+        (replace(KNOWN, public_keys=()), True),
+        # Another checkout's stack of the same name.
+        (replace(KNOWN, substituter="https://cache.test", public_keys=("x-1:A",)), False),
+        (replace(KNOWN, substituter="https://cache.test", public_keys=()), False),
+    ],
+)
+def test_a_report_takes_over_the_figures_of_its_own_cache_alone(other: Status, same: bool) -> None:
+    history = history_with([], replace(KNOWN, at=NOW - timedelta(days=1)))
+    page = report_page(KNOWN, history)
+    assert history_of(page, other) == (history if same else [])
+
+
+def test_a_page_of_before_is_known_by_its_head() -> None:
+    history = history_with([], STATUS)
+    entry = {"at": "2026-11-27T09:30:00Z", "entries": STATUS.entries, "narBytes": STATUS.nar_bytes}
+    page = (
+        '<h1>homelab</h1>\n<p class="quiet">https://s3.test/cache<span class="moment">…</span></p>'
+        f'\n<script type="application/json" id="reports">{json.dumps([entry])}</script>\n'
+    )
+    assert history_of(page, KNOWN) == history
+    for change in ({"stack": "staging"}, {"substituter": "https://s3.test/cache2"}):
+        assert history_of(page, replace(KNOWN, **change)) == []  # type: ignore[arg-type]
+
+
+def test_one_file_for_two_stacks_mixes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    status = STATUS
+    monkeypatch.setattr(report, "read_stack", lambda _: stack())
+    monkeypatch.setattr(report, "status_of", lambda *_: status)
+    for day, name in ((3, "one"), (2, "two"), (1, "two")):
+        status = replace(STATUS, stack=name, at=NOW - timedelta(days=day))
+        assert report.main(["--stack", name, "--output", str(file)]) == 0
+    kept = former(file, status)
+    assert [one.at for one in kept] == [NOW - timedelta(days=2), NOW - timedelta(days=1)]
 
 
 def test_one_absurd_figure_costs_no_other_whoever_wrote_it() -> None:
@@ -255,11 +308,11 @@ def test_one_absurd_figure_costs_no_other_whoever_wrote_it() -> None:
     absurd = replace(STATUS, at=NOW - timedelta(days=1), nar_bytes=5 * (10**18 - 1))
     history = history_with(history_with(good, absurd), STATUS)
     page = report_page(STATUS, history)
-    assert history_of(page) == history
+    assert history_of(page, STATUS) == history
     assert len(history) == 3
     spoilt = page.replace(f'"narBytes":{history[1].nar_bytes}', f'"narBytes":{1 << 62}')
     assert spoilt != page
-    assert history_of(spoilt) == [history[0], history[2]]
+    assert history_of(spoilt, STATUS) == [history[0], history[2]]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +328,11 @@ def test_one_absurd_figure_costs_no_other_whoever_wrote_it() -> None:
         json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": -1, "narBytes": 1}]),
         json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": 1, "narBytes": "<b>"}]),
         json.dumps([{"at": "2026-11-27T09:30:00Z", "entries": True, "narBytes": 1}]),
+        '{"reports":[]}',
+        '{"stack":"homelab","substituter":"https://s3.test/cache"}',
+        '{"stack":"homelab","substituter":"https://s3.test/cache","reports":7}',
+        '{"stack":"homelab","substituter":"https://s3.test/cache","reports":[7]}',
+        '{"stack":"homelab","publicKeys":{},"reports":[]}',
     ],
 )
 def test_a_former_report_that_somebody_changed_is_none(reports: str, tmp_path: Path) -> None:
@@ -282,9 +340,9 @@ def test_a_former_report_that_somebody_changed_is_none(reports: str, tmp_path: P
     changed = re.sub(r'(id="reports">)[^<]*', lambda found: found[1] + reports, page)
     file = tmp_path / "report.html"
     file.write_text(changed, encoding="utf-8")
-    assert former(file) == []
-    assert former(tmp_path) == []
-    assert former(tmp_path / "none.html") == []
+    assert former(file, STATUS) == []
+    assert former(tmp_path, STATUS) == []
+    assert former(tmp_path / "none.html", STATUS) == []
 
 
 def test_figures_are_published_where_a_page_shows_them() -> None:
@@ -330,4 +388,4 @@ def test_a_report_is_put_below_the_stacks_last_name_or_refused_in_a_sentence(
 
 def test_a_pipe_is_no_former_report_and_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert former(tmp_path / "pipe") == []
+    assert former(tmp_path / "pipe", STATUS) == []

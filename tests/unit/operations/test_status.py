@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.keys import PublicKey
 from formats.pin import format_pin, pin_key
 from formats.s3 import ListedObject
 from operations import status
@@ -50,8 +51,11 @@ def test_ten_thousand_entries_are_one_listing_and_nothing_more(
 ) -> None:
     server = FakeServer()
     monkeypatch.setattr(status, "server_of", lambda _: server)
-    found = status_of(replace(stack(), builders={"a": "one", "b": "two"}), "status")
+    key = PublicKey("cache.test-1", bytes(32))
+    builders = {"a": "one", "b": "two"}
+    found = status_of(replace(stack(), builders=builders, public_keys=(key,)), "status")
     assert (found.entries, found.former) == (10_000, ("former",))
+    assert (found.keys, found.public_keys) == (("cache.test-1",), (str(key),))
     assert sorted(server.asked) == sorted(
         ["list nix-cache", "read _nixcache/status/one", f"read {pin_key('live')}"]
     )
