@@ -21,9 +21,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,7 @@ from components.retention import OWN_FOLDER, ExpirationRule, expiration_rules
 from formats.narinfo import NarInfo
 from formats.pin import format_pin, pin_key
 from formats.signing import verified_by
+from tests.system import midnight
 from tests.system.cache_bucket import CacheBucket, OpenBucket
 from tests.system.fault_proxy import fault_proxy
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -516,11 +517,7 @@ def _is_narinfo(key: str) -> bool:
 def simulate(
     machine: ThrowawayBuilder, leases: CacheBucket, recipe: CacheBucket
 ) -> tuple[Simulation, Simulation]:
-    """Run both simulations side by side; return that of the leases and that of the recipe.
-
-    Raises:
-        ClockError: the server's day changed meanwhile, so that one simulated day was none.
-    """
+    """Run both simulations side by side; return that of the leases and that of the recipe."""
     planned = plan()
     paths = build(machine, planned)
     pins = {
@@ -534,28 +531,12 @@ def simulate(
         {**paths, **{path: path for path in kept}},
     )
     theirs = Simulation(Recipe(recipe, machine), machine, planned, paths)
-    with on_one_day(), ThreadPoolExecutor(2) as threads:
+    midnight.wait_where_it_is_near()
+    with ThreadPoolExecutor(2) as threads:
         running = [threads.submit(ours.run, pull=True), threads.submit(theirs.run, pull=False)]
         for simulation in running:
             simulation.result()
     return ours, theirs
-
-
-class ClockError(Exception):
-    """Midnight (UTC) passed during a simulation, and aged everything by a day more."""
-
-
-@contextmanager
-def on_one_day() -> Iterator[None]:
-    """Refuse what went on over midnight.
-
-    Raises:
-        ClockError: the server's day changed meanwhile.
-    """
-    began = datetime.now(timezone.utc).date()
-    yield
-    if datetime.now(timezone.utc).date() != began:
-        raise ClockError
 
 
 def report(ours: Simulation, recipe: Simulation) -> dict[str, object]:

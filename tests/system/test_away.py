@@ -19,7 +19,7 @@ from toolbox.base_tree import suites
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
-LONGEST = 30
+LONGEST = 60
 """Seconds by which a build must go on, on a machine that does other things too.
 
 It takes 10 with the settings that clients are given, and 80 to 300 with Nix's own.

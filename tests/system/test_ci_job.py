@@ -395,7 +395,8 @@ def test_a_builder_signs_what_a_job_without_the_key_copied_to_it(
     (copy, add_root) = [command for who, command in typed if who == "$"]
     assert on_builder.pop() == "systemctl restart nix-daemon"
     daemon = (
-        "[ ! -e /run/daemon ] || kill $(cat /run/daemon)\n"
+        "[ ! -e /run/daemon ] || { kill $(cat /run/daemon); "
+        "while kill -0 $(cat /run/daemon) 2>/dev/null; do sleep 0.05; done; }\n"
         "nohup nix-daemon >/dev/null 2>&1 </dev/null & echo $! >/run/daemon\n"
         "for _ in $(seq 100); do\n"
         "nix --extra-experimental-features nix-command store info --store daemon && exit\n"

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -190,7 +191,13 @@ def test_an_import_that_is_killed_goes_on_where_it_was(
     place = {"TMPDIR": str(tmp_path)}
 
     def some_arrived() -> bool:
-        return sum(key.startswith("nar/") for key in cached(minio)) == old.serves
+        """Whether all is there that will be: the next NAR is held back."""
+        seen = cached(minio)
+        arrived = {key for key in seen if key.startswith("nar/")}
+        if len(arrived) != old.serves or len(seen) == len(arrived):
+            return False
+        time.sleep(1)
+        return cached(minio) == seen
 
     command = [sys.executable, "-m", "operations.import_cache"]
     process = subprocess.Popen(

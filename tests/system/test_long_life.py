@@ -17,6 +17,7 @@ from components.retention import OWN_FOLDER
 from formats.keys import PublicKey
 from formats.signing import SecretKey
 from tests.promises import record
+from tests.system import midnight
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import OpenBucket
 from tests.system.conftest import builder_settings, server_settings
@@ -30,7 +31,6 @@ from tests.system.retention_simulation import (
     STOPS_ON,
     Simulation,
     build,
-    on_one_day,
     plan,
     pushes,
     references_of,
@@ -279,8 +279,8 @@ def live(
         YEAR,
         lambda key: key not in LASTING and not key.startswith(OWN_FOLDER),
     )
-    with on_one_day():
-        found.run(pull=True)
+    midnight.wait_where_it_is_near()
+    found.run(pull=True)
     return found
 
 

@@ -114,7 +114,7 @@ def test_a_generation_that_is_made_while_a_push_runs_is_pushed_after_it(
         assert systemd.reaches("nix-binary-cache-new-generation.service", "dead")
         assert [bool(narinfos(cache, path)) for path in (first, second)] == [True, False]
     finally:
-        machine.builder.run(f"mv {GATE} {GATE}.open && echo >{GATE}.open")
+        machine.builder.run(f"mv {GATE} {GATE}.open && echo 1<>{GATE}.open")
     assert systemd.reaches(PUSH, "dead")
     assert wait_until(lambda: bool(narinfos(cache, second)), 30), systemd.log()
 
@@ -147,8 +147,8 @@ def test_an_entry_that_cannot_be_pushed_keeps_nothing_busy_and_holds_up_nothing(
 ) -> None:
     assert systemd.reaches(QUEUED, "dead")
     already = systemd.log().count(GONE)
-    machine.builder.run(f"ln -s {GONE} {QUEUE}/ && echo >{QUEUE}/file")
     began = time.monotonic()
+    machine.builder.run(f"ln -s {GONE} {QUEUE}/ && echo >{QUEUE}/file")
     assert systemd.reaches(QUEUED, "auto-restart"), systemd.log()
     built = machine.build_with_hook("behind")
     assert wait_until(lambda: bool(narinfos(cache, built)), 30), systemd.log()

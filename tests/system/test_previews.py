@@ -17,7 +17,7 @@ import pytest
 from components.push_program import PROGRAM_KEY, archive, bootstrap
 from components.text_object import multipart_etag
 from operations.preview_markdown import render
-from program.links import follow_links
+from program.links import PREVIEW_PATIENCE_SECONDS, follow_links
 from program.settings.builders import BuilderSettings
 from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.stack import Stack
@@ -240,7 +240,8 @@ def test_ten_builders_are_asked_side_by_side_within_five_seconds(
         took = time.monotonic() - began
     answered = {f"b{number}": [store_paths[0]] for number in range(7)}
     assert answers == answered | {f"b{number}": None for number in range(7, 10)}
-    assert took <= 5
+    # One after the other the silent ones alone would take three times as long.
+    assert took < 2 * PREVIEW_PATIENCE_SECONDS
 
 
 def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(

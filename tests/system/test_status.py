@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from formats.narinfo import narinfo_of
 from formats.pin import pin_key
 from formats.push_status import parse_status, status_key
+from tests.system import midnight
 from tests.system.cache_bucket import connections, put_as_of
 from tests.system.conftest import builder_settings, server_settings
 from tests.system.minio_client import MinioClient
@@ -81,8 +82,8 @@ def test_one_screen_shows_what_pushed_what_is_kept_and_what_expires(
     assert builder["status"]["started_by"] == "deployment"
     assert (builder["lease"]["own"], builder["status"]["pushed"]) == (PATHS, PATHS)
     assert builder["status"]["nix"].startswith("2.")
-    midnight = datetime.now(timezone.utc).date() + timedelta(days=8)
-    assert builder["expires"] == f"{midnight}T00:00:00Z"
+    pushed = datetime.fromisoformat(builder["last_push"].replace("Z", "+00:00")).date()
+    assert builder["expires"] == f"{pushed + timedelta(days=8)}T00:00:00Z"
     (pin,) = status["pins"]
     assert (pin["name"], pin["targets"], pin["paths"], pin["lost"]) == (
         "release",
@@ -173,6 +174,8 @@ def test_where_builders_may_not_tell_a_refresh_gives_them_the_right(
 def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no_other_time(
     stack: Stack, mc: MinioClient
 ) -> None:
+    midnight.wait_where_it_is_near()
+
     def page() -> str:
         return mc.run(f"cat s3/{BUCKET}/use.html")
 

@@ -47,6 +47,7 @@ from tests.unit.push.s3_stand_in import (
     serving,
 )
 from tests.unit.push.stone_nix import StoneNix
+from toolbox.processes import wait_until
 
 KEY = SecretKey.parse(SIGNING_KEY)
 UPSTREAM = SecretKey.generate("cache.nixos.org-1")
@@ -1161,6 +1162,8 @@ def test_a_server_that_goes_keeps_only_in_the_queue_what_is_not_in_the_bucket(
         if gone.is_set():
             return Reply(503)
         if seen.method == "PUT" and seen.key == narinfo_key(OTHER):
+            # Nothing else is under way, which the server's end would end the push with.
+            assert wait_until(lambda: nar_of(later) in closure.server.objects, 60)
             gone.set()
         return None
 
