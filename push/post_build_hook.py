@@ -1,8 +1,9 @@
 """What Nix runs after each build: it queues what was built, for a push that builds do not wait for.
 
 Nix waits for the hook, and a hook that fails ends the build. So it only leaves a link for each path
-in a directory, which `--queue` empties later, and succeeds whatever happens. The directory lies
-below gcroots: what waits there is kept from the garbage collector.
+in a directory, which `--queue` empties later, and succeeds whatever happens. Where
+`nix/builder.nix` has set it up, the directory lies below gcroots: what waits there is kept from the
+garbage collector.
 
 It runs by itself, with `formats` beside it and nothing else of the push.
 
