@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SHOWN = 200
+"""How many characters of what somebody gave a message repeats."""
+
 
 def printable(text: str, longest: int | None = None) -> str:
     """Return a text that does not steer a terminal: `?` stands for what cannot be printed.

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.nix_conf import patience
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from push import signals
 from push.failure import PushError, defect
 from push.job_nix import settings_in_force, why_nothing_is_queued, why_nothing_is_taken
@@ -391,7 +391,7 @@ class _Job:
                 if not isinstance(part, dict):
                     raise ValueError
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise _refused(f"{name} '{where[:200]}' cannot be read; {remedy}") from None
+            raise _refused(f"{name} '{where[:SHOWN]}' cannot be read; {remedy}") from None
         return dict(cache)
 
     def _push_settings(self, cache: Mapping[str, Any]) -> str | None:

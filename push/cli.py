@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from push import settings as push_settings
 from push import signals
 from push.failure import OutputError, PushError, defect
@@ -179,7 +179,7 @@ def _config(name: str | None, standard_input: Callable[[], str]) -> list[str]:
         return Path(name).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         raise _refused(
-            f"--config '{printable(name, 200)}' cannot be read; name a readable file"
+            f"--config '{printable(name, SHOWN)}' cannot be read; name a readable file"
         ) from None
 
 

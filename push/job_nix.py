@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from formats.nix32 import nix32_encode
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from formats.store_path import STORE_DIR
 from push.failure import PushError
 
 _SECONDS = 120.0
-_LONGEST = 200
 _PROBE = """\
 derivation {{
   name = "nix-binary-cache-probe";
@@ -118,7 +117,7 @@ def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.Compl
 def _last_line(text: str, about: str = "") -> str:
     """Return the last line of what Nix said, about something; empty where there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and about in line]
-    return printable(lines[-1], _LONGEST) if lines else ""
+    return printable(lines[-1], SHOWN) if lines else ""
 
 
 def _refused(what: str) -> PushError:

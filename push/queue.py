@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from push.failure import Failure, PushError
 
 
@@ -33,7 +33,7 @@ class Queue:
             if target is None:
                 self.strange[str(place)] = Failure(
                     "list",
-                    f"'{printable(str(place), 200)}' is no link; move it out of the queue",
+                    f"'{printable(str(place), SHOWN)}' is no link; move it out of the queue",
                     "no link",
                 )
             else:
@@ -73,6 +73,6 @@ class Queue:
     def _unusable(self, how: str, error: OSError) -> PushError:
         return PushError(
             "settings",
-            f"--queue '{printable(str(self._directory), 200)}' cannot be {how} "
+            f"--queue '{printable(str(self._directory), SHOWN)}' cannot be {how} "
             f"({error.strerror}); name a directory of this user's own",
         )

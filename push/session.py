@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from formats.push_status import PushStatus
 from formats.store_path import STORE_DIR
 from push import VERSION
@@ -297,7 +297,7 @@ class Session:
             except UnknownPathError as error:
                 outcome.unpushed[link] = Failure("list", f"{error}; build it, or correct the path")
             except OSError as error:
-                named = printable(link, 200)
+                named = printable(link, SHOWN)
                 what = f"'{named}' cannot be followed ({error.strerror}); correct the path"
                 outcome.unpushed[link] = Failure("list", what)
         found, invalid = self._closures(list(dict.fromkeys(targets.values())))

@@ -18,7 +18,7 @@ from pathlib import Path
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
 from formats.keys import PublicKey, shown_key, split_key
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from formats.sigv4 import Signer
 from push.failure import PushError
@@ -375,7 +375,7 @@ def _public_key(name: str, text: str) -> PublicKey:
 def _shown(text: str) -> str:
     # A URL may have a password in it.
     bare = re.sub(r"//.*@", "//...@", text)
-    return printable(bare, 200)
+    return printable(bare, SHOWN)
 
 
 def _refused(what: str) -> PushError:

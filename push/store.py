@@ -23,7 +23,7 @@ from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo, fingerprint, is_signature
 from formats.nix32 import sha256_to_nix32
-from formats.printable import printable
+from formats.printable import SHOWN, printable
 from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
 
@@ -119,14 +119,14 @@ def follow_link(link: str, store_dir: str = STORE_DIR) -> str:
         links += 1
         if found is None or links > _MOST_LINKS:
             raise UnknownPathError(
-                f"'{printable(link, 200)}' is neither a store path nor a link to one"
+                f"'{printable(link, SHOWN)}' is neither a store path nor a link to one"
             )
         place, rest = found
         path = _normal(place.parent / place.readlink() / rest)
     store_path = "/".join(path.split("/")[: store_dir.count("/") + 2])
     if not is_store_path(store_path, store_dir):
         raise UnknownPathError(
-            f"'{printable(link, 200)}' is neither a store path nor a link to one"
+            f"'{printable(link, SHOWN)}' is neither a store path nor a link to one"
         )
     return store_path
 
