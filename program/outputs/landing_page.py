@@ -88,8 +88,9 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         "flake",
         ("Use it in a flake", "在 flake 中使用"),
         (
-            "Put it beside inputs and outputs in flake.nix; Nix asks once whether to trust it.",
-            "放在 flake.nix 中，与 inputs、outputs 并列；Nix 会询问一次是否信任。",
+            "Put it beside inputs and outputs in flake.nix; Nix asks of each setting whether to "
+            "trust it.",
+            "放在 flake.nix 中，与 inputs、outputs 并列；Nix 会逐项询问是否信任。",
         ),
         _snippet("flake-text", ("flake.nix", "flake.nix"), client.flake_nix_config()),
     )

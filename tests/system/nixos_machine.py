@@ -81,6 +81,14 @@ def cache_json(**changes: object) -> str:
     return json.dumps({**example, **changes})
 
 
+def nix_conf_lines(settings: Mapping[str, object]) -> str:
+    """Return the lines of nix.conf that NixOS makes of `nix.settings`."""
+    return "".join(
+        f"{name} = {' '.join(value) if isinstance(value, list) else json.dumps(value)}\n"
+        for name, value in settings.items()
+    )
+
+
 class PushingMachine(Machine):
     """A machine that the builder module sets up to push to a real server."""
 

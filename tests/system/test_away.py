@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import socket
 import subprocess
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from program.outputs.machines import ClientConfiguration
 from tests.system.cache_bucket import CacheBucket, trust
+from tests.system.nixos_machine import nix_conf_lines
 from toolbox import throwaway_builder
 from toolbox.base_tree import suites
 from toolbox.minio_server import MinioServer
@@ -37,6 +40,13 @@ let
   }};
 in
 made 9
+"""
+
+FLAKE = """
+{{
+  {nix_config}
+  outputs = {{ self }}: {{ made = {expression}; }};
+}}
 """
 
 OLDEST = "bookworm"
@@ -95,17 +105,28 @@ def nothing_listening(port: int) -> Iterator[None]:
     yield
 
 
-def configure(client: ThrowawayBuilder, bucket: CacheBucket) -> None:
-    """Give a client what the stack's output says, pasted as it is."""
-    trust(client, bucket.server)
+def clients_of(bucket: CacheBucket) -> ClientConfiguration:
+    """Return what a stack with this bucket puts out for its clients."""
     url = f"{bucket.server.endpoint}/{bucket.name}"
-    text = ClientConfiguration(url, [str(bucket.public_key)], None).nix_conf()
+    return ClientConfiguration(url, [str(bucket.public_key)], None)
+
+
+def configure(client: ThrowawayBuilder, bucket: CacheBucket, nix_conf: str) -> None:
+    """Give a client lines of nix.conf, and let it forget the caches of other tests."""
+    trust(client, bucket.server)
     # Another test's cache is not to be asked besides.
     client.run(
         "cd /etc/nix; [ -e installed ] || cp nix.conf installed; cat installed - >nix.conf; "
         "rm -rf ~/.cache/nix",
-        input=text,
+        input=nix_conf,
     )
+
+
+def nixos_settings(client: ThrowawayBuilder, module: str) -> str:
+    """Return the lines of nix.conf that NixOS makes of a module's `nix.settings`."""
+    evaluate = "nix-instantiate --eval --strict --json --expr"
+    settings = client.run(f"{evaluate} {shlex.quote(f'({module}).nix.settings')}").stdout
+    return nix_conf_lines(json.loads(settings))
 
 
 def build(client: ThrowawayBuilder, name: str, options: str = "") -> tuple[float, str]:
@@ -119,11 +140,29 @@ def build(client: ThrowawayBuilder, name: str, options: str = "") -> tuple[float
 def try_to_build(
     client: ThrowawayBuilder, name: str, options: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Build something new, or not; Nix 2.8 knows no setting for the private authority."""
+    """Build something new, or not."""
+    return in_time(client, f"nix-build --no-out-link {options} -", NEW.format(name=name))
+
+
+def try_to_build_flake(
+    client: ThrowawayBuilder, nix_config: str, name: str
+) -> subprocess.CompletedProcess[str]:
+    """Build something new that a flake with a `nixConfig` makes, or not."""
+    expression = NEW.format(name=name)
+    flake = FLAKE.format(nix_config=nix_config, expression=expression)
+    client.run("mkdir -p /srv/flake; cat >/srv/flake/flake.nix", input=flake)
+    nix = "nix --extra-experimental-features 'nix-command flakes'"
+    accepted = "--accept-flake-config --impure --no-link"
+    return in_time(client, f"{nix} build {accepted} path:/srv/flake#made")
+
+
+def in_time(
+    client: ThrowawayBuilder, command: str, expression: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that builds; Nix 2.8 knows no setting for the private authority."""
     return client.run(
-        "export NIX_SSL_CERT_FILE=/etc/private-ca.pem; "
-        f"timeout --signal=KILL {LONGEST} nix-build --no-out-link {options} -",
-        input=NEW.format(name=name),
+        f"export NIX_SSL_CERT_FILE=/etc/private-ca.pem; timeout --signal=KILL {LONGEST} {command}",
+        input=expression,
         check=False,
     )
 
@@ -137,7 +176,7 @@ def test_a_build_of_something_new_goes_on(
     kind = away.__name__
     bucket = CacheBucket(server, "away")
     for client in clients.values():
-        configure(client, bucket)
+        configure(client, bucket, clients_of(bucket).nix_conf())
         assert "unable to download" not in build(client, f"there-{kind}")[1]
     port = server.port
     server.stop()
@@ -156,3 +195,37 @@ def test_a_build_of_something_new_goes_on(
     with away(port), ThreadPoolExecutor() as pool:
         taken = dict(zip(clients, pool.map(seconds, clients), strict=True))
     print(f"{kind}: {taken} s")
+
+
+def test_it_goes_on_with_the_settings_of_the_nixos_text(
+    clients: Mapping[str, ThrowawayBuilder], server: MinioServer
+) -> None:
+    bucket = CacheBucket(server, "away")
+    newer = [client for suite, client in clients.items() if suite != OLDEST]
+    for client in newer:
+        configure(client, bucket, nixos_settings(client, clients_of(bucket).nixos_configuration()))
+        assert "unable to download" not in build(client, "there-nixos")[1]
+    server.stop()
+    with ThreadPoolExecutor() as pool:
+        for _, said in pool.map(lambda client: build(client, "away-nixos"), newer):
+            assert "unable to download" in said
+
+
+def test_it_goes_on_in_a_flake_whose_nix_config_is_accepted(
+    clients: Mapping[str, ThrowawayBuilder], server: MinioServer
+) -> None:
+    bucket = CacheBucket(server, "away")
+    nix_config = clients_of(bucket).flake_nix_config()
+    newer = [client for suite, client in clients.items() if suite != OLDEST]
+    for client in newer:
+        configure(client, bucket, "")
+        there = try_to_build_flake(client, nix_config, "there-flake")
+        assert there.returncode == 0, there.stderr[-2000:]
+        assert "unable to download" not in there.stderr
+    server.stop()
+    with ThreadPoolExecutor() as pool:
+        for away in pool.map(
+            lambda client: try_to_build_flake(client, nix_config, "away-flake"), newer
+        ):
+            assert away.returncode == 0, away.stderr[-2000:]
+            assert "unable to download" in away.stderr

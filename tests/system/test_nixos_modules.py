@@ -33,6 +33,7 @@ from tests.system.nixos_machine import (
     cache_json,
     make_cache,
     narinfos,
+    nix_conf_lines,
 )
 from tests.system.stack import CHECKOUT
 from toolbox.errors import ToolboxError
@@ -77,11 +78,6 @@ def test_the_flake_has_modules_a_package_a_shell_and_checks(machine: Machine) ->
     )
     for of_system in packages.values():
         assert of_system["default"].endswith("-nix-binary-cache-push")
-
-
-def nix_conf_value(value: object) -> str:
-    """Return a setting's value as NixOS writes it to nix.conf."""
-    return " ".join(value) if isinstance(value, list) else json.dumps(value)
 
 
 def nix_value(value: object) -> str:
@@ -309,10 +305,8 @@ def test_what_the_builders_service_pushed_a_client_of_the_module_takes(
     client = Machine(second_builder)
     client.write("/srv/cache.json", pushing.builder.run("cat /srv/cache.json").stdout)
     added = client.module("client", configurationFile="/srv/cache.json")
-    settings = "".join(
-        f"{name} = {nix_conf_value(value)}\n" for name, value in added["nix"]["settings"].items()
-    )
-    client.builder.run("cat >>/etc/nix/nix.conf", input=settings)
+    settings = added["nix"]["settings"]
+    client.builder.run("cat >>/etc/nix/nix.conf", input=nix_conf_lines(settings))
     (authority,) = added["security"]["pki"]["certificates"]
     client.write("/usr/local/share/ca-certificates/nixos.crt", authority)
     client.builder.run(f"update-ca-certificates && nix-store --realise {top}")

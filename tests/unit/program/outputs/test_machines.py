@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.nix_conf import PATIENCE
 from program.outputs.machines import (
     ClientConfiguration,
     credentials_file,
@@ -126,3 +127,13 @@ def test_every_text_adds_to_the_defaults_and_trusts_every_key(text: str) -> None
     assert "extra-substituters" in shown
     assert "extra-trusted-public-keys" in shown
     assert "pki" not in shown
+
+
+@pytest.mark.parametrize("text", ["nix_conf", "nixos_configuration", "flake_nix_config"])
+def test_every_text_says_how_long_nix_waits(text: str) -> None:
+    """That Nix then does it is in `tests/system/test_away.py`."""
+    client = ClientConfiguration("https://s3.homelab.local/nix-cache", [PUBLIC_KEY], None)
+    lines = getattr(client, text)().splitlines()
+    said = [line.strip().rstrip(";").removeprefix("nix.settings.") for line in lines]
+    for name, value in PATIENCE.items():
+        assert f"{name} = {json.dumps(value)}" in said
