@@ -5,8 +5,13 @@ let
   cfg = config.services.nix-binary-cache.client;
   cache = lib.importJSON cfg.configurationFile;
   private = cache.access == "private";
-  # A Nix that does not know a parameter of an URL warns of it with every command.
-  hasRetries = lib.versionAtLeast (config.nix.package.version or "0") "2.35";
+  # A Nix that does not know a parameter of an URL warns of it with every command. Lix and
+  # Determinate Nix count in numbers of their own: above Nix's, whatever they know.
+  version = config.nix.package.version or "0";
+  hasRetries =
+    (config.nix.package.pname or "") == "nix"
+    && lib.versionAtLeast version "2.35"
+    && lib.versionOlder version "2.90";
   parameters =
     lib.optional (cfg.priority != null) "priority=${toString cfg.priority}"
     ++ lib.optional (
@@ -75,7 +80,7 @@ in
       default = 3;
       description = ''
         How often Nix tries to reach a cache before it goes on without it: this one from Nix 2.35
-        on, all of them before. Null leaves it to Nix: 5 times.
+        on, all of them with an older Nix, Lix or Determinate Nix. Null leaves it to Nix: 5 times.
       '';
     };
   };

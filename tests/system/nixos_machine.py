@@ -32,10 +32,10 @@ EVALUATOR = CHECKOUT / "tests" / "system" / "nixos" / "evaluate.nix"
 class Machine:
     """A machine with Nix and this project's Nix files."""
 
-    def __init__(self, builder: ThrowawayBuilder, nix_version: str = "2.34.8") -> None:
-        """Take a builder; modules are told that its Nix is of `nix_version`."""
+    def __init__(self, builder: ThrowawayBuilder, nix: Mapping[str, object] | None = None) -> None:
+        """Take a builder; modules are told that the system has `nix` of that name."""
         self.builder = builder
-        self._nix_version = nix_version
+        self._system_nix = nix or {}
         source = builder.root / SOURCE[1:]
         shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
         for room in ("push", "formats"):
@@ -60,7 +60,7 @@ class Machine:
         command += [f"{SOURCE}/{EVALUATOR.name}", "--arg", "source", SOURCE]
         command += ["--argstr", "what", what, "--argstr", "settings", json.dumps(settings)]
         command += ["-A", attribute] if attribute else []
-        command += ["--argstr", "nixVersion", self._nix_version]
+        command += ["--argstr", "nix", json.dumps(self._system_nix)]
         return self.builder.run(shlex.join(command)).stdout
 
     def module(self, what: str, **settings: object) -> Any:

@@ -119,7 +119,7 @@ def test_a_client_adds_substituter_and_keys_to_what_it_has(machine: Machine) -> 
 def test_a_client_waits_for_this_cache_alone_where_its_nix_can(
     builder: ThrowawayBuilder,
 ) -> None:
-    newer = Machine(builder, "2.35.2")
+    newer = Machine(builder, {"package": {"version": "2.35.2"}})
     settings = newer.module("client")["nix"]["settings"]
     assert settings["extra-substituters"] == ["https://s3.homelab.local/nix-cache?retry-attempts=3"]
     assert settings["connect-timeout"] == PATIENCE["connect-timeout"]
@@ -130,6 +130,26 @@ def test_a_client_waits_for_this_cache_alone_where_its_nix_can(
         )["nix"]["settings"]
         assert sorted(settings) == ["extra-substituters", "extra-trusted-public-keys"]
         assert settings["extra-substituters"] == ["https://s3.homelab.local/nix-cache"]
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        {"pname": "lix", "version": "2.93.3"},
+        {"pname": "determinate-nix", "version": "3.13.2"},
+        # Whatever calls itself Nix and counts as these do.
+        {"version": "2.94.0"},
+        {"version": "3.0.0"},
+        # home-manager's may be null.
+        None,
+    ],
+)
+def test_a_client_says_to_no_other_nix_what_it_may_not_know(
+    builder: ThrowawayBuilder, package: Mapping[str, str] | None
+) -> None:
+    settings = Machine(builder, {"package": package}).module("client")["nix"]["settings"]
+    assert settings["extra-substituters"] == ["https://s3.homelab.local/nix-cache"]
+    assert settings["download-attempts"] == PATIENCE["download-attempts"]
 
 
 @pytest.mark.parametrize("module", ["darwin", "home-manager"])

@@ -7,7 +7,8 @@
   # JSON: the values of the module's options
   settings ? "{}",
   source ? ./.,
-  nixVersion ? "2.34.8",
+  # JSON: what the system has below `nix`; of its package, what is laid over Debian's
+  nix ? "{}",
 }:
 let
   lib = rec {
@@ -101,6 +102,7 @@ let
       str = builtins.isString;
     };
     versionAtLeast = version: least: builtins.compareVersions version least >= 0;
+    versionOlder = version: other: builtins.compareVersions version other < 0;
   };
 
   # A derivation that Debian's shell makes.
@@ -235,10 +237,16 @@ let
       made = import (source + "/nix/${name}.nix") { inherit config lib pkgs; };
       config = {
         networking.hostName = "nixbuilder";
-        nix.package = pkgs.nix // {
-          version = nixVersion;
+        nix = itsNix // {
+          package = if laidOver == null then null else debian // laidOver;
         };
         services.nix-binary-cache.${end} = values end options given;
+      };
+      itsNix = builtins.fromJSON nix;
+      laidOver = itsNix.package or { };
+      debian = pkgs.nix // {
+        pname = "nix";
+        version = "2.34.8";
       };
       end = if name == "builder" then "builder" else "client";
       options = made.options.services.nix-binary-cache.${end};
