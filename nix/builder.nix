@@ -11,6 +11,9 @@ let
   cache = lib.importJSON cfg.configurationFile;
   builder = cache.builders.${cfg.name};
 
+  # Where the stack has no such builder, an assertion is to say so.
+  pins = cache.builders.${cfg.name}.pins or [ ];
+
   user = "nix-binary-cache";
   # Where the package's post-build hook leaves links. Below gcroots, they keep what they point to
   # from the garbage collector while it waits.
@@ -39,6 +42,27 @@ let
     );
 
   push = paths: "${cfg.package}/bin/nix-binary-cache-push --config ${settingsFile paths}";
+
+  # What `ProtectHome` and `PrivateTmp` hide.
+  hidden = [
+    "/home"
+    "/root"
+    "/run/user"
+    "/tmp"
+    "/var/tmp"
+  ];
+  seen =
+    remedy: said: value:
+    let
+      path = toString value;
+    in
+    {
+      assertion = !builtins.any (directory: lib.hasPrefix "${directory}/" "${path}/") hidden;
+      message =
+        "${said} \"${path}\", and the units see nothing in ${lib.concatStringsSep ", " hidden}; "
+        + "${remedy}.";
+    };
+  linkSeen = seen "name a link below /nix/var/nix/gcroots or /nix/var/nix/profiles";
 
   sandbox = {
     CapabilityBoundingSet = "";
@@ -138,7 +162,8 @@ in
       ];
       description = ''
         Store paths, or links to them, whose closures are pushed and kept alive, beside the stack's
-        `pins` for this builder.
+        `pins` for this builder. The units see nothing in /home, /root, /run/user, /tmp and
+        /var/tmp.
       '';
     };
 
@@ -244,6 +269,24 @@ in
             "secret-access-key"
             "session-token"
             "signing-key"
+          ]
+        ++ map (linkSeen "services.nix-binary-cache.builder.paths has") cfg.paths
+        ++ map (linkSeen "services.nix-binary-cache.builder.settings.path has") (
+          lib.toList (cfg.settings.path or [ ])
+        )
+        ++ map (linkSeen "The pins that the stack has for ${cfg.name} have") pins
+        ++ builtins.concatMap
+          (
+            name:
+            map (seen "name a file elsewhere" "services.nix-binary-cache.builder.settings.${name} is") (
+              lib.toList (cfg.settings.${name} or [ ])
+            )
+          )
+          [
+            "ca-certificate-file"
+            "secret-access-key-file"
+            "session-token-file"
+            "signing-key-file"
           ];
 
         environment.systemPackages = [ cfg.package ];
@@ -259,7 +302,7 @@ in
           service
           {
             description = "Push this machine's closures to the binary cache";
-            serviceConfig.ExecStart = push (cfg.paths ++ builder.pins or [ ]);
+            serviceConfig.ExecStart = push (cfg.paths ++ pins);
           }
         ];
       }

@@ -205,6 +205,10 @@ def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_r
     assert "L /root/.aws/credentials - - - - /run/secrets/reader" in systemd["tmpfiles"]["rules"]
 
 
+UNSEEN = ", and the units see nothing in /home, /root, /run/user, /tmp, /var/tmp; "
+NO_LINK = f"{UNSEEN}name a link below /nix/var/nix/gcroots or /nix/var/nix/profiles."
+
+
 @pytest.mark.parametrize(
     ("what", "settings", "message"),
     [
@@ -227,12 +231,33 @@ def test_a_client_of_a_private_cache_gives_the_credential_to_the_daemon_and_to_r
             "settings.signing-key would be in the Ni",
         ),
         ("builder", {"package": "push"}, "package is of another type"),
+        (
+            "builder",
+            {"paths": ["/run/current-system", "/home/a/b"]},
+            f'.paths has "/home/a/b"{NO_LINK}',
+        ),
+        ("builder", {"paths": ["/root/result"]}, f'.paths has "/root/result"{NO_LINK}'),
+        ("builder", {"paths": ["/run/user/1000/r"]}, f'.paths has "/run/user/1000/r"{NO_LINK}'),
+        ("builder", {"paths": ["/var/tmp/r"]}, f'.paths has "/var/tmp/r"{NO_LINK}'),
+        ("builder", {"settings": {"path": "/tmp/r"}}, f'.settings.path has "/tmp/r"{NO_LINK}'),
+        (
+            "builder",
+            {"configurationFile": "/srv/hidden.json"},
+            f'The pins that the stack has for nixbuilder have "/tmp/pin"{NO_LINK}',
+        ),
+        (
+            "builder",
+            {"settings": {"ca-certificate-file": "/home/a/ca.pem"}},
+            f'.settings.ca-certificate-file is "/home/a/ca.pem"{UNSEEN}name a file elsewhere.',
+        ),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(
     machine: Machine, what: str, settings: Mapping[str, object], message: str
 ) -> None:
     machine.write("/srv/private.json", PRIVATE)
+    pinned = {"nixbuilder": {"accessKeyId": "nixbuilder", "pins": ["/srv/pin", "/tmp/pin"]}}
+    machine.write("/srv/hidden.json", cache_json(builders=pinned))
     with pytest.raises(ToolboxError, match="error:") as refused:
         machine.module(what, **settings)
     assert message in str(refused.value)
@@ -248,6 +273,11 @@ def test_every_push_of_a_builder_renews_the_pins_that_the_stack_has_for_it(
     file = services["nix-binary-cache-push"]["serviceConfig"]["ExecStart"].split()[-1]
     lines = machine.builder.run(f"grep ^path= {file}").stdout.splitlines()
     assert lines == ["path=/srv/system", "path=/srv/pin"]
+
+
+def test_a_place_whose_name_only_begins_like_a_hidden_one_is_pushed(machine: Machine) -> None:
+    paths = ["/homes/a", "/tmpfiles", "/var/lib/root", "/nix/var/nix/profiles/per-user/root/tmp"]
+    assert machine.module("builder", paths=paths)
 
 
 # In the place of one that this machine does not have.

@@ -18,6 +18,7 @@ from tests.system.nixos_machine import (
     make_cache,
     narinfos,
 )
+from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -29,6 +30,16 @@ QUEUED = "nix-binary-cache-push-queue.service"
 PROFILES = "/nix/var/nix/profiles"
 GONE = f"/nix/store/{'0' * 32}-gone"
 GATE = "/srv/gate"
+PLACES = {
+    "/home": False,
+    "/root": False,
+    "/tmp": False,
+    "/var/tmp": False,
+    "/var/lib": True,
+    "/nix/var/nix/gcroots": True,
+    PROFILES: True,
+}
+"""Whether the module takes links there; `/run` is a systemd's own."""
 ALERT = "alert@%n.service"
 ALERTS = f"""\
 [Unit]
@@ -80,6 +91,9 @@ def systemd(machine: PushingMachine) -> Iterator[Systemd]:
             "builder", {**machine.settings, "onFailure": [ALERT]}, "systemd"
         )[f"{kind}s"].items()
     }
+    look = {"ExecStart": f"/bin/ls -d {' '.join(f'{place}/seen' for place in PLACES)}"}
+    push = machine.services["nix-binary-cache-push"]
+    units["look.service"] = unit_text("service", push, **changes["service"], **look, Restart="no")
     units[PUSH] += f"ExecStartPost=/bin/sh -c '! test -p {GATE} || read line <{GATE}'\n"
     machine.builder.run(f"rm -f {QUEUE}/*")
     with booted(machine.builder, units) as systemd:
@@ -132,6 +146,22 @@ def test_a_push_that_fails_starts_what_is_to_tell(
     machine.builder.run(f"ln -sfn {good} {LINK}")
     assert systemd.reaches(PUSH, "dead")
     assert systemd.property(PUSH, "Result") == "success"
+
+
+def test_the_units_see_what_the_module_takes(machine: PushingMachine, systemd: Systemd) -> None:
+    for place, taken in PLACES.items():
+        machine.builder.run(f"chmod a+x {place}; touch {place}/seen")
+        settings = {**machine.settings, "paths": [f"{place}/seen"]}
+        if taken:
+            machine.instantiate("builder", settings, "systemd.paths")
+        else:
+            with pytest.raises(ToolboxError, match="the units see nothing in"):
+                machine.instantiate("builder", settings, "systemd.paths")
+    systemd.control("start", "--no-block", "look.service")
+    assert systemd.reaches("look.service", "failed")
+    seen = {place: f"\n{place}/seen\n" in f"\n{systemd.log()}" for place in PLACES}
+    assert seen == PLACES
+    machine.builder.run(f"rm {' '.join(f'{place}/seen' for place in PLACES)}")
 
 
 def test_what_is_built_leaves_the_queue_by_itself(
