@@ -13,6 +13,9 @@ let
 
   # Where the stack has no such builder, an assertion is to say so.
   pins = cache.builders.${cfg.name}.pins or [ ];
+  pushed = lib.toList (cfg.settings.path or (cfg.paths ++ pins));
+  # A push of nothing fails, and systemd would try it again for ever.
+  pushes = pushed != [ ];
 
   user = "nix-binary-cache";
   # Where the package's post-build hook leaves links. Below gcroots, they keep what they point to
@@ -163,7 +166,7 @@ in
       description = ''
         Store paths, or links to them, whose closures are pushed and kept alive, beside the stack's
         `pins` for this builder. The units see nothing in /home, /root, /run/user, /tmp and
-        /var/tmp.
+        /var/tmp. With neither paths nor pins, what `postBuildHook` queues is all that is pushed.
       '';
     };
 
@@ -297,17 +300,19 @@ in
           description = "Pushes to the binary cache";
         };
         users.groups.${user} = { };
+      }
 
+      (lib.mkIf pushes {
         systemd.services.nix-binary-cache-push = lib.mkMerge [
           service
           {
             description = "Push this machine's closures to the binary cache";
-            serviceConfig.ExecStart = push (cfg.paths ++ pins);
+            serviceConfig.ExecStart = push pushed;
           }
         ];
-      }
+      })
 
-      (lib.mkIf cfg.onNewGeneration {
+      (lib.mkIf (pushes && cfg.onNewGeneration) {
         systemd.paths.nix-binary-cache-new-generation = {
           description = "Notice each new generation of the system";
           wantedBy = [ "paths.target" ];
@@ -343,7 +348,7 @@ in
         };
       })
 
-      (lib.mkIf (cfg.schedule != null) {
+      (lib.mkIf (pushes && cfg.schedule != null) {
         systemd.timers.nix-binary-cache-push = {
           description = "Renew what this machine needs of the binary cache";
           wantedBy = [ "timers.target" ];

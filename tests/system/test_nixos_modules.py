@@ -280,6 +280,22 @@ def test_a_place_whose_name_only_begins_like_a_hidden_one_is_pushed(machine: Mac
     assert machine.module("builder", paths=paths)
 
 
+@pytest.mark.parametrize("nothing", [{"paths": []}, {"settings": {"path": []}}])
+def test_where_there_is_nothing_to_push_only_the_queue_is(
+    machine: Machine, nothing: Mapping[str, object]
+) -> None:
+    systemd = machine.module("builder", postBuildHook=True, **nothing)["systemd"]
+    queue = ["nix-binary-cache-push-queue"]
+    assert [list(systemd[kind]) for kind in ("services", "paths")] == [queue, queue]
+    assert "timers" not in systemd
+    assert "systemd" not in machine.module("builder", **nothing)
+    pinned = {"nixbuilder": {"accessKeyId": "nixbuilder", "pins": ["/srv/pin"]}}
+    machine.write("/srv/only-pins.json", cache_json(builders=pinned))
+    pins = machine.module("builder", configurationFile="/srv/only-pins.json", paths=[])["systemd"]
+    assert "nix-binary-cache-push" in pins["services"]
+    assert "nix-binary-cache-push" in pins["timers"]
+
+
 # In the place of one that this machine does not have.
 PROGRAM = {"service": {"ExecStart": "/bin/true"}, "path": {}, "timer": {}}
 
