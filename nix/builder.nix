@@ -250,6 +250,14 @@ in
               + "that name; write one of ${lib.concatStringsSep ", " (builtins.attrNames cache.builders)}.";
           }
         ]
+        ++ [
+          {
+            assertion = cfg.postBuildHook -> config.nix.enable or true;
+            message =
+              "services.nix-binary-cache.builder.postBuildHook is true, but nix.enable is false, so that "
+              + "no setting reaches Nix; leave the hook out, and name in paths what is to be pushed.";
+          }
+        ]
         ++ map
           (name: {
             assertion = !lib.hasPrefix builtins.storeDir cfg.${name};

@@ -87,6 +87,14 @@ in
 
   assertions = [
     {
+      # NixOS, nix-darwin and home-manager then leave out whatever is set below `nix`, in silence.
+      assertion = config.nix.enable or true;
+      message =
+        "services.nix-binary-cache.client.enable is true, but nix.enable is false, so that no setting "
+        + "reaches Nix; leave the module out, and add what `pulumi stack output nixConf` prints to the "
+        + "file that the machine's Nix reads, /etc/nix/nix.custom.conf with Determinate Nix.";
+    }
+    {
       assertion = cfg.credentialsFile != null -> !lib.hasPrefix builtins.storeDir cfg.credentialsFile;
       message =
         "services.nix-binary-cache.client.credentialsFile is in the Nix store, which everyone "

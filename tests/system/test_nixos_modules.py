@@ -159,6 +159,39 @@ def test_other_systems_set_what_nixos_sets(machine: Machine, module: str) -> Non
     assert "systemd" not in added
 
 
+BY_HAND = (
+    "leave the module out, and add what `pulumi stack output nixConf` prints to the file that the "
+    "machine's Nix reads, /etc/nix/nix.custom.conf with Determinate Nix."
+)
+NO_HOOK = "leave the hook out, and name in paths what is to be pushed."
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "remedy"),
+    [
+        ("client", "client.enable", BY_HAND),
+        ("darwin", "client.enable", BY_HAND),
+        ("home-manager", "client.enable", BY_HAND),
+        ("builder", "builder.postBuildHook", NO_HOOK),
+    ],
+)
+def test_where_the_system_leaves_nix_alone_what_would_set_something_is_refused(
+    builder: ThrowawayBuilder, module: str, option: str, remedy: str
+) -> None:
+    hook = {"postBuildHook": True} if module == "builder" else {}
+    with pytest.raises(ToolboxError) as refused:
+        Machine(builder, {"enable": False}).module(module, **hook)
+    assert (
+        f"services.nix-binary-cache.{option} is true, but nix.enable is false, "
+        f"so that no setting reaches Nix; {remedy}"
+    ) in str(refused.value)
+    assert Machine(builder, {"enable": True}).module(module, **hook)["nix"]
+
+
+def test_a_builder_that_only_pushes_sets_nothing_of_nix(builder: ThrowawayBuilder) -> None:
+    assert "nix" not in Machine(builder, {"enable": False}).module("builder")
+
+
 def test_a_mac_trusts_the_private_authority_and_its_daemon_has_the_credential(
     machine: Machine,
 ) -> None:

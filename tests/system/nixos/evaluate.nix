@@ -238,7 +238,13 @@ let
       config = {
         networking.hostName = "nixbuilder";
         nix = itsNix // {
-          package = if laidOver == null then null else debian // laidOver;
+          package =
+            if name == "darwin" && !(itsNix.enable or true) then
+              throw "nix.package: accessed when `nix.enable` is off"
+            else if laidOver == null then
+              null
+            else
+              debian // laidOver;
         };
         services.nix-binary-cache.${end} = values end options given;
       };
