@@ -260,7 +260,8 @@ def declare_pins(
             targets[pin.name] = pulumi.Output.from_input([pin.path])
             continue
         closures = builders.outputs[pin.builder]["closures"]
-        place, before = pushed[pin.builder].index(pin.path), recorded.read().pinned(pin.name)
+        place = pushed[pin.builder].index(pin.path)
+        before = settled.pins.get(pin.name, recorded.read().pinned(pin.name))
         targets[pin.name] = closures.apply(
             partial(_targets_now, place=place, before=before, keep_last=pin.keep_last)
         )

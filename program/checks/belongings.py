@@ -5,7 +5,8 @@ It needs the S3 client, so `deployment` imports this module only when it asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pulumi
 
@@ -26,6 +27,8 @@ class Found:
     """The bucket that is to be imported; None where there is none, or it is the stack's already."""
     versioned: bool = False
     """Whether the bucket keeps versions."""
+    pins: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What pins that keep several targets keep until now, the newest first, by their names."""
 
 
 def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded) -> Found:
@@ -59,7 +62,8 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     expiry.check(settings, server, lifecycle, recorded.objects)
     if settings.given_users:
         given_users.look(settings, server)
-    return Found(None if mine else settings.bucket, versioned)
+    pins = pinned.targets_before(settings, server, recorded)
+    return Found(None if mine else settings.bucket, versioned, pins)
 
 
 def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exists: bool) -> None:

@@ -7,7 +7,8 @@ preview changes nothing: it asks while the engine starts the providers, which ta
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -68,6 +69,9 @@ class Settled:
     """Whether the server's ETags tell what it has: those of encrypted objects do not."""
     adopt: str | None = None
     """The bucket that is there already, to be imported; None where there is none."""
+    pins: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What pins that keep several targets keep until now, the newest first, by their names; of a
+    pin that is none of these the state alone knows."""
     asked: bool = False
     """Whether the server has been asked, and not the state alone."""
 
@@ -150,6 +154,13 @@ def conclude(
                 f"bucket {settings.bucket} keeps versions: the deployment will also let those "
                 "expire that others have followed"
             )
+        for name, targets in found.pins.items():
+            known = recorded.read().pinned(name)
+            more = ", ".join(path for path in targets if path not in known)
+            if more:
+                pulumi.log.info(
+                    f"pin {name} has kept more than the state knows, and still may: {more}"
+                )
         return retention_in_words(settings)
 
     def read_back(told: bool) -> str:
@@ -187,7 +198,9 @@ def _ask_server(settings: Settings, settled: Settled) -> Settled:
             raise refusal from None
         pulumi.log.warn(f"{refusal}; this preview could not check the server")
         return settled
-    return replace(settled, adopt=found.adopt, versioned=found.versioned, asked=True)
+    return replace(
+        settled, adopt=found.adopt, versioned=found.versioned, pins=found.pins, asked=True
+    )
 
 
 def _check_in_force(settings: Settings, settled: Settled) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
+from formats.pin import LARGEST_PIN, parse_pin, pin_key
 from formats.signing import verified_by
 from formats.store_path import STORE_DIR
 from program.checks.key_rotation import trusted_before
@@ -39,6 +40,32 @@ def absent(settings: Settings, server: Server | None, recorded: Recorded) -> Ite
                 f"pin {pin.name}: the cache does not have {pin.path}; it is kept once a builder "
                 "has pushed it, itself or as a part of something"
             )
+
+
+def targets_before(
+    settings: Settings, server: Server, recorded: Recorded
+) -> dict[str, tuple[str, ...]]:
+    """Return what each pin of a link that keeps several keeps until now, the newest first.
+
+    A state that is lost, or older than the bucket, knows fewer than the pin itself, which nobody
+    but deployments writes.
+
+    Raises:
+        ServerError: no answer, or the server refuses the user.
+    """
+    names = [pin.name for pin in settings.pins if pin.builder is not None and pin.keep_last > 1]
+
+    def kept(name: str) -> tuple[str, ...]:
+        known = recorded.pinned(name)
+        try:
+            there = parse_pin(server.read(settings.bucket, pin_key(name), LARGEST_PIN) or b"")
+        except FormatError:
+            return known
+        newer, older = (known, there) if {*there} <= {*known} else (there, known)
+        return tuple(dict.fromkeys((*newer, *older)))
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return dict(zip(names, threads.map(kept, names), strict=True))
 
 
 def left_behind(

@@ -117,6 +117,7 @@ def test_a_pin_follows_a_builders_link_and_keeps_the_last_targets(
     stack.up().succeeded()
     assert kept() == [first]
     stack.up("--expect-no-changes").succeeded()
+    former = stack.export()
 
     builder.run(f"ln -sfn {second} {LINK}")
     assert f"pin live keeps {second}; before: {first}" in stack.preview().succeeded().output
@@ -126,6 +127,16 @@ def test_a_pin_follows_a_builders_link_and_keeps_the_last_targets(
     builder.run(f"ln -sfn {third} {LINK}")
     stack.up().succeeded()
     assert kept() == [third, second]
+
+    # A state of before does not know what the pin keeps beside its last target.
+    later = stack.export()
+    stack.run("stack", "import", "-s", stack.name, text=former).succeeded()
+    told = stack.preview().succeeded().output
+    assert f"pin live has kept more than the state knows, and still may: {third}, {second}" in told
+    stack.up().succeeded()
+    assert kept() == [third, second]
+    stack.run("stack", "import", "-s", stack.name, text=later).succeeded()
+    stack.up("--expect-no-changes").succeeded()
 
     # A path that the cache does not have is found by the audit, by the pin's name.
     release = {"name": "release", "path": f"/nix/store/{'0' * 32}-release"}

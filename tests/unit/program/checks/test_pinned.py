@@ -7,7 +7,7 @@ import pytest
 from formats.narinfo import NarInfo
 from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
-from program.checks.pinned import absent, left_behind
+from program.checks.pinned import absent, left_behind, targets_before
 from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server
 from program.settings.signing_keys import SigningKeys
@@ -66,6 +66,40 @@ def test_a_new_pin_of_what_nobody_has_pushed_is_told() -> None:
     kept = {"objectName": pin_key("release"), "content": format_pin([top])}
     # What has gone since is told by the status.
     assert words(server, Recorded({"pin": {"type": OBJECT, "outputs": kept}})) == []
+
+
+A, B, C = (f"/nix/store/{letter * 32}-{letter}" for letter in "abc")
+
+
+@pytest.mark.parametrize(
+    ("known", "there", "expected"),
+    [
+        ([A], format_pin([C, B, A]).encode(), (C, B, A)),
+        ([], format_pin([B, A]).encode(), (B, A)),
+        # Somebody has put an older one back.
+        ([C, B, A], format_pin([A]).encode(), (C, B, A)),
+        ([C, A], format_pin([B, A]).encode(), (B, A, C)),
+        ([B], None, (B,)),
+        ([B], b"none of a pin's", (B,)),
+        ([B], b"\n", (B,)),
+    ],
+)
+def test_a_pin_keeps_what_the_bucket_says_too_where_the_state_is_older(
+    known: list[str], there: bytes | None, expected: tuple[str, ...]
+) -> None:
+    server = Bucket("s3", True, "us-east-1", "deployer", "secret", None)
+    object.__setattr__(server, "narinfos", {} if there is None else {pin_key("live"): there})
+    link = {"builder": "here", "link": "/nix/var/nix/gcroots/live"}
+    pins = [
+        {"name": "live", **link, "keepLast": 3},
+        {"name": "last", **link},
+        {"name": "release", "path": A},
+    ]
+    settings = parse(configuration(pins=pins, builders=[{"name": "here", "local": True}]))
+    kept = {"objectName": pin_key("live"), "content": format_pin(known)}
+    recorded = Recorded({"pin": {"type": OBJECT, "outputs": kept}} if known else {})
+    # Of one target only the builder has a say.
+    assert targets_before(settings, server, recorded) == {"live": expected}
 
 
 def told(names: tuple[str, ...], *, top: bytes, libc: bytes) -> list[str]:
