@@ -122,9 +122,15 @@ def _fetched(settings: str) -> bytes:
         else:
             if status == 200:
                 return body
-            told = f"GET {where}: HTTP {status}{_code(body)}; run make repair STACK=NAME "
-            told += "with the stack's name, which mends users, policies and objects"
             again = status in _TRANSIENT
+            told = f"GET {where}: HTTP {status}{_code(body)}"
+            if told.endswith("TimeTooSkewed"):
+                told += "; set this machine's clock"
+            elif again:
+                told += "; see the server's log"
+            else:
+                told += "; run make repair STACK=NAME with the stack's name, which mends users, "
+                told += "policies and objects"
         if pause is None or not again:
             raise _FetchError(told)
         time.sleep(pause)

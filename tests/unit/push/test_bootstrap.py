@@ -84,7 +84,7 @@ def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: i
     assert fetched(loaded, server) == PROGRAM
     server.script = lambda _: Reply(status)
     server.seen.clear()
-    assert f"HTTP {status}; run make repair STACK=NAME" in refused(loaded, server)
+    assert refused(loaded, server).endswith(f"HTTP {status}; see the server's log")
     assert len(server.seen) == 4
 
 
@@ -92,6 +92,10 @@ def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: i
     ("reply", "said"),
     [
         (error(403, "AccessDenied"), "GET cache/_nixcache/push.pyz: HTTP 403 AccessDenied; run"),
+        (
+            error(403, "RequestTimeTooSkewed"),
+            "HTTP 403 RequestTimeTooSkewed; set this machine's clock",
+        ),
         (error(404, "NoSuchKey"), "HTTP 404 NoSuchKey; run make repair STACK=NAME"),
         (error(404, "<b>$(id)</b>"), "HTTP 404; run make repair STACK=NAME"),
         (Reply(302, {"Location": "/elsewhere"}), "HTTP 302; run make repair STACK=NAME"),
