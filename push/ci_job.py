@@ -27,16 +27,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from formats.nix_conf import patience
 from formats.printable import SHOWN, printable
 from push import signals
 from push.failure import PushError, defect
-from push.job_nix import settings_in_force, why_nothing_is_queued, why_nothing_is_taken
+from push.job_nix import (
+    NoAnswerError,
+    settings_in_force,
+    why_nothing_is_queued,
+    why_nothing_is_taken,
+)
 from push.progress import say
 from push.settings import format_settings, read
-from push.user_nix_conf import UserNixConf, write_new
+from push.user_nix_conf import UserNixConf
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
@@ -67,9 +72,6 @@ _SECONDS_TO_END = 5.0
 
 _LONGEST_JOB = 86_400.0
 """Seconds that a job may take whose forge does not say how many."""
-
-_CERTIFICATES = ("NIX_SSL_CERT_FILE", "SSL_CERT_FILE")
-"""Variables that outweigh `ssl-cert-file`."""
 
 _HOOK = """\
 #!/bin/sh
@@ -150,43 +152,52 @@ class _Job:
         self._pusher = self._directory / "pusher"
         self._of_job = self._directory / "job"
         self._not_queued = self._directory / "not-queued"
+        self._told_nix = self._directory / "told-nix"
         self._nix_conf = UserNixConf(environment, self._directory, _goes_on)
 
     def start(self) -> int:
         cache = self._cache()
         settings = self._push_settings(cache)
-        if settings is not None:
-            self._take_directory()
-        try:
-            try:
-                if settings is not None:
-                    self._fill(settings)
-                queued = self._tell_nix(cache, queues=settings is not None)
-                if queued:
-                    self._start_pusher()
-            except BaseException:
-                # As in `finish`.
-                signals.ignore()
-                raise
-        except BaseException as error:
-            with contextlib.suppress(PushError):
-                self._nix_conf.replace(())
+        self._clear_place()
+        with contextlib.ExitStack() as held:
             if settings is not None:
-                shutil.rmtree(self._directory, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise _refused(
-                    f"'{self._directory}' cannot be written to ({error.strerror}); free space, or "
-                    "set RUNNER_TEMP to a directory of this user's"
-                ) from None
-            raise
+                self._take_directory()
+            try:
+                try:
+                    log = None if settings is None else self._fill(settings, held)
+                    queued = self._tell_nix(cache, queues=log is not None)
+                    if queued and log is not None:
+                        self._start_pusher(log)
+                except BaseException:
+                    # As in `finish`.
+                    signals.ignore()
+                    raise
+            except BaseException as error:
+                with contextlib.suppress(PushError):
+                    self._nix_conf.remove(self._nix_conf.path())
+                if settings is not None:
+                    shutil.rmtree(self._directory, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise _refused(
+                        f"'{self._directory}' cannot be written to ({error.strerror}); free space, "
+                        "or set RUNNER_TEMP to a directory of this user's"
+                    ) from None
+                raise
         print("what this job builds is pushed" if queued else "the cache is set up", flush=True)
         return 0
 
+    def _clear_place(self) -> None:
+        """Remove what a job has left that was here before this one: there is one at a time."""
+        if not self._place or not self._is_ours():
+            return
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if self._of_job.read_text(encoding="utf-8") == self._job():
+                return
+        self._end_pusher()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        say("settings: a job here ended without finish; what it had queued is not pushed")
+
     def _take_directory(self) -> None:
-        if self._place and self._is_ours() and self._is_left():
-            self._end_pusher()
-            shutil.rmtree(self._directory, ignore_errors=True)
-            say("settings: a job here ended without finish; what it had queued is not pushed")
         try:
             # Nix's daemon runs the hook as root, other users' Nix as themselves.
             _make_directory(self._directory, 0o711)
@@ -196,21 +207,23 @@ class _Job:
                 "remove what another job left"
             ) from None
 
-    def _is_left(self) -> bool:
-        """Whether what is there is of a job that is over: here there is one at a time."""
-        try:
-            return self._of_job.read_text(encoding="utf-8") != self._job()
-        except (OSError, UnicodeDecodeError):
-            return False
-
     def _job(self) -> str:
         return self._environment.get("CI_JOB_ID", "")
 
-    def _fill(self, settings: str) -> None:
+    def _fill(self, settings: str, held: contextlib.ExitStack) -> BinaryIO:
+        """Make the job's files, and return its log, which is locked until nobody has it any more.
+
+        Its lock says that the job goes on; the pusher takes it over.
+        """
+        _write_new(self._of_job, self._job(), 0o600)
+        # What stands in it is shown at the end as the job's own.
+        _write_new(self._log, "", 0o600)
+        log = held.enter_context(self._log.open("ab"))
+        fcntl.flock(log, fcntl.LOCK_EX)
         # Whoever writes here has the job sign and push: root, as Nix's daemon, and its own user.
         _make_directory(self._queue, 0o700)
-        write_new(self._settings, settings, 0o600)
-        write_new(self._of_job, self._job(), 0o600)
+        _write_new(self._settings, settings, 0o600)
+        return log
 
     def _tell_nix(self, cache: Mapping[str, Any], *, queues: bool) -> bool:
         """Tell Nix of the cache and, where what it builds is to be queued, of the hook.
@@ -218,86 +231,100 @@ class _Job:
         Returns:
             Whether what it builds is queued.
         """
-        self._nix_conf.replace(())
         before = settings_in_force(self._children)
-        lines = [
-            f"extra-substituters = {cache['substituter']}",
-            f"extra-trusted-public-keys = {' '.join(cache['publicKeys'])}",
-            *patience("{name} = {value}").splitlines(),
-        ]
-        certificates = self._trust(cache, before)
-        self._nix_conf.replace([*lines, *certificates])
-        trusted = settings_in_force(self._children).get("trusted-public-keys", "").split()
-        if not set(cache["publicKeys"]).issubset(trusted):
-            raise _refused(
-                f"Nix does not read '{self._nix_conf.path()}'; unset what keeps it from that, such "
-                "as NIX_CONFIG or NIX_CONFIG_HOME"
-            )
-        why = why_nothing_is_taken(self._children, cache["substituter"])
-        if why is None or "CA cert" not in why:
-            lines += certificates
-        else:
-            # A daemon that does not see the file could ask no other cache either.
-            self._nix_conf.replace(lines)
+        lines = self._taking(cache, before)
+        hook, why = self._queueing(before) if queues else (None, None)
+        path = self._nix_conf.write([*lines, *([f"post-build-hook = {hook}"] if hook else [])])
+        now = settings_in_force(self._children)
+        if lines:
+            self._check_in_force(cache, path, now)
+        if hook is not None and now.get("post-build-hook") != str(hook):
+            hook, why = None, f"the post-build-hook is '{now.get('post-build-hook')}'"
+            self._nix_conf.write(lines)
+        if not queues:
+            return False
+        _write_new(self._told_nix, f"{path}\n{hook or ''}\n", 0o600)
         if why is not None:
-            say(f"settings: nothing is taken from the cache: {why}; builds go on without it")
+            _write_new(self._not_queued, f"what this job builds is not queued: {why}", 0o600)
+            self._say_what_is_not_queued()
+        return hook is not None
+
+    def _taking(self, cache: Mapping[str, Any], before: Mapping[str, str]) -> list[str]:
+        """Return the lines by which Nix takes from the cache what it has; say where it does not."""
         if cache.get("access") == "private":
             say(
                 "settings: the cache is private; Nix reads it where this machine has its reader's "
                 "credential, which is not the job's to set"
             )
-        return queues and self._have_queued(lines, before)
+        lines = [
+            f"extra-substituters = {cache['substituter']}",
+            f"extra-trusted-public-keys = {' '.join(cache['publicKeys'])}",
+            *patience("{name} = {value}").splitlines(),
+        ]
+        # A daemon that does not see the file could ask no cache at all.
+        certificates = self._certificates(cache, before)
+        why = None
+        trusting = [{"ssl-cert-file": str(certificates)}] if certificates else []
+        for options in (*trusting, dict[str, str]()):
+            try:
+                why = why_nothing_is_taken(self._children, cache["substituter"], options)
+            except NoAnswerError as error:
+                say(f"settings: the cache lets Nix wait ({error}); this job goes without it")
+                return []
+            if why is None:
+                return [*lines, *(f"{name} = {value}" for name, value in options.items())]
+        say(f"settings: nothing is taken from the cache: {why}; builds go on without it")
+        return lines
 
-    def _have_queued(self, lines: Sequence[str], before: Mapping[str, str]) -> bool:
-        """Have Nix queue what it builds, and return whether it does; say why where it does not."""
-        anothers = before.get("post-build-hook")
-        if anothers:
-            why: str | None = f"the post-build-hook is '{anothers}' already"
-        else:
-            program = (
-                f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
-                f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
-            )
-            text = _HOOK.format(
-                queue=shlex.quote(str(self._queue)),
-                python=shlex.quote(sys.executable),
-                program=shlex.quote(program),
-            )
-            hook = self._nix_conf.put_beside("post-build-hook", text, 0o755)
-            self._nix_conf.replace([*lines, f"post-build-hook = {hook}"])
-            why = why_nothing_is_queued(self._children, self._queue, before)
-        if why is None:
-            return True
-        # A hook that cannot be run fails every build.
-        self._nix_conf.replace(lines)
-        write_new(self._not_queued, f"what this job builds is not queued: {why}", 0o600)
-        self._say_what_is_not_queued()
-        return False
-
-    def _say_what_is_not_queued(self) -> None:
-        why = self._not_queued.read_text(encoding="utf-8")
-        say(f"settings: {why}; name what is to be pushed at finish")
-
-    def _trust(self, cache: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
-        """Return the line by which Nix trusts the private CA of the cache's server, if it does not.
+    def _certificates(self, cache: Mapping[str, Any], before: Mapping[str, str]) -> Path | None:
+        """Return a file of all that Nix trusts and the private CA of the cache's server.
 
         No setting adds a CA: a file takes the place of all others.
         """
         certificate = str(cache.get("caCertificate") or "").strip()
-        trusted = ""
-        name = settings.get("ssl-cert-file", "")
-        with contextlib.suppress(OSError, ValueError):
-            trusted = Path(name).read_text(encoding="utf-8", errors="replace")
+        try:
+            trusted = Path(before["ssl-cert-file"]).read_text(encoding="utf-8", errors="replace")
+        except (KeyError, OSError, ValueError):
+            return None
         if certificate in trusted:
-            return []
-        if not name or any(self._environment.get(one) for one in _CERTIFICATES):
-            say(
-                "settings: Nix does not trust the private CA of the cache's server, and takes "
-                "nothing from it; add caCertificate to the file that NIX_SSL_CERT_FILE names"
+            return None
+        return self._nix_conf.put_beside("ca.pem", f"{trusted}\n{certificate}\n", 0o644)
+
+    def _check_in_force(self, cache: Mapping[str, Any], path: Path, now: Mapping[str, str]) -> None:
+        if not set(cache["publicKeys"]).issubset(now.get("trusted-public-keys", "").split()):
+            raise _refused(
+                f"Nix does not read '{path}'; unset what keeps it from that, such as NIX_CONFIG or "
+                "NIX_CONFIG_HOME"
             )
-            return []
-        file = self._nix_conf.put_beside("ca.pem", f"{trusted}\n{certificate}\n", 0o644)
-        return [f"ssl-cert-file = {file}"]
+        url = cache["substituter"].partition("?")[0]
+        asked = any(one.partition("?")[0] == url for one in now.get("substituters", "").split())
+        if not asked or now.get("substitute") == "false":
+            say(
+                "settings: nothing is taken from the cache: other settings keep Nix from asking "
+                "it; see substituters and substitute in nix show-config"
+            )
+
+    def _queueing(self, before: Mapping[str, str]) -> tuple[Path | None, str | None]:
+        """Return the hook that queues what Nix builds, or None and why nothing would be queued."""
+        anothers = before.get("post-build-hook")
+        if anothers and not self._nix_conf.is_ours(anothers):
+            return None, f"the post-build-hook is '{anothers}' already"
+        program = (
+            f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
+            f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
+        )
+        text = _HOOK.format(
+            queue=shlex.quote(str(self._queue)),
+            python=shlex.quote(sys.executable),
+            program=shlex.quote(program),
+        )
+        hook = self._nix_conf.put_beside("post-build-hook", text, 0o755)
+        why = why_nothing_is_queued(self._children, hook, self._queue)
+        return (hook, None) if why is None else (None, why)
+
+    def _say_what_is_not_queued(self) -> None:
+        why = self._not_queued.read_text(encoding="utf-8")
+        say(f"settings: {why}; name what is to be pushed at finish")
 
     def run(self) -> int:
         """Push what waits, until `finish` says that it is enough."""
@@ -326,23 +353,31 @@ class _Job:
             return False
 
     def finish(self, paths: Sequence[str]) -> int:
+        self._clear_place()
         ours = self._is_ours()
         started = ours and self._settings.exists()
         if paths and not started:
             raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
+        code = 0
         try:
             try:
-                return self._push_the_rest(paths) if started else 0
+                if started:
+                    code = self._push_the_rest(paths)
             finally:
                 # One that comes before this is done has them ignored itself, and goes on below.
                 signals.ignore()
         finally:
-            # However it ends: a hook that is not there would fail every build after it.
+            # However it ends: what is built later is not this job's.
             try:
-                self._nix_conf.replace(())
+                told = self._told()[0]
+                removed = self._nix_conf.remove(Path(told) if told else self._nix_conf.path())
             finally:
                 if ours:
                     shutil.rmtree(self._directory, ignore_errors=True)
+        if not started and "post-build-hook" in removed:
+            say(f"settings: '{self._directory}' is gone, and what the job had queued with it")
+            return 1
+        return code
 
     def _is_ours(self) -> bool:
         """Whether the job's directory is there, and is one of this user's.
@@ -369,12 +404,35 @@ class _Job:
         code = 0 if self._not_queued.exists() else self._push_queue()
         given = [str(Path(self._workspace, path).absolute()) for path in paths]
         code = (self._push(given) if given else 0) or code
-        if self._not_queued.exists() and not given:
-            self._say_what_is_not_queued()
-            code = 1
         if self._log.exists():
             sys.stderr.write(self._log.read_text(errors="replace"))
-        return code
+        if self._not_queued.exists():
+            if not given:
+                self._say_what_is_not_queued()
+            return code or (0 if given else 1)
+        return code or self._check_still_queued()
+
+    def _check_still_queued(self) -> int:
+        """Return 1, and say so, where something has kept Nix from running the hook meanwhile."""
+        hook = self._told()[1]
+        if not hook:
+            return 0
+        now = settings_in_force(self._children).get("post-build-hook")
+        if now == hook:
+            return 0
+        say(
+            f"settings: the post-build-hook is '{now}' by now, so not all that was built was "
+            "queued; let what sets it come before start"
+        )
+        return 1
+
+    def _told(self) -> tuple[str, str]:
+        """Return the nix.conf that has the job's lines, and its hook; empty where there is none."""
+        try:
+            path, hook, _ = self._told_nix.read_text(encoding="utf-8").split("\n")
+        except (OSError, ValueError):
+            return "", ""
+        return path, hook
 
     def _cache(self) -> dict[str, Any]:
         name = f"{_PREFIX}CONFIGURATION"
@@ -435,22 +493,18 @@ class _Job:
     def _given(self, name: str) -> str | None:
         return self._environment.get(_PREFIX + name, "").strip() or None
 
-    def _start_pusher(self) -> None:
-        # What stands in it is shown at the end as the job's own.
-        write_new(self._log, "", 0o600)
-        with self._log.open("ab") as log:
-            # The process keeps the lock as long as it lives, whoever is its parent by then.
-            fcntl.flock(log, fcntl.LOCK_EX)
-            pusher = subprocess.Popen(
-                [sys.executable, "-m", "push.ci_job", "run"],
-                cwd=_CHECKOUT,
-                env=self._children,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        write_new(self._pusher, str(pusher.pid), 0o600)
+    def _start_pusher(self, log: BinaryIO) -> None:
+        pusher = subprocess.Popen(
+            [sys.executable, "-m", "push.ci_job", "run"],
+            cwd=_CHECKOUT,
+            env=self._children,
+            stdin=subprocess.DEVNULL,
+            # It keeps the lock as long as it lives, whoever is its parent by then.
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        _write_new(self._pusher, str(pusher.pid), 0o600)
 
     def _end_pusher(self) -> None:
         """End the pusher of a job that is over, and what it pushes."""
@@ -520,6 +574,13 @@ def _goes_on(directory: Path) -> bool:
     finally:
         os.close(log)
     return False
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    """Write a new file that has its mode from its first byte on, whatever the umask is."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _make_directory(path: Path, mode: int) -> None:

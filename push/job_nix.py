@@ -3,7 +3,7 @@
 Which files Nix reads depends on whose home it is, on variables and on the daemon, which takes a
 hook of its `trusted-users` only and runs it as root, maybe in another container than the job's. So
 whether a build is queued is shown by building something, and whether the cache is asked by asking
-for something.
+for something; both before any other build is told of it.
 
 Source: Nix manual, "nix config show", "post-build-hook", `nix.conf`.
 """
@@ -21,17 +21,24 @@ from formats.store_path import STORE_DIR
 from push.failure import PushError
 
 _SECONDS = 120.0
+
+# By Nix itself: there are sandboxes without a shell.
 _PROBE = """\
 derivation {{
   name = "nix-binary-cache-probe";
-  system = "{system}";
-  builder = "/bin/sh";
-  args = [ "-c" "echo >$out" ];
+  system = "builtin";
+  builder = "builtin:buildenv";
+  derivations = [ ];
+  manifest = "/dummy";
   allowSubstitutes = false;
   preferLocalBuild = true;
   asked = "{asked}";
 }}
 """
+
+
+class NoAnswerError(Exception):
+    """The cache lets Nix wait; the message says for how long it was waited."""
 
 
 def settings_in_force(environment: Mapping[str, str]) -> dict[str, str]:
@@ -47,53 +54,62 @@ def settings_in_force(environment: Mapping[str, str]) -> dict[str, str]:
     except subprocess.TimeoutExpired:
         raise _refused(f"nix show-config says nothing for {_SECONDS:.0f} s; try it") from None
     if done.returncode:
-        raise _refused(f"nix show-config ends with '{_last_line(done.stderr)}'; try it")
+        raise _refused(f"nix show-config ends with '{_reason(done.stderr)}'; try it")
     pairs = (line.partition(" = ") for line in done.stdout.splitlines())
     return {name: value for name, sign, value in pairs if sign}
 
 
-def why_nothing_is_queued(
-    environment: Mapping[str, str], queue: Path, settings: Mapping[str, str]
-) -> str | None:
-    """Build something new, and return why its path is not queued; None where it is.
+def why_nothing_is_queued(environment: Mapping[str, str], hook: Path, queue: Path) -> str | None:
+    """Build something new with a hook, and return why its path is not queued; None where it is.
 
     Args:
         environment: the job's.
-        queue: where the hook leaves links.
-        settings: as `settings_in_force` has them.
+        hook: the program.
+        queue: where it leaves links.
 
     Raises:
         PushError: there is no `nix-build`.
     """
-    expression = _PROBE.format(system=settings.get("system", ""), asked=secrets.token_hex(16))
+    expression = _PROBE.format(asked=secrets.token_hex(16))
+    command = ["nix-build", "--no-out-link", "--option", "post-build-hook", str(hook)]
     try:
-        done = _run(["nix-build", "--no-out-link", "-E", expression], environment)
+        done = _run([*command, "-E", expression], environment)
     except subprocess.TimeoutExpired:
         return f"Nix has built nothing after {_SECONDS:.0f} s"
     if done.returncode:
-        return _last_line(done.stderr)
+        return _reason(done.stderr)
     link = queue / Path(done.stdout.strip()).name
     if not link.is_symlink():
-        told = _last_line(done.stderr, "post-build-hook")
-        return told or "Nix does not run the job's post-build-hook"
+        return _reason(done.stderr, "post-build-hook") or "Nix does not run the post-build-hook"
     link.unlink()
     return None
 
 
-def why_nothing_is_taken(environment: Mapping[str, str], substituter: str) -> str | None:
+def why_nothing_is_taken(
+    environment: Mapping[str, str], substituter: str, options: Mapping[str, str]
+) -> str | None:
     """Ask for a path that no cache has, and return why this one is not asked; None where it is.
 
+    Args:
+        environment: the job's.
+        substituter: the cache's URL.
+        options: other settings that Nix is to have meanwhile.
+
     Raises:
+        NoAnswerError: the cache lets Nix wait.
         PushError: there is no `nix-store`.
     """
     path = f"{STORE_DIR}/{nix32_encode(secrets.token_bytes(20))}-nix-binary-cache-probe"
+    command = ["nix-store", "--realise", path, "--option", "extra-substituters", substituter]
+    for name, value in options.items():
+        command += ["--option", name, value]
     try:
-        done = _run(["nix-store", "--realise", path], environment)
+        done = _run(command, environment)
     except subprocess.TimeoutExpired:
-        return f"Nix has no answer after {_SECONDS:.0f} s"
+        raise NoAnswerError(f"no answer after {_SECONDS:.0f} s") from None
     # What succeeded after all is no reason.
     told = [line for line in done.stderr.splitlines() if "retrying in" not in line]
-    return _last_line("\n".join(told), substituter.partition("?")[0]) or None
+    return _reason("\n".join(told), substituter.partition("?")[0]) or None
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -114,10 +130,11 @@ def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.Compl
         raise _refused(f"{command[0]} cannot be run ({error.strerror}); see to it") from None
 
 
-def _last_line(text: str, about: str = "") -> str:
-    """Return the last line of what Nix said, about something; empty where there is none."""
+def _reason(text: str, about: str = "") -> str:
+    """Return the last line of what Nix said about something, an error's first; empty without."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and about in line]
-    return printable(lines[-1], SHOWN) if lines else ""
+    errors = [line for line in lines if line.startswith("error:") and line != "error:"]
+    return printable((errors or lines)[-1], SHOWN) if lines else ""
 
 
 def _refused(what: str) -> PushError:

@@ -1,20 +1,22 @@
 """A block of lines in the `nix.conf` that a user's Nix reads, and the files that they name.
 
 The block says whose it is: a directory that its owner holds as long as there is something that it
-stands for. What others have written stays, and what the block names lies beside the file, so that
-a block that somebody was kept from taking away harms nobody.
+stands for. What others have written stays. What a block names lies beside the file and is never
+removed: a build that goes on, or a daemon that was started meanwhile, has its name and fails
+without it. So it is called after what it says, and there is one of each.
 
 Source: Nix manual, `nix.conf`, "Configuration file" and "Environment variables"; `getHome`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
 import pwd
 import re
-import secrets
-import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from formats.store_path import STORE_DIR
@@ -24,9 +26,9 @@ from push.whole_file import replace_whole
 _BEGIN, _END = "# nix-binary-cache: begin", "# nix-binary-cache: end"
 _OURS = re.compile(f"{_BEGIN}\n(?:(?!{_BEGIN}\n).)*?{_END}\n", re.DOTALL)
 _OWNER = re.compile(r"^# of (.+)$", re.MULTILINE)
-_NAMED = re.compile(r"^[a-z-]+ = (.+)$", re.MULTILINE)
 _BESIDE = "nix-binary-cache-"
 _USERS_FILES = "NIX_USER_CONF_FILES"
+_CONFIG_HOME = "XDG_CONFIG_HOME"
 
 
 class UserNixConf:
@@ -45,7 +47,6 @@ class UserNixConf:
         self._environment = environment
         self._owner = owner
         self._goes_on = goes_on
-        self._beside: list[Path] = []
 
     def path(self) -> Path:
         """Return the file itself, wherever a link to it lies.
@@ -60,8 +61,14 @@ class UserNixConf:
                 raise _refused(f"{_USERS_FILES} is empty, so Nix reads no nix.conf; unset it")
             named = Path(names[0])
         else:
-            base = self._environment.get("XDG_CONFIG_HOME") or self._home() / ".config"
+            base = self._environment.get(_CONFIG_HOME) or self._home() / ".config"
             named = Path(base, "nix", "nix.conf")
+        if not named.is_absolute():
+            variable = _USERS_FILES if _USERS_FILES in self._environment else _CONFIG_HOME
+            raise _refused(
+                f"{variable} is '{self._environment.get(variable, '')}', another place in each "
+                "directory; write a whole path"
+            )
         try:
             path = named.resolve()
         except (OSError, RuntimeError):
@@ -87,75 +94,113 @@ class UserNixConf:
             raise self._nowhere() from None
 
     def put_beside(self, name: str, text: str, mode: int) -> Path:
-        """Write a file that a line is to name; it goes with the block.
+        """Write a file that a line is to name, unless it is there.
+
+        Args:
+            name: the end of what it is called, after what tells its texts apart.
+            text: what it holds.
+            mode: its mode.
 
         Raises:
             PushError: it cannot be written.
         """
         path = self.path()
-        beside = path.with_name(f"{_BESIDE}{secrets.token_hex(16)}-{name}")
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        beside = path.with_name(f"{_BESIDE}{digest}-{name}")
         try:
-            self._check_place(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._beside.append(beside)
-            write_new(beside, text, mode)
+            with self._alone(path):
+                replace_whole(beside, text)
+                beside.chmod(mode)
         except OSError as error:
             raise self._unchangeable(path, str(error.strerror)) from None
         return beside
 
-    def replace(self, lines: Sequence[str]) -> None:
-        """Put lines in the place of those that were there before, and remove what these named.
+    def is_ours(self, file: str) -> bool:
+        """Tell whether a file is one of those that `put_beside` has written, in any job."""
+        found = Path(file)
+        return found.parent == self.path().parent and found.name.startswith(_BESIDE)
+
+    def write(self, lines: Sequence[str]) -> Path:
+        """Put lines in the place of ours, and of those of others that are over; return the file.
 
         Raises:
             PushError: the file cannot be changed, or has a block of another that goes on.
         """
         path = self.path()
-        gone: list[Path] = []
 
-        def taken_out(block: re.Match[str]) -> str:
-            owner = _OWNER.search(block[0])
-            whose = None if owner is None else Path(owner[1])
-            if whose not in (None, self._owner) and self._goes_on(whose):
-                return block[0]
-            gone.extend(_named_beside(path, block[0]))
-            return ""
-
-        try:
-            before = ""
-            if path.exists():
-                if not path.is_file():
-                    if not lines:
-                        # Nothing of ours can be in it.
-                        return
-                    raise self._unchangeable(path, "it is no file")
-                with path.open(encoding="utf-8", newline="") as file:
-                    before = file.read()
-            # Without its end a block may hold what somebody else has written.
-            text = _OURS.sub(taken_out, before)
-            if lines and _OURS.search(text):
+        def changed(before: str) -> str:
+            text = _OURS.sub(lambda block: block[0] if self._is_anothers(block[0]) else "", before)
+            if _OURS.search(text):
                 raise _refused(
                     f"another job of this user's goes on, whose hook stands in '{path}'; set "
-                    "XDG_CONFIG_HOME to a directory of each job's own"
+                    f"{_CONFIG_HOME} to a directory of each job's own"
                 )
-            if lines:
-                newline = "" if not text or text.endswith("\n") else "\n"
-                block = (newline + _BEGIN, f"# of {self._owner}", *lines, _END)
-                text += "".join(f"{line}\n" for line in block)
-            if text != before:
-                self._check_place(path)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace_whole(path, text)
-            kept = _named_beside(path, text)
-            for unnamed in {*gone, *self._beside}.difference(kept):
-                unnamed.unlink(missing_ok=True)
+            newline = "" if not text or text.endswith("\n") else "\n"
+            block = (newline + _BEGIN, f"# of {self._owner}", *lines, _END)
+            return text + "".join(f"{line}\n" for line in block)
+
+        self._change(path, changed)
+        return path
+
+    def remove(self, path: Path) -> str:
+        """Take our block out of a file, and return it; empty where there is none.
+
+        Raises:
+            PushError: the file cannot be changed.
+        """
+        if not path.is_file() or path.is_relative_to(Path(STORE_DIR).resolve()):
+            # Nothing of ours can be in it.
+            return ""
+        found: list[str] = []
+
+        def taken_out(block: re.Match[str]) -> str:
+            if not self._is_our_own(block[0]):
+                return block[0]
+            found.append(block[0])
+            return ""
+
+        self._change(path, lambda before: _OURS.sub(taken_out, before))
+        return "".join(found)
+
+    def _change(self, path: Path, changed: Callable[[str], str]) -> None:
+        try:
+            with self._alone(path):
+                before = ""
+                if path.exists():
+                    if not path.is_file():
+                        raise self._unchangeable(path, "it is no file")
+                    with path.open(encoding="utf-8", newline="") as file:
+                        before = file.read()
+                # Without its end a block may hold what somebody else has written.
+                text = changed(before)
+                if text != before:
+                    replace_whole(path, text)
         except (OSError, UnicodeDecodeError) as error:
             why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
             raise self._unchangeable(path, why) from None
 
-    def _check_place(self, path: Path) -> None:
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Keep other jobs from changing the file, or what lies beside it, meanwhile."""
         # Root could write anew what others take to stay as it is.
         if path.is_relative_to(Path(STORE_DIR).resolve()):
             raise self._unchangeable(path, "it lies in the Nix store")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+    def _is_our_own(self, block: str) -> bool:
+        owner = _OWNER.search(block)
+        return owner is not None and Path(owner[1]) == self._owner
+
+    def _is_anothers(self, block: str) -> bool:
+        """Whether a block is of another directory, and still needed."""
+        owner = _OWNER.search(block)
+        return owner is not None and not self._is_our_own(block) and self._goes_on(Path(owner[1]))
 
     def _unchangeable(self, path: Path, why: str) -> PushError:
         return _refused(f"'{path}' cannot be changed ({why}); {self._remedy()}")
@@ -166,25 +211,7 @@ class UserNixConf:
     def _remedy(self) -> str:
         if _USERS_FILES in self._environment:
             return f"let {_USERS_FILES} begin with a file that this user may write, or unset it"
-        return "set XDG_CONFIG_HOME to a directory whose nix/nix.conf this user may write"
-
-
-def write_new(path: Path, text: str, mode: int) -> None:
-    """Write a new file that has its mode from its first byte on, whatever the umask is.
-
-    Raises:
-        OSError: it is there already, or cannot be written.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & stat.S_IRWXU)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    path.chmod(mode)
-
-
-def _named_beside(path: Path, text: str) -> list[Path]:
-    """Return the files of ours that the blocks in a text name: none but those beside it."""
-    named = [Path(found[1]) for block in _OURS.findall(text) for found in _NAMED.finditer(block)]
-    return [one for one in named if one.parent == path.parent and one.name.startswith(_BESIDE)]
+        return f"set {_CONFIG_HOME} to a directory whose nix/nix.conf this user may write"
 
 
 def _refused(what: str) -> PushError:

@@ -22,6 +22,7 @@ from formats.nix_conf import patience
 from formats.signing import SecretKey
 from push import ci_job, user_nix_conf
 from push.ci_job import main
+from push.job_nix import NoAnswerError
 from toolbox.processes import wait_until
 
 CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "builders": {}}
@@ -31,7 +32,7 @@ MARK = "# nix-binary-cache: begin\n"
 def in_force(environment: Mapping[str, str]) -> dict[str, str]:
     """Stand in for what a Nix says that reads the job's own file."""
     file = Path(environment["XDG_CONFIG_HOME"], "nix", "nix.conf")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     pairs = (line.removeprefix("extra-").partition(" = ") for line in lines)
     return {name: value for name, sign, value in pairs if sign}
 
@@ -128,7 +129,9 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     finally:
         main(["finish"], first)
     assert file.read_text() == ""
-    assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
+    # What a build that goes on has the name of stays.
+    hooks = list(file.parent.glob("nix-binary-cache-*-post-build-hook"))
+    assert len(hooks) == 2
     # What one that was killed has left is in nobody's way.
     file.write_text(configured)
     (tmp_path / "1" / f"nix-binary-cache-{os.getuid()}").mkdir()
@@ -463,7 +466,7 @@ def test_nobody_else_writes_into_a_jobs_files_whatever_the_umask(
     (directory,) = tmp_path.glob("nix-binary-cache-*")
     modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in directory.iterdir()}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o711
-    private = ("settings", "log", "job", "pusher")
+    private = ("settings", "log", "job", "pusher", "told-nix")
     assert modes == {**dict.fromkeys(private, 0o600), "queue": 0o700}
     (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
     assert stat.S_IMODE(hook.stat().st_mode) == 0o755
@@ -563,7 +566,10 @@ def test_what_is_pushed_waits_for_no_pause(
 
 
 def test_a_pusher_ends_with_the_time_that_its_job_has_and_with_its_files(
-    started: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     directory, environment = started
     for given, end in (("3600", 3_600.0), ("", 86_400.0), ("an hour", 86_400.0)):
@@ -582,7 +588,8 @@ def test_a_pusher_ends_with_the_time_that_its_job_has_and_with_its_files(
     assert main(["run"], environment) == 0
     assert clock.now == 100.0
     shutil.rmtree(directory)
-    assert main(["finish"], environment) == 0
+    assert main(["finish"], environment) == 1
+    assert f"'{directory}' is gone, and what the job had queued with it" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -651,42 +658,149 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 
 @pytest.mark.parametrize(
-    ("known", "variables", "written", "said"),
+    ("known", "asked", "line", "said"),
     [
-        ("others\n", {}, True, False),
-        (f"others\n{CERTIFICATE}others\n", {}, False, False),
-        ("others\n", {"NIX_SSL_CERT_FILE": "/x"}, False, True),
-        ("others\n", {"SSL_CERT_FILE": "/x"}, False, True),
-        (None, {}, False, True),
+        # What Nix trusts, whether it asks the cache with the file and without, and what follows.
+        ("others\n", {True: None}, True, ""),
+        ("others\n", {True: "CA (77)", False: None}, False, ""),
+        (
+            "others\n",
+            {True: "away", False: "away still"},
+            False,
+            "taken from the cache: away still",
+        ),
+        (f"others\n{CERTIFICATE}others\n", {False: None}, False, ""),
+        (None, {False: "CA unknown"}, False, "nothing is taken from the cache: CA unknown"),
     ],
 )
-def test_a_private_ca_is_added_to_those_that_nix_trusts_or_told(
+def test_a_private_ca_is_added_to_those_that_nix_trusts_where_that_is_of_use(
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     known: str | None,
-    variables: dict[str, str],
-    written: bool,
-    said: bool,
+    asked: dict[bool, str | None],
+    line: bool,
+    said: str,
 ) -> None:
     (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "caCertificate": CERTIFICATE}))
     bundle = tmp_path / "bundle.pem"
-    bundle.write_text(known or "")
+    if known is not None:
+        bundle.write_text(known)
 
     def of_a_machine(environment: Mapping[str, str]) -> dict[str, str]:
-        return ({} if known is None else {"ssl-cert-file": str(bundle)}) | in_force(environment)
+        return {"ssl-cert-file": str(bundle)} | in_force(environment)
+
+    def ask(_: Mapping[str, str], url: str, options: Mapping[str, str]) -> str | None:
+        assert url == CACHE["substituter"]
+        if options:
+            (file,) = options.values()
+            assert Path(file).read_text() == f"others\n\n{CERTIFICATE}"
+        return asked[bool(options)]
 
     monkeypatch.setattr(ci_job, "settings_in_force", of_a_machine)
-    assert main(["start"], {**environment, **variables}) == 0
+    monkeypatch.setattr(ci_job, "why_nothing_is_taken", ask)
+    assert main(["start"], environment) == 0
     file = tmp_path / "nix" / "nix.conf"
-    beside = list(file.parent.glob("*-ca.pem"))
-    assert len(beside) == written
-    assert [one.read_text() for one in beside] == [f"others\n\n{CERTIFICATE}"] * written
-    assert ("ssl-cert-file = " in file.read_text()) == written
-    assert ("does not trust the private CA" in capfd.readouterr().err) == said
+    assert ("ssl-cert-file = " in file.read_text()) == line
+    assert "extra-substituters = " in file.read_text()
+    assert said in capfd.readouterr().err
     assert main(["finish"], environment) == 0
-    assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
+    assert file.read_text() == ""
+
+
+def test_a_cache_that_lets_nix_wait_is_left_out_of_the_job(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def ask(*_: object) -> None:
+        raise NoAnswerError("no answer after 120 s")
+
+    monkeypatch.setattr(ci_job, "why_nothing_is_taken", ask)
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    assert main(["start"], pushing) == 0
+    text = (tmp_path / "nix" / "nix.conf").read_text()
+    assert "post-build-hook = " in text
+    assert "substituters" not in text
+    assert "this job goes without it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("override", ["substituters = https://other", "substitute = false"])
+def test_other_settings_that_keep_nix_from_asking_are_told(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    override: str,
+) -> None:
+    name, _, value = override.partition(" = ")
+    monkeypatch.setattr(ci_job, "settings_in_force", lambda e: {**in_force(e), name: value})
+    assert main(["start"], environment) == 0
+    assert "other settings keep Nix from asking it" in capfd.readouterr().err
+
+
+def test_a_hook_that_came_meanwhile_is_told_at_the_end(
+    started: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    _, environment = started
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    monkeypatch.setattr(
+        ci_job, "settings_in_force", lambda e: {**in_force(e), "post-build-hook": "/their/hook"}
+    )
+    # Its lines are taken out where they are, wherever Nix would look by now.
+    other = {**environment, "NIX_USER_CONF_FILES": str(tmp_path / "other.conf")}
+    assert main(["finish"], other) == 1
+    assert "the post-build-hook is '/their/hook' by now" in capfd.readouterr().err
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+
+
+@pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "NIX_USER_CONF_FILES"])
+def test_a_place_that_depends_on_the_directory_is_refused(
+    environment: dict[str, str], capfd: pytest.CaptureFixture[str], variable: str
+) -> None:
+    assert main(["start"], {**environment, variable: "ci/nix"}) == 1
+    said = capfd.readouterr().err
+    assert f"{variable} is 'ci/nix', another place in each directory; write a whole path" in said
+
+
+def test_a_start_that_goes_on_is_another_job_that_goes_on(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    codes: list[int] = []
+
+    def starts(*_: object, **__: object) -> Pushes:
+        # The first one has told Nix by now, and its pusher is not there yet.
+        codes.append(main(["start"], second))
+        return Pushes(lambda: None)
+
+    monkeypatch.setattr(subprocess, "Popen", starts)
+    assert main(["start"], first) == 0
+    assert codes == [1]
+    assert "another job of this user's goes on" in capfd.readouterr().err
+
+
+def test_readers_take_nothing_from_each_other_at_their_end(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    first, second = ({**environment, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
+    file = tmp_path / "nix" / "nix.conf"
+    assert main(["start"], first) == 0
+    assert main(["start"], second) == 0
+    configured = file.read_text()
+    assert main(["finish"], first) == 0
+    assert file.read_text() == configured
+    assert main(["finish"], second) == 0
+    assert file.read_text() == ""
 
 
 def test_a_private_cache_that_nobody_gave_the_job_a_credential_for_is_told(

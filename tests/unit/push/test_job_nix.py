@@ -9,7 +9,12 @@ import pytest
 from formats.store_path import is_store_path
 from push import job_nix
 from push.failure import PushError
-from push.job_nix import settings_in_force, why_nothing_is_queued, why_nothing_is_taken
+from push.job_nix import (
+    NoAnswerError,
+    settings_in_force,
+    why_nothing_is_queued,
+    why_nothing_is_taken,
+)
 
 CACHE = "https://s3.test/cache"
 
@@ -62,9 +67,9 @@ def test_a_nix_that_is_not_there_is_named(nix: Path) -> None:
     with pytest.raises(PushError, match="nix is not on PATH; install Nix before start"):
         settings_in_force(environment)
     with pytest.raises(PushError, match="nix-build is not on PATH"):
-        why_nothing_is_queued(environment, nix, {})
+        why_nothing_is_queued(environment, nix, nix)
     with pytest.raises(PushError, match="nix-store is not on PATH"):
-        why_nothing_is_taken(environment, CACHE)
+        why_nothing_is_taken(environment, CACHE, {})
     (nix / "nix").mkdir()
     with pytest.raises(PushError, match=r"nix cannot be run \(Permission denied\); see to it"):
         settings_in_force(environment)
@@ -83,10 +88,10 @@ def test_what_is_built_to_see_is_new_each_time_and_not_left_to_be_pushed(
         nix, "nix-build", f'echo "$*" >>{asked}; ln -s {BUILT} {queue}; echo {BUILT}'
     )
     for _ in range(2):
-        assert why_nothing_is_queued(environment, queue, {"system": "riscv64-linux"}) is None
+        assert why_nothing_is_queued(environment, Path("/the/hook"), queue) is None
         assert list(queue.iterdir()) == []
     text = asked.read_text()
-    assert text.count('system = "riscv64-linux";') == 2
+    assert text.count("--option post-build-hook /the/hook ") == 2
     expressions = text.split("derivation {")
     assert expressions[1] != expressions[2]
 
@@ -94,7 +99,8 @@ def test_what_is_built_to_see_is_new_each_time_and_not_left_to_be_pushed(
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        (f"echo {BUILT}", "Nix does not run the job's post-build-hook"),
+        (f"echo {BUILT}", "Nix does not run the post-build-hook"),
+        ("printf 'error: no\\nHint: x\\n' >&2; exit 1", "error: no"),
         (
             f"echo 'warning: ignoring post-build-hook, a restricted setting' >&2; echo {BUILT}",
             "warning: ignoring post-build-hook, a restricted setting",
@@ -105,7 +111,7 @@ def test_what_is_built_to_see_is_new_each_time_and_not_left_to_be_pushed(
 def test_why_nothing_is_queued_is_what_nix_says(
     nix: Path, tmp_path: Path, script: str, why: str
 ) -> None:
-    assert why_nothing_is_queued(command(nix, "nix-build", script), tmp_path, {}) == why
+    assert why_nothing_is_queued(command(nix, "nix-build", script), nix, tmp_path) == why
 
 
 def test_a_build_or_an_answer_that_does_not_come_is_not_waited_for_without_end(
@@ -114,8 +120,9 @@ def test_a_build_or_an_answer_that_does_not_come_is_not_waited_for_without_end(
     monkeypatch.setattr(job_nix, "_SECONDS", 0.1)
     for name in ("nix", "nix-build", "nix-store"):
         environment = command(nix, name, "exec sleep 60")
-    assert why_nothing_is_queued(environment, tmp_path, {}) == "Nix has built nothing after 0 s"
-    assert why_nothing_is_taken(environment, CACHE) == "Nix has no answer after 0 s"
+    assert why_nothing_is_queued(environment, nix, tmp_path) == "Nix has built nothing after 0 s"
+    with pytest.raises(NoAnswerError, match="no answer after 0 s"):
+        why_nothing_is_taken(environment, CACHE, {})
     with pytest.raises(PushError, match="show-config says nothing for 0 s"):
         settings_in_force(environment)
 
@@ -135,9 +142,11 @@ def test_a_cache_that_is_not_asked_is_told_in_nixs_words(
 ) -> None:
     asked = nix / "asked"
     environment = command(
-        nix, "nix-store", f'echo "$2" >{asked}; cat >&2 <<"END"\n{said}\nEND\nexit 1'
+        nix, "nix-store", f'echo "$*" >{asked}; cat >&2 <<"END"\n{said}\nEND\nexit 1'
     )
-    told = why_nothing_is_taken(environment, f"{CACHE}?priority=3")
+    told = why_nothing_is_taken(environment, f"{CACHE}?priority=3", {"cores": "3"})
     assert (told is None) == (why is None)
     assert why is None or why in str(told)
-    assert is_store_path(asked.read_text().strip())
+    first, path, rest = asked.read_text().strip().split(" ", 2)
+    assert (first, is_store_path(path)) == ("--realise", True)
+    assert rest == f"--option extra-substituters {CACHE}?priority=3 --option cores 3"
