@@ -223,6 +223,8 @@ class BuilderAccessArgs:
     and overwrites what an existing user of that name has."""
     known_policies: Mapping[str, str] = field(default_factory=dict)
     """The policies that the state has, by name, as the server gave them."""
+    bucket_made: pulumi.Resource | None = None
+    """The bucket, where it is declared: who may write to it then goes before it does."""
 
 
 class BuilderAccess(pulumi.ComponentResource):
@@ -237,7 +239,7 @@ class BuilderAccess(pulumi.ComponentResource):
         """Declare policy and users, each named as the server knows it."""
         super().__init__("nixcache:index:BuilderAccess", name, None, opts)
         text = without_administration(write_policy(args.bucket, args.users.values()))
-        policy = _declare_policy(self, args.policy, text, args.known_policies)
+        policy = _declare_policy(self, args.policy, text, args.known_policies, args.bucket_made)
         self.credentials = {
             builder: _declare_user(self, user, args.policy, policy, args.secrets.get(user))
             for builder, user in args.users.items()
@@ -255,6 +257,8 @@ class ReaderAccessArgs:
     """The name of the user, and of its policy. An existing user's secret is overwritten."""
     known_policies: Mapping[str, str] = field(default_factory=dict)
     """The policies that the state has, by name, as the server gave them."""
+    bucket_made: pulumi.Resource | None = None
+    """The bucket, where it is declared: who may write to it then goes before it does."""
 
 
 class ReaderAccess(pulumi.ComponentResource):
@@ -269,13 +273,17 @@ class ReaderAccess(pulumi.ComponentResource):
         """Declare policy and user, each named as the server knows it."""
         super().__init__("nixcache:index:ReaderAccess", name, None, opts)
         text = without_administration(read_policy(args.bucket, args.user))
-        policy = _declare_policy(self, args.user, text, args.known_policies)
+        policy = _declare_policy(self, args.user, text, args.known_policies, args.bucket_made)
         self.credential = _declare_user(self, args.user, args.user, policy)
         self.register_outputs({})
 
 
 def _declare_policy(
-    parent: pulumi.Resource, name: str, text: str, known: Mapping[str, str]
+    parent: pulumi.Resource,
+    name: str,
+    text: str,
+    known: Mapping[str, str],
+    bucket: pulumi.Resource | None,
 ) -> minio.IamPolicy:
     # A server that wraps a policy has said the same in other words: no reason to write it again.
     stored = known.get(name, "")
@@ -284,7 +292,12 @@ def _declare_policy(
         name,
         name=name,
         policy=text,
-        opts=pulumi.ResourceOptions(parent=parent, ignore_changes=["policy"] if wrapped else None),
+        opts=pulumi.ResourceOptions(
+            parent=parent,
+            # No server deletes a bucket that somebody has just pushed to.
+            depends_on=None if bucket is None else [bucket],
+            ignore_changes=["policy"] if wrapped else None,
+        ),
     )
 
 

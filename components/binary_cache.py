@@ -65,8 +65,8 @@ def anonymous_policy(bucket: str, download: bool, listing: bool) -> str:
 class BinaryCacheArgs:
     """What a binary cache is made of."""
 
-    bucket: pulumi.Input[str]
-    """The bucket's name."""
+    bucket: str
+    """The bucket's name, which its resource and those of what is of it are named after."""
     adopt: str | None = None
     """The name of the bucket that is there already, to be imported as it is; None creates it."""
     protect: bool = True
@@ -104,6 +104,8 @@ class BinaryCache(pulumi.ComponentResource):
 
     bucket: pulumi.Output[str]
     """The bucket's name, once it exists and lets in whom it should."""
+    made: pulumi.Resource
+    """The bucket itself: what depends on it is deleted before it."""
     lifecycle_applied: pulumi.Output[bool]
     """Whether the server has been told the lifecycle that is declared, in this deployment or before
     it; known once it has been. A destroy or a refresh runs the program too, and tells it nothing.
@@ -116,23 +118,29 @@ class BinaryCache(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: BinaryCacheArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the cache; `name` is the prefix of its children's names."""
+        """Declare the cache; its children are named after the bucket.
+
+        So a bucket of another name is another resource, and no replacement. Of one the engine keeps
+        two halves of one name in the state, and tells the program of the new one alone: where it
+        fails and is taken back, the old half is still deleted by its name.
+        """
         super().__init__("nixcache:index:BinaryCache", name, None, opts)
         bucket = minio.S3Bucket(
-            f"{name}-bucket",
+            args.bucket,
             bucket=args.bucket,
             # "private" writes nothing; every other canned ACL of the provider lets the world
             # delete or enumerate the cache. The policy below is what opens it.
             acl="private",
             opts=pulumi.ResourceOptions(parent=self, protect=args.protect, import_=args.adopt),
         )
+        self.made = bucket
         child = pulumi.ResourceOptions(parent=self)
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = bucket.bucket
         download = None
         if args.bucket_policy:
             download = minio.S3BucketPolicy(
-                f"{name}-download",
+                args.bucket,
                 bucket=bucket.bucket,
                 policy=pulumi.Output.all(
                     args.bucket, args.anonymous_download, args.anonymous_listing
@@ -145,9 +153,9 @@ class BinaryCache(pulumi.ComponentResource):
         )
         first = pulumi.ResourceOptions(parent=self, hooks=_before_create(args))
         info = declare_text_object(
-            f"{name}-nix-cache-info",
+            args.bucket,
+            "nix-cache-info",
             bucket=self.bucket,
-            key="nix-cache-info",
             content_type="text/x-nix-cache-info",
             content=content,
             comparable=args.comparable_etags,
@@ -164,14 +172,12 @@ class BinaryCache(pulumi.ComponentResource):
             # program goes on with, is before them then.
             before = [info] if download is None else [download, info]
             last = pulumi.ResourceOptions(parent=self, depends_on=before)
-            self.lifecycle_applied = _declare_lifecycle(
-                f"{name}-retention", bucket.bucket, rules, last
-            )
+            self.lifecycle_applied = _declare_lifecycle(args.bucket, bucket.bucket, rules, last)
         if args.landing_page is not None:
             declare_text_object(
-                f"{name}-{PAGE_KEY}",
+                args.bucket,
+                PAGE_KEY,
                 bucket=self.bucket,
-                key=PAGE_KEY,
                 content_type="text/html; charset=utf-8",
                 content=args.landing_page,
                 comparable=args.comparable_etags,
@@ -193,7 +199,7 @@ def _declare_lifecycle(
     """Declare a bucket's lifecycle, and return whether the server has been told it."""
     # Its outputs alone do not tell: the official provider takes a refused update for done.
     written = threading.Event()
-    hook = pulumi.ResourceHook(f"{name} is written", lambda _: written.set())
+    hook = pulumi.ResourceHook(f"lifecycle of {name} is written", lambda _: written.set())
     opts = pulumi.ResourceOptions.merge(
         opts,
         pulumi.ResourceOptions(

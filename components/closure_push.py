@@ -36,8 +36,10 @@ class ClosurePushArgs:
 
     builders: Mapping[str, BuilderPush]
     """The builders that push, by name."""
+    bucket_name: str
+    """The name of the bucket, which the program's resource is named after."""
     bucket: pulumi.Input[str]
-    """The bucket, once it exists."""
+    """The same, once the bucket is there."""
     settings: Mapping[str, str | int | Sequence[str]]
     """What is the same for all builders, by the names that `push.settings` has: where the server
     answers, what is left to upstream caches, how NARs are compressed, …"""
@@ -69,7 +71,7 @@ class ClosurePush(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: ClosurePushArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the pushes; their resources carry the builders' names."""
+        """Declare the pushes, named after the builders, and the program, after the bucket."""
         super().__init__("nixcache:index:ClosurePush", name, None, opts)
         hooks = None
         if args.before_pushing is not None:
@@ -77,9 +79,9 @@ class ClosurePush(pulumi.ComponentResource):
             hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         travels = archive(args.uploaded)
         program = declare_binary_object(
-            f"{name}-push.pyz",
+            args.bucket_name,
+            PROGRAM_KEY,
             bucket=args.bucket,
-            key=PROGRAM_KEY,
             content_type="application/zip",
             content=travels,
             comparable=args.comparable_etags,

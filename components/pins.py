@@ -16,8 +16,10 @@ from formats.store_path import is_store_path
 class PinsArgs:
     """What is kept, and where."""
 
+    bucket_name: str
+    """The name of the cache's bucket, which the pins' resources are named after."""
     bucket: pulumi.Input[str]
-    """The cache's bucket."""
+    """The same, once the bucket is there."""
     targets: Mapping[str, pulumi.Input[Sequence[str]]]
     """The store paths whose closures are kept, the newest first, by the pin's name."""
     comparable_etags: bool = True
@@ -33,13 +35,13 @@ class Pins(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: PinsArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        """Declare the pins; their resources carry their names."""
+        """Declare the pins; their resources are named after the bucket and their keys there."""
         super().__init__("nixcache:index:Pins", name, None, opts)
         for pin, targets in args.targets.items():
             declare_text_object(
-                f"pin-{pin}",
+                args.bucket_name,
+                pin_key(pin),
                 bucket=args.bucket,
-                key=pin_key(pin),
                 content_type="text/plain; charset=us-ascii",
                 content=pulumi.Output.from_input(targets).apply(format_pin),
                 comparable=args.comparable_etags,

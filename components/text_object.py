@@ -19,11 +19,16 @@ def multipart_etag(content: bytes) -> str:
     return f"{hashlib.md5(part, usedforsecurity=False).hexdigest()}-1"
 
 
+def object_resource(bucket: str, key: str) -> str:
+    """Return the name of an object's resource: an object of another bucket is another resource."""
+    return f"{bucket}/{key}"
+
+
 def declare_text_object(
-    name: str,
+    bucket_name: str,
+    key: str,
     *,
     bucket: pulumi.Input[str],
-    key: str,
     content_type: str,
     content: pulumi.Input[str],
     comparable: bool,
@@ -32,9 +37,9 @@ def declare_text_object(
     """Declare the object `key`, so that a change of its content by others is found and undone.
 
     Args:
-        name: the resource's name.
-        bucket: the bucket's name.
+        bucket_name: the bucket's name.
         key: the object's.
+        bucket: the bucket's name again, once the bucket is there.
         content_type: its media type.
         content: its text, stored as UTF-8.
         comparable: whether the server's ETags tell what it has. Those of encrypted objects do not,
@@ -43,7 +48,7 @@ def declare_text_object(
     """
     text = pulumi.Output.from_input(content)
     return minio.S3Object(
-        name,
+        object_resource(bucket_name, key),
         bucket_name=bucket,
         object_name=key,
         content=text,
@@ -54,10 +59,10 @@ def declare_text_object(
 
 
 def declare_binary_object(
-    name: str,
+    bucket_name: str,
+    key: str,
     *,
     bucket: pulumi.Input[str],
-    key: str,
     content_type: str,
     content: bytes,
     comparable: bool,
@@ -66,16 +71,16 @@ def declare_binary_object(
     """Declare the object `key`, as `declare_text_object` does.
 
     Args:
-        name: the resource's name.
-        bucket: the bucket's name.
+        bucket_name: the bucket's name.
         key: the object's.
+        bucket: the bucket's name again, once the bucket is there.
         content_type: its media type.
         content: its bytes.
         comparable: whether the server's ETags tell what it has.
         opts: of the resource.
     """
     return minio.S3Object(
-        name,
+        object_resource(bucket_name, key),
         bucket_name=bucket,
         object_name=key,
         content_base64=base64.b64encode(content).decode(),

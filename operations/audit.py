@@ -52,7 +52,7 @@ def cache_of(stack: DeployedStack) -> Cache:
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),
         expiration_rules(settings.rule_days, settings.grace_days),
-        lambda: read_state(stack.name).objects,
+        lambda: read_state(stack.name).objects(stack.settings.bucket),
     )
 
 

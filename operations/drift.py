@@ -108,7 +108,7 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
     bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
     names = list(foreign_keys((name for name, _ in bucket.objects()), rules))
     # A stack that was deployed by a former version knows its page by another name.
-    own = read_state(stack.name).objects if names else ()
+    own = read_state(stack.name).objects(settings.bucket) if names else ()
     foreign = in_words(name for name in names if name not in own)
     if foreign is not None:
         yield (
@@ -122,6 +122,19 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
         yield (
             f"bucket {settings.bucket} keeps versions, and no rule lets go those that others have "
             f"followed; make up STACK={stack.name} sets such rules"
+        )
+
+
+def unfinished(stack: DeployedStack) -> Iterator[str]:
+    """Yield a sentence for each bucket that a change of the setting has not come to delete yet.
+
+    Raises:
+        OperationError: the state cannot be read.
+    """
+    for bucket in read_state(stack.name).going(stack.settings.bucket):
+        yield (
+            f"bucket {bucket} is still there beside {stack.settings.bucket}, and goes with the "
+            f"next make up STACK={stack.name}"
         )
 
 
@@ -172,7 +185,7 @@ def _drift(name: str) -> int:
         builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
         refused = list(refused_builders(stack, builders))
         lost = list(lost_closures(stack))
-        astray = list(endangered(stack))
+        astray = [*endangered(stack), *unfinished(stack)]
         shut = None if stack.settings.bucket_policy else readable.finding(stack.settings)
     except ServerError as error:
         if error.subject == "bucket":

@@ -2,8 +2,10 @@
 
 What the program itself keeps in the bucket stays, unless `--all` is given: the cache goes on as an
 empty one, or `pulumi destroy --run-program` removes it with the stack. With NAMES, only the objects
-of those names go. A person confirms it by typing the bucket's name, on standard input. Exit code 0:
-it is done; 1: it was not confirmed; 2: it could not be done.
+of those names go. A bucket of the stack that the settings do not name any more is about to go:
+where it holds anything, it is emptied, and not the cache's. A person confirms it by typing the
+bucket's name, on standard input. Exit code 0: it is done; 1: it was not confirmed; 2: it could not
+be done.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from program.checks import same_server
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
+from program.settings.stack import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,41 +38,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
     settings, state = read_settings(stack), read_state(stack)
-    bucket = Bucket(
-        replace(settings, bucket=str(state.bucket)),
-        Credential(settings.minio_user, settings.minio_password),
-    )
-    progress = Progress("empty")
+
+    def emptied(bucket: str) -> int | None:
+        kept = () if everything else state.objects(bucket)
+        return _empty_one(stack, replace(settings, bucket=bucket), names, kept)
+
     try:
-        same_server.check(settings, server_of(settings), state)
-        wanted = _Wanted(names, () if everything else state.objects, progress)
-        count, size = wanted.measure(bucket.versions())
-        if count == 0:
-            print(f"bucket {state.bucket} holds nothing to remove")
-            return DONE
-        print(
-            f"stack {stack}: bucket {state.bucket} at {settings.endpoint} holds {count:,} objects "
-            f"and versions, {size:,} bytes, to remove for good.\n"
-            "Type the bucket's name to remove them: ",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
-        if sys.stdin.readline().strip() != state.bucket:
-            print("error: that is not its name; nothing was removed", file=sys.stderr)
-            return FOUND
-        bucket.remove(wanted.counted(bucket.versions(), count))
-        left, _ = wanted.measure(bucket.versions())
+        server = server_of(settings)
+        same_server.check(settings, server, state)
+        # Whoever is told to empty what goes must not be asked for the cache in its place.
+        going = [one for one in state.going(settings.bucket) if server.lifecycle(one) is not None]
+        done = [code for code in map(emptied, going) if code is not None]
+        if not done and settings.bucket in state.buckets:
+            done = [emptied(settings.bucket) or DONE]
     except ServerError as error:
         raise OperationError(f"{error.subject}: {error}") from None
     except SettingError as error:
         raise OperationError(str(error)) from None
+    return max(done, default=DONE)
+
+
+def _empty_one(
+    stack: str, settings: Settings, names: Collection[str], kept: Collection[str]
+) -> int | None:
+    """Empty the bucket of these settings; return the exit code, None where it holds nothing.
+
+    Raises:
+        ServerError: no answer, no such bucket, or the server refuses to.
+        OperationError: more came meanwhile.
+    """
+    bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
+    wanted = _Wanted(names, kept, Progress("empty"))
+    count, size = wanted.measure(bucket.versions())
+    if count == 0:
+        print(f"bucket {settings.bucket} holds nothing to remove")
+        return None
+    print(
+        f"stack {stack}: bucket {settings.bucket} at {settings.endpoint} holds {count:,} objects "
+        f"and versions, {size:,} bytes, to remove for good.\n"
+        "Type the bucket's name to remove them: ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    if sys.stdin.readline().strip() != settings.bucket:
+        print("error: that is not its name; nothing was removed", file=sys.stderr)
+        return FOUND
+    bucket.remove(wanted.counted(bucket.versions(), count))
+    left, _ = wanted.measure(bucket.versions())
     if left:
         raise OperationError(
             f"{left:,} objects came while the others went; stop what pushes to "
-            f"{state.bucket}, and run it again"
+            f"{settings.bucket}, and run it again"
         )
-    print(f"removed {count:,} objects from bucket {state.bucket}")
+    print(f"removed {count:,} objects from bucket {settings.bucket}")
     return DONE
 
 

@@ -204,21 +204,27 @@ def _headline(preview: Mapping[str, Any], moving: Sequence[Step]) -> str:
 def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:
     gone = step.operation in ("delete", "replace", "create-replacement")
     verb = "deleted" if step.operation == "delete" else "replaced by another"
+    # A bucket of another name is another resource: one is made, or adopted, and one is deleted.
+    coming = {one.operation for one in steps if one.type == _BUCKET} & {"create", "import"}
     if gone and step.type == _BUCKET:
         bucket = code(str(step.before.get("bucket", step.name)))
-        yield f"bucket {bucket} is {verb}: every entry of the cache is in it"
+        if coming or step.operation != "delete":
+            yield f"bucket {bucket} is replaced by another: every entry of the cache is in it"
+        else:
+            yield f"bucket {bucket} is deleted, with every entry that is in it"
     if gone and step.type == _SIGNING_KEY:
         key = code(str(step.before.get("key_name", step.name)))
         yield (
             f"signing key {key} is {verb}: only this state has it, and clients that trust no "
             "other key refuse what it did not sign"
         )
-    if step.type == _LIFECYCLE and not any(
-        other.type == _BUCKET and other.operation == "create" for other in steps
-    ):
-        before, after = (
-            expirations(inputs.get("rules") or ()) for inputs in (step.before, step.after)
-        )
+    if step.type == _LIFECYCLE and step.after:
+        former = step.before
+        if "create" in coming:
+            # What held for the bucket before; without one, nothing was promised.
+            told = (one.before for one in steps if one.type == _LIFECYCLE and one.before)
+            former = next(told, step.after)
+        before, after = (expirations(inputs.get("rules") or ()) for inputs in (former, step.after))
         yield from shortenings(before, after)
 
 

@@ -40,7 +40,8 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
     if remove_empty_attributes():
         print("files beside the state were cut off: removed, as the engine needs none", flush=True)
     settings = read_settings(stack)
-    state, pending = read_interrupted_state(stack)
+    found, pending = read_interrupted_state(stack)
+    state = found.of(settings.bucket)
     try:
         for sentence in put_back(replace(settings, bucket=state.bucket or settings.bucket), state):
             print(sentence, flush=True)
@@ -92,10 +93,12 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
     same_server.check(settings, server_of(settings), state)
     deployer = Credential(settings.minio_user, settings.minio_password)
     # Asked in any case: a refresh of a server that does not answer forgets what is there.
-    gone = server_of(settings).lifecycle(settings.bucket) is None
-    if gone and state.bucket is not None:
-        Bucket(settings, deployer).make(settings.region)
-        yield f"bucket {settings.bucket} was gone: made again, empty"
+    # One that is to go, too: the engine stumbles over it, and deletes it then.
+    for bucket in state.buckets or (settings.bucket,):
+        gone = server_of(settings).lifecycle(bucket) is None
+        if gone and bucket in state.buckets:
+            Bucket(replace(settings, bucket=bucket), deployer).make(settings.region)
+            yield f"bucket {bucket} was gone: made again, empty"
     users, policies = list(state.outputs(USER)), list(state.outputs(POLICY))
     if not users and not policies:
         return

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from components.retention import PAGE_KEY
+from components.text_object import object_resource
 from operations.cache_status import Status
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import DeployedStack, read_stack
@@ -29,10 +30,8 @@ from operations.report_page import (
 )
 from operations.state import read_state
 from operations.status import status_of
-from program.checks.recorded import OBJECT
+from program.checks.recorded import OBJECT, Recorded
 from program.outputs.figures import VARIABLE
-
-_PAGE = f"cache-{PAGE_KEY}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +97,7 @@ def _page(stack: DeployedStack) -> list[str]:
             target the engine would deploy everything.
     """
     check_page(stack)
-    target = list(page_options(read_state(stack.name).resources))
+    target = list(page_options(read_state(stack.name), stack.settings.bucket))
     if not target:
         raise OperationError(
             f"stack {stack.name}: its cache has no page {PAGE_KEY} yet to show the figures; deploy "
@@ -117,11 +116,12 @@ def _publish(name: str, target: Sequence[str], status: Status) -> int:
     return DONE if code == 0 else CANNOT_RUN
 
 
-def page_options(urns: Iterable[str]) -> Iterator[str]:
-    """Yield the option of `pulumi up` that lets the page alone be written."""
-    for urn in urns:
-        kind, name = urn.split("::")[2], urn.rpartition("::")[2]
-        if kind.rpartition("$")[2] == OBJECT and name == _PAGE:
+def page_options(state: Recorded, bucket: str) -> Iterator[str]:
+    """Yield the option of `pulumi up` that lets the page of a bucket alone be written."""
+    # One under a former name gets the present one by a whole deployment only.
+    name = f"::{object_resource(bucket, PAGE_KEY)}"
+    for urn, resource in state.resources.items():
+        if resource["type"] == OBJECT and urn.endswith(name):
             yield f"--target={urn}"
 
 

@@ -25,7 +25,6 @@ from program.checks.recorded import (
     BUILDERS,
     COMMANDS,
     LIFECYCLE,
-    OBJECT,
     RETENTION_OUTPUT,
     USER,
     Recorded,
@@ -80,11 +79,14 @@ def losses(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterato
     """
     if recorded.bucket is None:
         return
-    if recorded.bucket != settings.bucket:
-        yield (
-            f"bucket {recorded.bucket} is replaced by {settings.bucket}: every entry of the cache "
-            "is in it"
-        )
+    for bucket in recorded.going(settings.bucket):
+        if settings.bucket in recorded.buckets:
+            yield f"bucket {bucket} is deleted, with every entry that is in it"
+        else:
+            yield (
+                f"bucket {bucket} is replaced by {settings.bucket}: every entry of the cache is in "
+                "it"
+            )
     for name in recorded.signing_keys:
         if name not in keys.names:
             yield (
@@ -147,10 +149,8 @@ def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
             "the old one until they have the new one"
         )
     if not settings.private:
-        listed = any(
-            "s3:ListBucket" in str(policy.get("policy"))
-            for policy in recorded.outputs(BUCKET_POLICY)
-        )
+        policy = next(recorded.outputs(BUCKET_POLICY), {})
+        listed = "s3:ListBucket" in str(policy.get("policy"))
         if listed != settings.anonymous_listing:
             verb = "may list" if settings.anonymous_listing else "can no longer list"
             yield f"access: everyone {verb} what the bucket holds"
@@ -159,12 +159,10 @@ def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
 def _texts(settings: Settings, recorded: Recorded) -> Iterator[str]:
     """Say which lines of what clients read change."""
     info = nix_cache_info(settings.want_mass_query, settings.priority)
-    for found in recorded.outputs(OBJECT):
-        if found["objectName"] == "nix-cache-info":
-            lines = zip(str(found.get("content")).splitlines(), info.splitlines(), strict=False)
-            for old, new in lines:
-                if old != new:
-                    yield f"nix-cache-info: {old} → {new.partition(': ')[2]}"
+    content = recorded.content("nix-cache-info")
+    for old, new in zip(content.splitlines(), info.splitlines(), strict=False):
+        if old != new:
+            yield f"nix-cache-info: {old} → {new.partition(': ')[2]}"
     before = recorded.stack_output(RETENTION_OUTPUT)
     now = retention_in_words(settings)
     if before not in (None, now):

@@ -106,7 +106,7 @@ def _figures(settings: Settings) -> Figures | None:
     if settings.private or not settings.page_figures:
         return None
     try:
-        state = recorded.read()
+        state = recorded.read().of(settings.bucket)
         shown = state.content(PAGE_KEY) or state.content(former_names.PAGE_KEY)
         return figures.current(os.environ, shown)
     except FormatError as error:
@@ -125,7 +125,9 @@ class DeclaredReaders:
     """What they prove themselves by."""
 
 
-def declare_readers(settings: Settings, server: minio.Provider) -> DeclaredReaders:
+def declare_readers(
+    settings: Settings, server: minio.Provider, cache: BinaryCache
+) -> DeclaredReaders:
     """Declare the user that reads a private cache, if it is ours to make; a public one has none."""
     if not settings.private:
         return DeclaredReaders()
@@ -135,6 +137,7 @@ def declare_readers(settings: Settings, server: minio.Provider) -> DeclaredReade
         bucket=settings.bucket,
         user=settings.reader_user,
         known_policies=recorded.read().policies,
+        bucket_made=cache.made,
     )
     access = ReaderAccess("reader", args, pulumi.ResourceOptions(provider=server))
     return DeclaredReaders([access], [access.credential])
@@ -188,7 +191,7 @@ def declare_builders(
             builder.name: _given(settings, builder.s3_user) for builder in settings.builders
         }
     else:
-        access = _declare_access(settings, server)
+        access = _declare_access(settings, server, cache)
         guarded.append(access)
         credentials = access.credentials
     outputs = {}
@@ -255,19 +258,23 @@ def declare_pins(
     """
     pushed = {builder.name: builder.pushed for builder in settings.builders}
     targets: dict[str, pulumi.Output[list[str]]] = {}
+    state = recorded.read().of(settings.bucket)
     for pin in settings.pins:
         if pin.builder is None:
             targets[pin.name] = pulumi.Output.from_input([pin.path])
             continue
         closures = builders.outputs[pin.builder]["closures"]
         place = pushed[pin.builder].index(pin.path)
-        before = settled.pins.get(pin.name, recorded.read().pinned(pin.name))
+        before = settled.pins.get(pin.name, state.pinned(pin.name))
         targets[pin.name] = closures.apply(
             partial(_targets_now, place=place, before=before, keep_last=pin.keep_last)
         )
     if targets:
         args = PinsArgs(
-            bucket=cache.bucket, targets=targets, comparable_etags=settled.comparable_etags
+            bucket_name=settings.bucket,
+            bucket=cache.bucket,
+            targets=targets,
+            comparable_etags=settled.comparable_etags,
         )
         Pins("pins", args, pulumi.ResourceOptions(providers=[server]))
     return targets
@@ -279,7 +286,9 @@ def _targets_now(
     return targets_now(closures[place], before, keep_last)
 
 
-def _declare_access(settings: Settings, server: minio.Provider) -> BuilderAccess:
+def _declare_access(
+    settings: Settings, server: minio.Provider, cache: BinaryCache
+) -> BuilderAccess:
     return BuilderAccess(
         "builders",
         BuilderAccessArgs(
@@ -288,6 +297,7 @@ def _declare_access(settings: Settings, server: minio.Provider) -> BuilderAccess
             users={builder.name: builder.s3_user for builder in settings.builders},
             secrets=settings.adopted_user_secrets,
             known_policies=recorded.read().policies,
+            bucket_made=cache.made,
         ),
         pulumi.ResourceOptions(provider=server),
     )
@@ -324,12 +334,13 @@ def _declare_pushes(
         "builders",
         ClosurePushArgs(
             builders=pushes,
+            bucket_name=settings.bucket,
             bucket=cache.bucket,
             settings=push_settings(settings),
             trusted_keys=pulumi.Output.all(*trusted),
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,
-            uploaded=recorded.read().binary_content(PROGRAM_KEY),
+            uploaded=recorded.read().of(settings.bucket).binary_content(PROGRAM_KEY),
             before_pushing=before_pushes,
         ),
         pulumi.ResourceOptions(providers=[server]),

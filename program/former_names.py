@@ -1,7 +1,8 @@
 """What resources were called before they were named after what they are.
 
 Users, policies and attachments were named after the builders of the settings, and so were what
-builders push and the files they are given. A state that has such names is taken over as it is.
+builders push and the files they are given; the bucket and what is of it had the same names whatever
+the bucket. A state that has such names is taken over as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import pulumi
 
 from components.builder_credentials import place_name
-from program.checks.recorded import Recorded
+from components.text_object import object_resource
+from program.checks.recorded import BUCKET, BUCKET_POLICY, LIFECYCLE, OBJECT, Recorded
 
 PAGE_KEY = "index.html"
 """What the page for people was called in the bucket, too."""
@@ -81,6 +83,10 @@ def _renamed(found: _Resource, users: Mapping[str, str]) -> Iterator[tuple[str, 
     type_, name, outputs = found.type, found.name, found.outputs
     if type_ in (_USER, _POLICY):
         yield type_, outputs["name"], name
+    elif type_ in (BUCKET, BUCKET_POLICY, LIFECYCLE):
+        yield type_, outputs["bucket"], name
+    elif type_ == OBJECT:
+        yield type_, object_resource(outputs["bucketName"], outputs["objectName"]), name
     elif type_ == _ATTACHMENT:
         yield type_, f"{outputs['userName']}/{outputs['policyName']}", name
     elif type_ == _CLOSURE:

@@ -35,7 +35,7 @@ def hook(settings: Settings, settled: Settled) -> pulumi.ResourceHook | None:
         settled: what is known of the server. A bucket that is adopted is not tried: it may keep
             whatever is written to it.
     """
-    new = settled.adopt is None and recorded.read().bucket != settings.bucket
+    new = settled.adopt is None and settings.bucket not in recorded.read().buckets
     if not settings.given_users and not new:
         return None
     # One of its own. The SDK's threads each wait for a resource, and the engine may have come to

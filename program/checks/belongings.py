@@ -39,7 +39,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         ServerError: no answer, or the server refuses the user.
     """
     lifecycle = server.lifecycle(settings.bucket)
-    mine = recorded.bucket == settings.bucket
+    mine = settings.bucket in recorded.buckets
     same_server.check(settings, server, recorded)
     if not settings.given_users:
         ownership.check_moved(settings, server, recorded)
@@ -54,12 +54,13 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         return Found()
     if not mine:
         adoption.check(settings, keys, server)
-    if PAGE_KEY not in recorded.objects:
+    own = recorded.objects(settings.bucket)
+    if PAGE_KEY not in own:
         adoption.check_page(settings, server)
     for sentence in pinned.left_behind(settings, keys, server, recorded):
         pulumi.log.warn(sentence)
     versioned = expiry.check_versions(settings, server)
-    expiry.check(settings, server, lifecycle, recorded.objects)
+    expiry.check(settings, server, lifecycle, own)
     if settings.given_users:
         given_users.look(settings, server)
     pins = pinned.targets_before(settings, server, recorded)
@@ -74,28 +75,37 @@ def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exi
             one is this stack's, and protected or not empty.
         ServerError: no answer, or the server refuses the user.
     """
-    if recorded.bucket == settings.bucket:
-        if not exists:
-            raise SettingError(
-                "bucket",
-                settings.bucket,
-                "the server has it no longer, nor what it held; "
-                f"make repair STACK={pulumi.get_stack()} makes it again, empty",
-            )
-        return
-    if recorded.bucket is not None and (settings.protect or recorded.protected):
+    mine = settings.bucket in recorded.buckets
+    if mine and not exists:
         raise SettingError(
             "bucket",
             settings.bucket,
-            f"this stack's bucket {recorded.bucket} is protected, and would be deleted; leave the "
-            "setting as it was, or set protect to false and run pulumi up before the change",
+            "the server has it no longer, nor what it held; "
+            f"make repair STACK={pulumi.get_stack()} makes it again, empty",
         )
-    kept = removal.not_empty(server, recorded)
-    if kept is not None:
+    going = recorded.going(settings.bucket)
+    # Both are in the state where a change of the setting has not come to its end.
+    keep = "name that one again" if mine else "leave the setting as it was"
+    if going and (settings.protect or recorded.protected):
+        before = "" if mine else " before the change"
         raise SettingError(
-            "bucket", settings.bucket, f"this stack's {kept}, or leave the setting as it was"
+            "bucket",
+            settings.bucket,
+            f"this stack's bucket {going[0]} is protected, and would be deleted; {keep}, or set "
+            f"protect to false and run pulumi up{before}",
         )
-    if exists and not settings.adopt_bucket:
+    misnamed = recorded.misnamed(settings.bucket)
+    if misnamed is not None:
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"what the state has of the bucket {misnamed} is called so there, since a version of "
+            f"before; run pulumi up with {misnamed} first, or take another name",
+        )
+    kept = removal.not_empty(server, recorded, going)
+    if kept is not None:
+        raise SettingError("bucket", settings.bucket, f"this stack's {kept}, or {keep}")
+    if exists and not mine and not settings.adopt_bucket:
         raise SettingError(
             "bucket",
             settings.bucket,

@@ -91,7 +91,7 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
             refuses the user; or what is there is not this stack's to take, change or expire.
     """
     preview = pulumi.runtime.is_dry_run()
-    known = recorded.read()
+    known = recorded.read().of(settings.bucket)
     keys = key_rotation.check(settings, known)
     settled = Settled(
         keys,
@@ -99,7 +99,7 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
         comparable_etags=known.stack_output(COMPARABLE_ETAGS_OUTPUT, True),
     )
     # A preview has to know what it would import.
-    if not preview or (settings.adopt_bucket and known.bucket != settings.bucket):
+    if not preview or (settings.adopt_bucket and settings.bucket not in known.buckets):
         settled = _ask_server(settings, settled)
     if not preview:
         trusted = [key.name for key in key_rotation.trusted_before(known)]
@@ -155,7 +155,7 @@ def conclude(
                 "expire that others have followed"
             )
         for name, targets in found.pins.items():
-            known = recorded.read().pinned(name)
+            known = recorded.read().of(settings.bucket).pinned(name)
             more = ", ".join(path for path in targets if path not in known)
             if more:
                 pulumi.log.info(
@@ -190,7 +190,10 @@ def _ask_server(settings: Settings, settled: Settled) -> Settled:
 
     try:
         found = belongings.check(
-            settings, settled.signing_keys, server_of(settings), recorded.read()
+            settings,
+            settled.signing_keys,
+            server_of(settings),
+            recorded.read().of(settings.bucket),
         )
     except ServerError as error:
         refusal = as_setting_error(settings, error)

@@ -37,6 +37,11 @@ def sentences(
     users = sorted(recorded.users - settings.users)
     if users and (settings.given_users or settings.write_policy not in recorded.policies):
         yield f"{', '.join(users)} may push until the old policy goes, at the end; {_IN_SPITE}"
+    for bucket in recorded.going(settings.bucket):
+        yield (
+            f"bucket {bucket} is deleted at the end; where anything is pushed to it until then, it "
+            "stays, and the next pulumi up says what to do"
+        )
     wanted = {(builder.host, builder.credentials_directory) for builder in settings.builders}
     for urn, resource in recorded.resources.items():
         if _CREDENTIALS in urn:

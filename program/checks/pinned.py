@@ -88,7 +88,7 @@ def left_behind(
     before = {key.name: key for key in trusted_before(recorded)}
     retired = {name: key for name, key in before.items() if name not in keys.names}
     stays = {name: key for name, key in before.items() if name in keys.names}
-    if not retired or recorded.bucket != settings.bucket:
+    if not retired or settings.bucket not in recorded.buckets:
         return
     for pin in settings.pins:
         tops = recorded.pinned(pin.name)

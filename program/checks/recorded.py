@@ -25,6 +25,14 @@ LIFECYCLE = "minio:index/ilmPolicy:IlmPolicy"
 SIGNING_KEY = "pulumi-python:dynamic/nixcache:SigningKey"
 STACK = "pulumi:pulumi:Stack"
 
+_BUCKET_NAMED_BY = {
+    BUCKET: "bucket",
+    BUCKET_POLICY: "bucket",
+    LIFECYCLE: "bucket",
+    OBJECT: "bucketName",
+}
+"""The output that says which bucket a resource is, or belongs to."""
+
 BUILDERS = "nixcache:index:BuilderAccess"
 READER = "nixcache:index:ReaderAccess"
 """What the users and policies of a role are children of."""
@@ -53,10 +61,40 @@ class Recorded:
         """Return one of the stack's own outputs; it lacks those that no deployment has come to."""
         return next(self.outputs(STACK), {}).get(name, default)
 
+    def of(self, bucket: str) -> Recorded:
+        """Return the same with what belongs to a bucket before what belongs to another.
+
+        A state has two where a deployment that renames the bucket has not come to its end, and what
+        the settings name is this stack's bucket then.
+        """
+        return Recorded(
+            dict(sorted(self.resources.items(), key=lambda found: _is_elsewhere(found[1], bucket)))
+        )
+
     @property
     def bucket(self) -> str | None:
-        """The name of the bucket that this stack has made or adopted."""
-        return next((str(bucket["bucket"]) for bucket in self.outputs(BUCKET)), None)
+        """The name of the bucket that this stack has made or adopted; of two, the first one."""
+        return next(iter(self.buckets), None)
+
+    @property
+    def buckets(self) -> tuple[str, ...]:
+        """The names of all the buckets that this stack has made or adopted."""
+        return tuple(str(bucket["bucket"]) for bucket in self.outputs(BUCKET))
+
+    def going(self, bucket: str) -> tuple[str, ...]:
+        """Return the names of the buckets that a deployment with another one deletes."""
+        return tuple(name for name in self.buckets if name != bucket)
+
+    def misnamed(self, bucket: str) -> str | None:
+        """Return which bucket has a resource with this one's name, by a version of before, or None.
+
+        The engine would put this one in its place, and keep two halves of one name.
+        """
+        for urn, resource in self.resources.items():
+            named = _BUCKET_NAMED_BY.get(resource["type"]) is not None
+            if named and urn.endswith(f"::{bucket}") and _is_elsewhere(resource, bucket):
+                return str(resource["outputs"].get("bucket"))
+        return None
 
     @property
     def endpoint(self) -> str | None:
@@ -73,7 +111,7 @@ class Recorded:
 
     @property
     def protected(self) -> bool:
-        """Whether the engine keeps that bucket from being deleted, or may: it does by default."""
+        """Whether the engine keeps the bucket from being deleted, or may: it does by default."""
         return bool(self.stack_output(PROTECTED_OUTPUT, True))
 
     @property
@@ -120,16 +158,16 @@ class Recorded:
     @property
     def expires_versions(self) -> bool:
         """Whether the lifecycle that this stack has set is one for a bucket that keeps versions."""
-        return any(
-            rule.get("noncurrentVersionExpirationDays")
-            for lifecycle in self.outputs(LIFECYCLE)
-            for rule in lifecycle["rules"]
-        )
+        rules = next(self.outputs(LIFECYCLE), {}).get("rules") or ()
+        return any(rule.get("noncurrentVersionExpirationDays") for rule in rules)
 
-    @property
-    def objects(self) -> frozenset[str]:
-        """The names of the objects that the program itself keeps in the bucket."""
-        return frozenset(str(found["objectName"]) for found in self.outputs(OBJECT))
+    def objects(self, bucket: str) -> frozenset[str]:
+        """Return the names of the objects that the program itself keeps in a bucket."""
+        return frozenset(
+            str(found["objectName"])
+            for found in self.outputs(OBJECT)
+            if found["bucketName"] == bucket
+        )
 
     def content(self, key: str) -> str:
         """Return the text of an object since the last deployment; empty where it has none."""
@@ -153,6 +191,12 @@ class Recorded:
                 with suppress(FormatError):
                     return parse_pin(str(found.get("content")).encode())
         return ()
+
+
+def _is_elsewhere(resource: Mapping[str, Any], bucket: str) -> bool:
+    """Return whether a resource is another bucket, or belongs to one."""
+    output = _BUCKET_NAMED_BY.get(resource["type"])
+    return output is not None and resource["outputs"].get(output) != bucket
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -28,32 +29,39 @@ def refusal(settings: Settings, server: Server, recorded: Recorded) -> str | Non
 
     try:
         same_server.check(settings, server, recorded)
-        return not_empty(server, recorded)
+        # Those that go first, as `make empty` takes them.
+        buckets = sorted(recorded.buckets, key=lambda name: name == settings.bucket)
+        return not_empty(server, recorded, buckets)
     except SettingError as error:
         return str(error)
     except ServerError as error:
         return f"{error.subject}: {error}; so what the bucket holds cannot be told"
 
 
-def not_empty(server: Server, recorded: Recorded) -> str | None:
-    """Return why the server would not delete this stack's bucket, with the remedy, or None.
+def not_empty(server: Server, recorded: Recorded, buckets: Iterable[str]) -> str | None:
+    """Return why the server would not delete some of this stack's buckets, or None.
+
+    The first one that it would not is told, with the remedy.
 
     Raises:
         ServerError: no answer, or the server refuses the user.
     """
-    if recorded.bucket is None:
-        return None
-    names = server.contents(recorded.bucket)
-    versions = server.keeps_versions(recorded.bucket)
+    reasons = (_not_empty(server, bucket, recorded.objects(bucket)) for bucket in buckets)
+    return next(filter(None, reasons), None)
+
+
+def _not_empty(server: Server, bucket: str, own: Collection[str]) -> str | None:
+    names = server.contents(bucket)
+    versions = server.keeps_versions(bucket)
     if not versions:
         # What the program itself keeps there goes before the bucket.
-        names = (name for name in names if name not in recorded.objects)
+        names = (name for name in names if name not in own)
     count = sum(1 for _ in islice(names, _COUNTED))
     if count == 0:
         return None
     arguments = " ARGS=--all" if versions else ""
     return (
-        f"bucket {recorded.bucket} holds {count:,}{' or more' if count == _COUNTED else ''} "
+        f"bucket {bucket} holds {count:,}{' or more' if count == _COUNTED else ''} "
         f"{'versions of objects' if versions else 'objects of the cache'}, and no server deletes a "
         f"bucket that is not empty; make empty STACK={pulumi.get_stack()}{arguments} removes them"
     )

@@ -36,21 +36,28 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     before, now = recorded.endpoint, str(settings.endpoint)
     if before in (None, now) or not recorded.has_names:
         return
-    bucket = recorded.bucket
-    if bucket is None:
+    if not recorded.buckets:
         raise SettingError(
             "endpoint",
             now,
             f"this stack has made users or policies at {before}, and there may be others of their "
             "names here; name that server and destroy the stack first, or make a new one",
         )
-    if bucket != settings.bucket:
+    bucket = settings.bucket
+    if going := recorded.going(bucket):
+        if bucket in recorded.buckets:
+            raise SettingError(
+                "endpoint",
+                now,
+                f"this stack has still to delete its bucket {going[0]} at {before}, and there may "
+                "be another of that name here; name that server, and run pulumi up, first",
+            )
         raise SettingError(
             "bucket",
-            settings.bucket,
-            f"endpoint is another one, too, and {now} may have a bucket {bucket} of somebody "
-            f"else's, which would be deleted; move the bucket under its name, {bucket}, first, or "
-            "make a new stack",
+            bucket,
+            f"endpoint is another one, too, and {now} may have a bucket {going[0]} of somebody "
+            f"else's, which would be deleted; move the bucket under its name, {going[0]}, first, "
+            "or make a new stack",
         )
     exists = server.lifecycle(bucket) is not None
     ours = _is_ours(settings, server, recorded) if exists else None
@@ -97,7 +104,7 @@ def _pages(
             continue
         ours = any(str(key).encode() in page for key in keys.values())
         # Many a bucket has an index.html: it says something where it is a cache's, or would go.
-        if ours or name in recorded.objects or is_landing_page(page):
+        if ours or name in recorded.objects(settings.bucket) or is_landing_page(page):
             yield ours
 
 
@@ -111,7 +118,7 @@ def _entries(settings: Settings, server: Server, keys: Mapping[str, PublicKey]) 
 
 def _has_a_pin(server: Server, recorded: Recorded, bucket: str) -> bool:
     """Return whether a bucket has a pin as the state knows it: what it names is nobody's guess."""
-    for key in sorted(recorded.objects):
+    for key in sorted(recorded.objects(bucket)):
         content = recorded.content(key).encode()
         if not key.startswith(PIN_FOLDER) or content in (b"", format_pin([]).encode()):
             continue

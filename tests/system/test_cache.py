@@ -194,7 +194,7 @@ def test_children_belong_to_their_components(deployed: Deployed) -> None:
         resource["urn"].rpartition("::")[2]: resource.get("parent", "").rpartition("::")[2]
         for resource in deployed.stack.resources()
     }
-    assert parents["cache-bucket"] == parents["cache-nix-cache-info"] == "cache"
+    assert parents["nix-cache"] == parents["nix-cache/nix-cache-info"] == "cache"
     assert parents["nixbuilder-push"] == parents["nixbuilder"] == "builders"
 
 
@@ -204,7 +204,7 @@ def test_settings_of_the_bucket_are_never_written_at_the_same_moment(deployed: D
         for resource in deployed.stack.resources()
         if resource["type"] == "minio:index/ilmPolicy:IlmPolicy"
     ]
-    assert [urn for urn in lifecycle["dependencies"] if urn.endswith("::cache-download")]
+    assert [urn for urn in lifecycle["dependencies"] if urn.endswith("S3BucketPolicy::nix-cache")]
 
 
 def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Deployed) -> None:

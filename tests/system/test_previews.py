@@ -249,7 +249,7 @@ def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
 ) -> None:
     stack = new_stack(**server_settings(minio), bucket="reported")
     stack.set(builders=[{"name": "here", "local": True}])
-    assert "| created | bucket `cache-bucket` |" in report(stack)
+    assert "| created | bucket `reported` |" in report(stack)
     stack.up().succeeded()
     outputs = stack.outputs()
 
@@ -264,12 +264,15 @@ def test_the_report_marks_what_a_change_would_lose_and_never_shows_a_secret(
     assert "⚠️ bucket `reported` is replaced by another" in text
     assert "⚠️ signing key `cache.test-1` is deleted" in text
     assert "⚠️ retention is shortened: entries now expire after 3 days instead of 7" in text
-    assert "| `content` | `Priority: 40` | `Priority: 30` |" in text
+    assert "`nix-cache-info: Priority: 40 → 30`" in text
+    stack.set(bucket="reported")
+    same_bucket = report(stack, "--show-secrets")
+    assert "| `content` | `Priority: 40` | `Priority: 30` |" in same_bucket
     for secret in (
         minio.root_password,
         outputs["signingKeyBackup"],
         outputs["builders"]["here"]["secretAccessKey"],
     ):
-        assert secret not in text
-    stack.set(bucket="reported", retentionDays=7, priority=40)
+        assert secret not in text + same_bucket
+    stack.set(retentionDays=7, priority=40)
     stack.destroy().succeeded()

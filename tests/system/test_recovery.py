@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import pytest
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.preloaded_python.environment import forks
 from tests.system.stack import Stack
+from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 
 
@@ -147,6 +149,38 @@ def test_an_old_state_catches_up_with_what_was_deployed_since(
     assert_whole(stack)
     assert stack.outputs()["signingKeyBackup"] == key
     assert set(stack.outputs()["builders"]) == {"after"}
+
+
+def test_an_old_state_from_before_the_bucket_had_another_name_takes_over_the_one_of_now(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="before")
+    stack.set(builders=[{"name": "here", "local": True}])
+    stack.up().succeeded()
+    backup = stack.export()
+    key = stack.outputs()["signingKeyBackup"]
+    stack.set(bucket="since")
+    stack.up().succeeded()
+    server = s3(minio, minio.root_user, minio.root_password)
+    server.put_object("since", "nar/1", io.BytesIO(b"x"), 1)
+
+    stack.run("stack", "import", "-s", stack.name, text=backup).succeeded()
+    repair = ("repair", "--stack", stack.name, "--yes", "--skip-preview")
+    assert "set adoptBucket to true to take it over" in stack.operate(*repair).refused()
+    stack.set(adoptBucket=True)
+    recover(stack)
+    assert_whole(stack)
+    stack.set(adoptBucket=None)
+    assert_whole(stack)
+    assert not server.bucket_exists("before")
+    assert server.stat_object("since", "nar/1")
+    assert stack.outputs()["signingKeyBackup"] == key
+
+    # Nothing of the adoption is left that holds a name of its own.
+    server.remove_object("since", "nar/1")
+    stack.set(bucket="later")
+    stack.up().succeeded()
+    assert not server.bucket_exists("since")
 
 
 def test_a_lost_state_is_made_again_from_the_settings_and_the_secrets_kept(

@@ -126,7 +126,7 @@ def test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting(lasting
     lasting.set(bucket="lasting", protect=False)
     lasting.type("pulumi up", YES).succeeded()
     lasting.set(bucket="another")
-    assert lasting.changes()["replace"]
+    assert lasting.changes().keys() == {"create", "delete"}
     lasting.set(bucket="lasting")
 
 
@@ -138,6 +138,95 @@ def test_another_bucket_is_not_made_in_the_place_of_one_that_is_not_empty(
         assert 'bucket is "another": this stack\'s bucket lasting holds 2 objects' in refused
     assert not root(minio).bucket_exists("another")
     full.set(bucket="lasting")
+
+
+HERE = {"name": "here", "local": True}
+ASLEEP = {**HERE, "closures": [f"/nix/store/{'0' * 32}-nowhere"]}
+"""A builder whose push fails."""
+
+
+@pytest.fixture
+def stuck(new_stack: StackFactory, minio: MinioServer) -> Iterator[Stack]:
+    """A stack whose bucket `first` was to be `second`: both are there, and no builder has pushed.
+
+    A builder has pushed to the old one meanwhile, by the outputs that are still in force.
+    """
+    stack = new_stack(**server_settings(minio), bucket="first", builders=[HERE])
+    stack.set(pins=[{"name": "kept", "path": f"/nix/store/{'1' * 32}-kept"}])
+    stack.up().succeeded()
+    stack.set(bucket="second", builders=[ASLEEP])
+    assert "here-push" in stack.up().refused()
+    assert {"first", "second"} <= {bucket.name for bucket in root(minio).list_buckets()}
+    root(minio).put_object("first", "nar/1", io.BytesIO(b"x"), 1)
+    stack.set(builders=[HERE])
+    yield stack
+    for name in ("first", "second"):
+        if root(minio).bucket_exists(name):
+            root(minio).remove_object(name, "nar/1")
+    stack.destroy().succeeded()
+
+
+def held(server: MinioServer, bucket: str) -> set[str]:
+    """Return the names of what a bucket holds."""
+    return {str(found.object_name) for found in root(server).list_objects(bucket, recursive=True)}
+
+
+@pytest.mark.parametrize("adopt", [True, None])
+def test_a_bucket_whose_renaming_failed_is_the_cache_again_once_its_name_is_taken_back(
+    stuck: Stack, minio: MinioServer, adopt: bool | None
+) -> None:
+    before = held(minio, "first")
+    stuck.set(bucket="first", adoptBucket=adopt)
+    told = stuck.preview().succeeded().output
+    changes = stuck.changes()
+    stuck.up().succeeded()
+    assert held(minio, "first") == before
+    assert "nar/1" in before
+    assert not root(minio).bucket_exists("second")
+    assert changes.keys() == {"delete"}
+    assert "data would be lost: bucket second is deleted, with every entry that is in it" in told
+    # Who may read it and what expires there, too.
+    assert not stuck.changes("--refresh")
+    stuck.up().succeeded()
+    assert held(minio, "first") == before
+
+
+def test_a_bucket_that_was_pushed_to_before_it_went_is_named_and_goes_once_it_is_empty(
+    stuck: Stack, minio: MinioServer
+) -> None:
+    root(minio).put_object("second", "nar/1", io.BytesIO(b"x"), 1)
+    for refused in (
+        stuck.preview().refused(),
+        stuck.up().refused(),
+        stuck.operate("repair", "--stack", "test", "--yes", "--skip-preview").refused(),
+    ):
+        assert "this stack's bucket first holds 1 objects of the cache" in refused
+        assert "make empty STACK=test removes them, or name that one again" in refused
+    told = stuck.operate("drift", "--stack", "test")
+    assert told.code == 1
+    assert "- bucket first is still there beside second, and goes with the next" in told.output
+
+    not_it = stuck.operate("empty", "--stack", "test", text="second\n")
+    assert "bucket first at https://127.0.0.1" in not_it.output
+    assert not_it.code == 1
+    assert "nar/1" in held(minio, "first") & held(minio, "second")
+    stuck.operate("empty", "--stack", "test", text="first\n").succeeded()
+    assert "nar/1" in held(minio, "second")
+    stuck.up().succeeded()
+    assert not root(minio).bucket_exists("first")
+    assert not stuck.changes("--refresh")
+
+
+def test_a_half_renamed_stack_is_destroyed_once_both_buckets_are_empty(
+    stuck: Stack, minio: MinioServer
+) -> None:
+    root(minio).put_object("second", "nar/1", io.BytesIO(b"x"), 1)
+    for bucket in ("first", "second"):
+        for refused in destroys(stuck, "--run-program"):
+            assert f"bucket {bucket} holds 1 objects of the cache" in refused.refused()
+        stuck.operate("empty", "--stack", "test", text=f"{bucket}\n").succeeded()
+    stuck.destroy().succeeded()
+    assert not {"first", "second"} & {bucket.name for bucket in root(minio).list_buckets()}
 
 
 def test_a_stack_whose_server_is_silent_is_not_destroyed_half_way(

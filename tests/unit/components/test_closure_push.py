@@ -20,6 +20,7 @@ from tests.unit.components.test_push_program import as_by_another_zlib
 from tests.unit.configuration import HOST_KEY
 from tests.unit.recording_mocks import SECRET, RecordingMocks, settled, use_recording_mocks
 
+PROGRAM = f"nix-cache/{PROGRAM_KEY}"
 STORE_PATH = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-greeting"
 
 
@@ -46,6 +47,7 @@ def pushed(
                 connection=connection,
             )
         },
+        bucket_name="nix-cache",
         bucket="nix-cache",
         settings={
             "endpoint": "https://s3.homelab.local",
@@ -67,7 +69,7 @@ def test_a_push_says_what_it_pushes_and_gives_secrets_on_standard_input_only(
     stdin = inputs.pop("stdin")
     settings = stdin["value"]
     assert SECRET in stdin.values()
-    (program,) = [inputs for _, name, inputs in engine.resources if name == "builders-push.pyz"]
+    (program,) = [inputs for _, name, inputs in engine.resources if name == PROGRAM]
     assert program["objectName"] == PROGRAM_KEY
     assert base64.b64decode(program["contentBase64"]) == archive()
     checksum = hashlib.sha256(archive()).hexdigest()
@@ -94,7 +96,7 @@ def test_what_the_last_deployment_uploaded_is_what_pushes_where_it_is_this_push(
 ) -> None:
     uploaded = as_by_another_zlib()
     settled(lambda: pushed(None, uploaded))
-    (program,) = [inputs for _, name, inputs in engine.resources if name == "builders-push.pyz"]
+    (program,) = [inputs for _, name, inputs in engine.resources if name == PROGRAM]
     assert base64.b64decode(program["contentBase64"]) == uploaded
     assert program["etag"] == multipart_etag(uploaded)
     checksum = hashlib.sha256(uploaded).hexdigest()

@@ -14,7 +14,9 @@ PATHS = [f"/nix/store/{letter * 32}-system" for letter in "abcdf"]
 
 def test_a_pin_is_an_object_of_the_programs_own_folder() -> None:
     engine = use_recording_mocks()
-    settled(lambda: Pins("pins", PinsArgs(bucket="cache", targets={"live": PATHS[:2]})).urn)
+    args = PinsArgs(bucket_name="cache", bucket="cache", targets={"live": PATHS[:2]})
+    settled(lambda: Pins("pins", args).urn)
+    assert "cache/_nixcache/pins/live" in [name for _, name, _ in engine.resources]
     declared = engine.inputs("minio:index/s3Object:S3Object")
     assert (declared["bucketName"], declared["objectName"]) == ("cache", "_nixcache/pins/live")
     assert parse_pin(declared["content"].encode()) == tuple(PATHS[:2])

@@ -68,9 +68,10 @@ def test_what_the_stack_itself_keeps_is_not_astray_whatever_its_name(
     monkeypatch.setattr(Bucket, "objects", lambda _: ((name, 1) for name in names))
     lifecycle = Lifecycle(expiration_rules(7, 1, versioned=True), ())
     monkeypatch.setattr(Server, "lifecycle", lambda *_: lifecycle)
-    page = {"type": OBJECT, "outputs": {"objectName": "index.html"}}
-    monkeypatch.setattr(drift, "read_state", lambda _: Recorded({"urn:page": page}))
     settings = parse(configuration())
+    own = {"bucketName": settings.bucket, "objectName": "index.html"}
+    page = {"type": OBJECT, "outputs": own}
+    monkeypatch.setattr(drift, "read_state", lambda _: Recorded({"urn:page": page}))
     stack = DeployedStack("test", settings, settings.public_url, ())
     assert list(endangered(stack)) == []
     names.append("logo.png")

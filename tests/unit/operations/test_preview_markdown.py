@@ -13,12 +13,14 @@ from components.push_program import archive, push_command
 from operations import preview_markdown
 from operations.preview_markdown import NoPreviewError, code, failed, render
 
-BUCKET = "nixcache:index:BinaryCache$minio:index/s3Bucket:S3Bucket::cache-bucket"
-LIFECYCLE = "nixcache:index:BinaryCache$minio:index/ilmPolicy:IlmPolicy::cache-retention"
+BUCKET = "nixcache:index:BinaryCache$minio:index/s3Bucket:S3Bucket::nix-cache"
+ANOTHER_BUCKET = "nixcache:index:BinaryCache$minio:index/s3Bucket:S3Bucket::another"
+LIFECYCLE = "nixcache:index:BinaryCache$minio:index/ilmPolicy:IlmPolicy::nix-cache"
+ANOTHER_LIFECYCLE = "nixcache:index:BinaryCache$minio:index/ilmPolicy:IlmPolicy::another"
 KEY = "pulumi-python:dynamic/nixcache:SigningKey::cache.test-1"
 CLOSURE = "pulumi-python:dynamic/nixcache:Closure::nixbuilder"
 COMMAND = "nixcache:index:ClosurePush$command:remote:Command::nixbuilder-push"
-OBJECT = "nixcache:index:BinaryCache$minio:index/s3Object:S3Object::cache-nix-cache-info"
+OBJECT = "nixcache:index:BinaryCache$minio:index/s3Object:S3Object::nix-cache/nix-cache-info"
 OLD, NEW = "/nix/store/" + "0" * 32 + "-system", "/nix/store/" + "1" * 32 + "-system"
 LINK = "/run/current-system"
 
@@ -84,6 +86,30 @@ def test_a_deleted_or_replaced_bucket_is_marked_as_lost_data() -> None:
         assert "**Data would be lost:**\n- ⚠️ bucket `nix-cache` is " in text
 
 
+@pytest.mark.parametrize("operation", ["create", "import"])
+def test_a_bucket_of_another_name_is_told_as_the_replacement_that_it_is(operation: str) -> None:
+    steps = (
+        step(operation, ANOTHER_BUCKET, None, {"bucket": "another"}),
+        step(operation, ANOTHER_LIFECYCLE, None, rules(3)),
+        step("delete", LIFECYCLE, rules(7)),
+        step("delete", BUCKET, {"bucket": "nix-cache"}),
+    )
+    text = report(*steps)
+    assert "- ⚠️ bucket `nix-cache` is replaced by another: every entry of the cache is" in text
+    shortened = "instead of 7" if operation == "create" else "lived for ever now expire after 3"
+    assert shortened in text
+
+
+def test_a_bucket_of_another_name_whose_entries_live_as_long_shortens_nothing() -> None:
+    text = report(
+        step("create", ANOTHER_BUCKET, None, {"bucket": "another"}),
+        step("create", ANOTHER_LIFECYCLE, None, rules(7)),
+        step("delete", LIFECYCLE, rules(7)),
+        step("delete", BUCKET, {"bucket": "nix-cache"}),
+    )
+    assert "retention is shortened" not in text
+
+
 def test_a_deleted_or_replaced_key_is_marked_as_lost_data() -> None:
     for operation in ("delete", "replace"):
         text = report(step(operation, KEY, {"key_name": "cache.test-1"}))
@@ -107,8 +133,8 @@ def test_a_first_expiry_is_marked_in_a_bucket_that_exists_and_not_in_a_new_one()
 def test_an_ordinary_creation_or_deletion_is_no_loss() -> None:
     text = report(step("create", BUCKET, None, {"bucket": "x"}), step("delete", OBJECT, {}))
     assert "lost" not in text
-    assert "| created | bucket `cache-bucket` |" in text
-    assert "| **deleted** | object `cache-nix-cache-info` |" in text
+    assert "| created | bucket `nix-cache` |" in text
+    assert "| **deleted** | object `nix-cache/nix-cache-info` |" in text
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from operations.report_page import (
     history_with,
     report_page,
 )
-from program.checks.recorded import Recorded
+from program.checks.recorded import OBJECT, Recorded
 from tests.unit.formats import told
 from tests.unit.operations.test_audit import stack
 
@@ -350,10 +350,14 @@ def test_figures_are_published_where_a_page_shows_them() -> None:
     for changes, why in (({}, "set pageFigures to true"), ({"access": "private"}, "no page")):
         with pytest.raises(OperationError, match=why):
             check_page(stack(**changes))
-    start = "urn:pulumi:homelab::nixcache::nixcache:index:BinaryCache$minio:index/s3Object:S3Object"
-    urns = [f"{start}::cache-nix-cache-info", f"{start}::cache-use.html"]
-    assert list(page_options(urns)) == [f"--target={urns[1]}"]
-    assert not list(page_options([urns[0], f"{start}::cache-index.html", f"{start}::x-use.html"]))
+    state = Recorded(
+        {
+            f"urn::{name}": {"type": OBJECT}
+            for name in ("a/nix-cache-info", "b/use.html", "a/use.html", "cache-use.html")
+        }
+    )
+    assert list(page_options(state, "a")) == ["--target=urn::a/use.html"]
+    assert not list(page_options(state, "c"))
     figures = figures_of(STATUS)
     assert (figures.at, figures.entries) == (NOW, STATUS.entries)
 
@@ -363,7 +367,7 @@ def test_nothing_else_is_deployed_where_no_page_is_there_to_be_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "read_stack", lambda _: stack(pageFigures=True))
-    monkeypatch.setattr(report, "read_state", lambda _: Recorded({"urn:a::b::c::d": {}}))
+    monkeypatch.setattr(report, "read_state", lambda _: Recorded({}))
     monkeypatch.setattr(report, "on_terminal", lambda *_: pytest.fail("it deployed"))
     assert report.main(["--stack", "homelab", "--publish"]) == 2
     assert "its cache has no page use.html yet" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
     resources = [
         (STACK, outputs),
         (BUCKET, {"bucket": before.bucket}),
-        (OBJECT, {"objectName": "nix-cache-info", "content": info}),
+        (OBJECT, {"bucketName": before.bucket, "objectName": "nix-cache-info", "content": info}),
         *((COMMANDS[0], {"create": push_command(paths, archive())}) for paths in closures.values()),
         *(
             (SIGNING_KEY, {"key_name": name, "public_key": f"{name}:{'A' * 43}="})
@@ -90,6 +90,9 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
             for number, (type_, outputs) in enumerate(resources)
         }
     )
+
+
+ANOTHER = {"bucket": "another"}
 
 
 def said(before: Settings, now: Settings, closures: Mapping[str, Sequence[str]] = {}) -> list[str]:
@@ -230,6 +233,12 @@ def test_what_goes_for_good_is_told(
     wanted = SigningKeys(names=tuple(keys), adopted={})
     assert list(losses(settings(**now), wanted, deployed(settings(**before)))) == words
     assert list(losses(settings(**now), wanted, Recorded({}))) == []
+
+
+def test_a_bucket_whose_name_is_taken_back_is_told_as_deleted_and_not_as_replaced() -> None:
+    both = {**deployed(settings()).resources, "urn:a": {"type": BUCKET, "outputs": ANOTHER}}
+    told = list(losses(settings(), KEYS, Recorded(both)))
+    assert told == ["bucket another is deleted, with every entry that is in it"]
 
 
 def test_a_preview_warns_of_what_goes_for_good_and_an_update_does_not(

@@ -8,11 +8,24 @@ from program import former_names
 from program.checks.recorded import Recorded
 
 ACCESS = "nixcache:index:BuilderAccess$minio:index"
+CACHE = "nixcache:index:BinaryCache$minio:index"
 CREDENTIALS = "nixcache:index:BuilderCredentials"
 PUSH = "nixcache:index:ClosurePush$command:remote:Command"
 FORMER: dict[str, dict[str, Any]] = {
-    "nixcache:index:BinaryCache$minio:index/s3Bucket:S3Bucket::cache-bucket": {
-        "bucket": "nix-cache"
+    f"{CACHE}/s3Bucket:S3Bucket::cache-bucket": {"bucket": "nix-cache"},
+    f"{CACHE}/s3BucketPolicy:S3BucketPolicy::cache-download": {"bucket": "nix-cache"},
+    f"{CACHE}/ilmPolicy:IlmPolicy::cache-retention": {"bucket": "nix-cache"},
+    f"{CACHE}/s3Object:S3Object::cache-index.html": {
+        "bucketName": "nix-cache",
+        "objectName": "index.html",
+    },
+    "nixcache:index:ClosurePush$minio:index/s3Object:S3Object::builders-push.pyz": {
+        "bucketName": "nix-cache",
+        "objectName": "_nixcache/push.pyz",
+    },
+    "nixcache:index:Pins$minio:index/s3Object:S3Object::pin-live": {
+        "bucketName": "nix-cache",
+        "objectName": "_nixcache/pins/live",
     },
     f"{ACCESS}/iamPolicy:IamPolicy::builders-policy": {"name": "nix-cache-write"},
     f"{ACCESS}/iamUser:IamUser::far-user": {"name": "nixbuilder"},
@@ -29,6 +42,12 @@ FORMER: dict[str, dict[str, Any]] = {
     f"{CREDENTIALS}$command:local:Command::here-files": {"triggers": ["", "/var/lib/nix"]},
 }
 NOW = {
+    ("minio:index/s3Bucket:S3Bucket", "nix-cache"): "cache-bucket",
+    ("minio:index/s3BucketPolicy:S3BucketPolicy", "nix-cache"): "cache-download",
+    ("minio:index/ilmPolicy:IlmPolicy", "nix-cache"): "cache-retention",
+    ("minio:index/s3Object:S3Object", "nix-cache/index.html"): "cache-index.html",
+    ("minio:index/s3Object:S3Object", "nix-cache/_nixcache/push.pyz"): "builders-push.pyz",
+    ("minio:index/s3Object:S3Object", "nix-cache/_nixcache/pins/live"): "pin-live",
     ("minio:index/iamPolicy:IamPolicy", "nix-cache-write"): "builders-policy",
     ("minio:index/iamUser:IamUser", "nixbuilder"): "far-user",
     (
@@ -61,6 +80,12 @@ def test_resources_are_found_by_what_they_are() -> None:
 
 def test_a_state_of_todays_names_has_no_former_ones() -> None:
     today: dict[str, dict[str, Any]] = {
+        f"{CACHE}/s3Bucket:S3Bucket::cache-bucket": {"bucket": "cache-bucket"},
+        f"{CACHE}/ilmPolicy:IlmPolicy::nix-cache": {"bucket": "nix-cache"},
+        f"{CACHE}/s3Object:S3Object::nix-cache/use.html": {
+            "bucketName": "nix-cache",
+            "objectName": "use.html",
+        },
         f"{ACCESS}/iamUser:IamUser::nixbuilder": {"name": "nixbuilder"},
         f"{ACCESS}/iamUser:IamUser::nixbuilder-user": {"name": "nixbuilder-user"},
         f"{PUSH}::nixbuilder-push": {"create": "push"},

@@ -21,7 +21,7 @@ from components.retention import ExpirationRule, expiration_rules
 from program.checks import deployment, key_rotation, ownership, recorded
 from program.checks.bucket_settings import Lifecycle
 from program.checks.deployment import Settled
-from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded
+from program.checks.recorded import BUCKET, BUCKET_POLICY, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
 from program.declaration import declare_signing_keys
@@ -84,8 +84,8 @@ class FakeServer(Server):
         return self.replicated
 
     def contents(self, bucket: str) -> Iterator[str]:
-        assert bucket == "mine"
-        yield from self.names
+        assert bucket in ("mine", "nix-cache")
+        yield from self.names if bucket == "mine" else ()
 
 
 def state(bucket: str | None, *objects: str, protected: bool = True) -> Recorded:
@@ -97,7 +97,10 @@ def state(bucket: str | None, *objects: str, protected: bool = True) -> Recorded
             "urn:stack": {"type": STACK, "outputs": {"protected": protected}},
             "urn:bucket": {"type": BUCKET, "outputs": {"bucket": bucket}},
             **{
-                f"urn:{key}": {"type": OBJECT, "outputs": {"objectName": key}}
+                f"urn:{key}": {
+                    "type": OBJECT,
+                    "outputs": {"bucketName": bucket, "objectName": key},
+                }
                 for key in ("nix-cache-info", *objects)
             },
         }
@@ -181,6 +184,48 @@ def test_another_bucket_in_the_place_of_one_that_is_not_empty_is_refused(
     server.names = ("nar/a",) * 2_000
     with pytest.raises(SettingError, match=r"holds 1,000 or more objects"):
         check(protect=False)
+
+
+def both() -> Recorded:
+    """Return the state of a stack whose bucket was to have another name, which has failed."""
+    return Recorded(
+        {
+            **state("mine", protected=False).resources,
+            "urn:new": {"type": BUCKET, "outputs": {"bucket": "nix-cache"}},
+        }
+    )
+
+
+def test_of_two_buckets_that_of_the_settings_is_the_stacks_and_only_the_other_is_refused(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "read", both)
+    server.rules = expiration_rules(7, 1)
+    server.names = ("nix-cache-info",)
+    assert check(protect=False).adopt is check(protect=False, adoptBucket=True).adopt is None
+    server.names = ("nix-cache-info", "nar/a")
+    with pytest.raises(SettingError, match=r"bucket mine is protected, .* and run pulumi up$"):
+        check(protect=True)
+    settings = parse(configuration(protect=False))
+    assert "bucket mine holds 1 objects" in str(deployment.refusal_of_a_destroy(settings))
+    for act in (check, lambda **changes: retention(preview=True, **changes)):
+        with pytest.raises(SettingError, match=r"bucket mine holds 1 .* or name that one again$"):
+            act(protect=False)
+
+
+def test_a_bucket_of_the_name_that_a_former_version_gave_a_resource_is_refused(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.names == ()
+    policy = {"type": BUCKET_POLICY, "outputs": {"bucket": "mine"}}
+    for name, refused in (("nix-cache", True), ("cache-download", False)):
+        former = {**state("mine", protected=False).resources, f"urn::{name}": policy}
+        monkeypatch.setattr(recorded, "read", lambda known=former: Recorded(known))
+        if not refused:
+            check(protect=False)
+            continue
+        with pytest.raises(SettingError, match=r"of the bucket mine .* pulumi up with mine first"):
+            check(protect=False)
 
 
 @pytest.mark.parametrize(("protected", "protect"), [(True, True), (True, False), (False, True)])

@@ -8,7 +8,15 @@ from typing import Any
 import pulumi
 import pytest
 
-from program.checks.recorded import BUCKET, OBJECT, STACK, Recorded, without_unknowns
+from program.checks.recorded import (
+    BUCKET,
+    BUCKET_POLICY,
+    LIFECYCLE,
+    OBJECT,
+    STACK,
+    Recorded,
+    without_unknowns,
+)
 
 KEY = "_nixcache/push.pyz"
 
@@ -16,6 +24,37 @@ KEY = "_nixcache/push.pyz"
 def state(**outputs: Any) -> Recorded:
     """Return a state with one object."""
     return Recorded({"urn": {"type": OBJECT, "outputs": {"objectName": KEY, **outputs}}})
+
+
+def of_bucket(bucket: str, access: str, versions: int) -> dict[str, dict[str, Any]]:
+    """Return what the state has of one bucket."""
+    rules = [{"noncurrentVersionExpirationDays": versions}]
+    page = {"bucketName": bucket, "objectName": "use.html", "content": f"the page of {bucket}"}
+    resources = (
+        (BUCKET, {"bucket": bucket}),
+        (BUCKET_POLICY, {"bucket": bucket, "policy": f'{{"Effect": "{access}"}}'}),
+        (LIFECYCLE, {"bucket": bucket, "rules": rules}),
+        (OBJECT, page),
+    )
+    return {
+        f"urn:{type_}::{bucket}": {"type": type_, "outputs": outputs}
+        for type_, outputs in resources
+    }
+
+
+def test_of_two_buckets_the_one_that_is_named_is_the_stacks_and_the_other_one_goes() -> None:
+    both = Recorded({**of_bucket("first", "Allow", 1), **of_bucket("second", "Deny", 0)})
+    for named, other, everyone in (("first", "second", True), ("second", "first", False)):
+        known = both.of(named)
+        assert known.resources == both.resources
+        assert known.bucket == named
+        assert (known.buckets, known.going(named)) == ((named, other), (other,))
+        assert known.anonymous_download is known.expires_versions is everyone
+        assert known.content("use.html") == f"the page of {named}"
+    both = Recorded({**both.resources, **state(bucketName="first").resources})
+    assert both.objects("first") == {KEY, "use.html"}
+    assert both.objects("second") == {"use.html"}
+    assert both.of("third").going("third") == ("first", "second")
 
 
 def test_what_nobody_knows_of_a_stacks_outputs_is_left_out() -> None:

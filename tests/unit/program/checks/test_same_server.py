@@ -67,11 +67,11 @@ def recorded(
     if bucket is not None:
         resources["urn:bucket"] = {"type": BUCKET, "outputs": {"bucket": bucket}}
         info = {"objectName": "nix-cache-info", "content": INFO.decode(), "etag": "the same"}
-        resources["urn:info"] = {"type": OBJECT, "outputs": info}
+        resources["urn:info"] = {"type": OBJECT, "outputs": {"bucketName": bucket, **info}}
         policy = anonymous_policy(bucket, download=not private, listing=False)
         resources["urn:policy"] = {"type": BUCKET_POLICY, "outputs": {"policy": policy}}
         for name, content in objects.items():
-            kept = {"objectName": name, "content": content}
+            kept = {"bucketName": bucket, "objectName": name, "content": content}
             resources[f"urn:{name}"] = {"type": OBJECT, "outputs": kept}
     if user is not None:
         resources["urn:user"] = {"type": USER, "outputs": {"name": user}}
@@ -206,6 +206,14 @@ def test_endpoint_and_bucket_do_not_change_together() -> None:
         check({}, bucket="another", adoptBucket=True)
     assert str(refused.value).startswith('bucket is "another": endpoint is another one, too, and')
     assert "a bucket nix-cache of somebody else's, which would be deleted" in str(refused.value)
+
+
+def test_a_bucket_that_has_still_to_go_is_deleted_on_no_other_server() -> None:
+    going = {"type": BUCKET, "outputs": {"bucket": "another"}}
+    both = Recorded({**recorded().resources, "urn:going": going})
+    with pytest.raises(SettingError) as refused:
+        check(OURS_THERE[0], both, adoptBucket=True)
+    assert "has still to delete its bucket another at https://before:9000" in str(refused.value)
 
 
 def test_users_that_were_made_on_another_server_are_not_looked_for_here() -> None:
