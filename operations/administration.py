@@ -21,3 +21,22 @@ class Administration(Admin):
         """Make the user, or give it that secret; either enables it."""
         with self.asked("change users", "admin:CreateUser"):
             self.client.user_add(user, secret)
+
+    def remove_policy(self, name: str) -> None:
+        """Remove the policy, which nobody may have."""
+        with self.asked("change policies", "admin:DeletePolicy"):
+            self.client.policy_remove(name)
+
+    def remove_user(self, user: str) -> None:
+        """Remove the user, with what it has been given."""
+        with self.asked("change users", "admin:DeleteUser"):
+            self.client.user_remove(user)
+
+    def rights_of(self, user: str) -> frozenset[str]:
+        """Return the policies and the groups that a user has, which must be there."""
+        with self.asked("see users", "admin:GetUser"):
+            answer = parse_foreign_json(self.client.user_info(user))
+            if not isinstance(answer, dict):
+                raise ValueError
+        policies = str(answer.get("policyName") or "").split(",")
+        return frozenset(filter(None, (*policies, *map(str, answer.get("memberOf") or ()))))

@@ -50,10 +50,11 @@ class DeployedStack:
     """Who clients of a private cache read as; None where everyone may read."""
 
 
-def read_settings(name: str) -> Settings:
+def read_settings(name: str, *, whole: bool = False) -> Settings:
     """Ask the CLI for the settings of a stack of the project in the present directory.
 
-    Builders and their secrets are left out. Secrets stay in this process.
+    Builders and their secrets are left out unless the `whole` is wanted. Secrets stay in this
+    process.
 
     Raises:
         OperationError: there is no CLI, no such stack, or a setting cannot be used.
@@ -65,7 +66,7 @@ def read_settings(name: str) -> Settings:
         if setting.startswith(_NAMESPACE)
     }
     try:
-        return parse({**configuration, **_NOT_READ})
+        return parse(configuration if whole else {**configuration, **_NOT_READ})
     except SettingError as error:
         raise OperationError(f"stack {name}: {error}") from None
 

@@ -1,17 +1,19 @@
 """Puts right a stack whose server is no longer as declared, or whose `up` was interrupted.
 
-What an interrupted `up` left is cleared from the state, and the bucket that it was about to make is
-taken over if it is there. What a refresh stumbles over or cannot see is put back as the state has
-it: a bucket that is gone, policies that are gone, users that are gone or disabled or have another
-secret. Each is one line. Then `pulumi up --refresh --run-program` previews the rest, asks, and does
-it; ARGS go to that command. What was pushed to a bucket that is gone has to be pushed again. Exit
-code 0: all is as declared; 2: it is not.
+What a refresh stumbles over or cannot see is put back as the state has it: a bucket that is gone,
+policies that are gone, users that are gone or disabled or have another secret. What an interrupted
+`up` has made and the settings do not name is removed or told. Each is one line. Then `pulumi up
+--refresh --run-program` previews the rest, asks, and does it; ARGS go to that command. It takes
+over the bucket that the interrupted `up` was about to make, if it is there. What was pushed to a
+bucket that is gone has to be pushed again. Exit code 0: all is as declared; 2: it is not.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from components.access import unwrapped
@@ -19,14 +21,15 @@ from operations.administration import Administration
 from operations.bucket import Bucket, Credential
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import read_settings
-from operations.pulumi_cli import OperationError, on_terminal, read_output, read_text
-from operations.state import read_interrupted_state, remove_empty_attributes
+from operations.left_over import all_made, clear_away
+from operations.pulumi_cli import OperationError, on_terminal, read_text
+from operations.state import Interrupted, read_interrupted_state, remove_empty_attributes
 from program.checks import same_server
 from program.checks.deployment import server_of
-from program.checks.recorded import BUCKET, POLICY, USER, Recorded
+from program.checks.recorded import BUCKET, POLICY, STACK, USER, Recorded
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
-from program.settings.stack import Settings
+from program.settings.stack import ADOPTED_BUCKET, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,46 +43,62 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
     if remove_empty_attributes():
         print("files beside the state were cut off: removed, as the engine needs none", flush=True)
     settings = read_settings(stack)
-    found, pending = read_interrupted_state(stack)
+    found, making = read_interrupted_state(stack)
     state = found.of(settings.bucket)
     try:
         for sentence in put_back(replace(settings, bucket=state.bucket or settings.bucket), state):
             print(sentence, flush=True)
+        wanted = read_settings(stack, whole=True) if making else settings
+        for sentence in clear_away(wanted, state, making):
+            print(sentence, flush=True)
     except (ServerError, SettingError) as error:
         subject = f"{error.subject}: " if isinstance(error, ServerError) else ""
         raise OperationError(f"{subject}{error}; nothing was refreshed") from None
-    set_back = _adopt(stack) if BUCKET in pending else None
-    if pending:
-        print("an up was interrupted: what it was about to do is done anew", flush=True)
+    if making:
+        print(
+            "an up was interrupted: what it was about to do is done anew, and the engine warns of "
+            "it until then",
+            flush=True,
+        )
+    with _adopting(bucket_to_adopt(wanted, state, making)):
+        up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
+    if up != 0:
+        return CANNOT_RUN
+    # Not before: until all is made, only this in the state says that it is the stack's.
+    if making and all_made(wanted, read_interrupted_state(stack)[0], making):
+        root = next(urn for urn, one in state.resources.items() if one["type"] == STACK)
         clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
-        try:
-            read_text("refresh", "--yes", *clear)
-        except OperationError:
-            # The state still says what was interrupted, so the next repair sets it again.
-            if set_back is not None:
-                set_back()
-            raise
-    up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
-    # Until the bucket is in the state, nothing but the setting says that it may be taken over.
-    if up == 0 and set_back is not None:
-        set_back()
-    return DONE if up == 0 else CANNOT_RUN
+        # The deployment has just refreshed all else.
+        read_text("refresh", "--yes", f"--target={root}", *clear)
+    return DONE
 
 
-def _adopt(stack: str) -> Callable[[], None]:
-    """Set `adoptBucket`, as nobody but the interrupted `up` has made that bucket.
+def bucket_to_adopt(
+    settings: Settings, state: Recorded, making: Iterable[Interrupted]
+) -> str | None:
+    """Return the bucket of the settings if the interrupted `up` was making just that one.
 
-    Returns what sets it back.
+    A bucket of another name, or of that name on another server, is somebody else's.
     """
-    name = "nixcache:adoptBucket"
-    before = read_output("config", "--stack", stack).get(name, {}).get("value")
-    read_text("config", "set", name, "true", "--stack", stack)
-    back = ("rm", name) if before is None else ("set", name, str(before))
+    names = {one.inputs["bucket"] for one in making if one.type == BUCKET}
+    there = state.endpoint == str(settings.endpoint)
+    return settings.bucket if there and settings.bucket in names else None
 
-    def set_back() -> None:
-        read_text("config", *back, "--stack", stack)
 
-    return set_back
+@contextmanager
+def _adopting(bucket: str | None) -> Iterator[None]:
+    """Let one deployment adopt a bucket.
+
+    Not by its setting: that would be left behind where this is killed, and adopt the next bucket.
+    """
+    if bucket is None:
+        yield
+        return
+    os.environ[ADOPTED_BUCKET] = bucket
+    try:
+        yield
+    finally:
+        del os.environ[ADOPTED_BUCKET]
 
 
 def put_back(settings: Settings, state: Recorded) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,6 +14,16 @@ from program.checks.recorded import Recorded
 
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 """The key that marks a value which is not what it looks like (pulumi, `resource.SigKey`)."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A resource that an interrupted `up` was making; whether it is there, no state tells."""
+
+    urn: str
+    type: str
+    inputs: Mapping[str, Any] = field(repr=False)
+    """What it was to be, with secrets in plain text."""
 
 
 def read_state(stack: str) -> Recorded:
@@ -26,10 +38,8 @@ def read_state(stack: str) -> Recorded:
     return recorded
 
 
-def read_interrupted_state(stack: str) -> tuple[Recorded, frozenset[str]]:
-    """Return the resources of a state, and the types of those that an interrupted `up` was making.
-
-    Of the latter the engine cannot tell whether they are there.
+def read_interrupted_state(stack: str) -> tuple[Recorded, tuple[Interrupted, ...]]:
+    """Return the resources of a state, and those that an interrupted `up` was making.
 
     Raises:
         OperationError: there is no CLI or no such stack.
@@ -46,8 +56,15 @@ def read_interrupted_state(stack: str) -> tuple[Recorded, frozenset[str]]:
             if not resource.get("delete")
         }
     )
-    pending = (operation["resource"] for operation in deployment.get("pending_operations") or ())
-    return recorded, frozenset(str(resource["type"]) for resource in pending)
+    # What was being changed, deleted or imported is there as the state has it, or as another has.
+    making = (
+        operation["resource"]
+        for operation in deployment.get("pending_operations") or ()
+        if operation["type"] == "creating"
+    )
+    return recorded, tuple(
+        Interrupted(one["urn"], one["type"], _plain(one.get("inputs") or {})) for one in making
+    )
 
 
 def remove_empty_attributes() -> int:

@@ -7,10 +7,11 @@ what a schema cannot say. Everything is checked before the first resource is dec
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -40,6 +41,8 @@ _SEPARATORS = re.compile(r"[,=]")
 A slash does not: the four parts behind the name are counted from the end
 (`cmd/signature-v4-parser.go`, parseCredentialHeader).
 """
+ADOPTED_BUCKET = "NIXCACHE_ADOPTED_BUCKET"
+"""Variable that names the bucket which `make repair` adopts, for one `pulumi up` alone."""
 CACHE_NIXOS_ORG = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 """The public key of cache.nixos.org (Nix manual, `trusted-public-keys`)."""
 
@@ -230,6 +233,8 @@ def load() -> Settings:
     ]
     settings = parse({name: config.get(name) or "" for name in names})
     check_given_secrets(settings)
+    if os.environ.get(ADOPTED_BUCKET) == settings.bucket:
+        return replace(settings, adopt_bucket=True)
     return settings
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import signal
 import subprocess
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from tests.system.conftest import StackFactory, server_settings
+from tests.system.fault_proxy import Request, fault_proxy
+from tests.system.minio_client import MinioClient
 from tests.system.preloaded_python.environment import forks
-from tests.system.stack import Stack
+from tests.system.stack import Outcome, Stack
 from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
 
@@ -55,9 +61,9 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-def kill_at(stack: Stack, point: Point) -> bool:
-    """Run `pulumi up` and kill all of it at once at the point; return whether it still ran."""
-    process = subprocess.Popen(
+def start(stack: Stack) -> subprocess.Popen[bytes]:
+    """Start `pulumi up`, in a session of its own."""
+    return subprocess.Popen(
         ["pulumi", "--non-interactive", "up", "--yes", "--skip-preview", "-s", stack.name],
         cwd=stack.project,
         env=stack.environment,
@@ -65,20 +71,94 @@ def kill_at(stack: Stack, point: Point) -> bool:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def kill_at(stack: Stack, point: Point) -> bool:
+    """Run `pulumi up` and kill all of it at once at the point; return whether it still ran."""
+    process = start(stack)
     assert process.stdout is not None
     for _ in range(point.lines):
         process.stdout.readline()
     with suppress(subprocess.TimeoutExpired):
         process.wait(point.seconds)
     interrupted = process.poll() is None
+    kill(stack, process)
+    return interrupted
+
+
+def kill(stack: Stack, process: subprocess.Popen[bytes]) -> None:
+    """Kill a `pulumi up`, plugins and all."""
     while running := [*processes_of(process.pid), *forks(stack.environment)]:
         for pid in running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.poll()
+    assert process.stdout is not None
     process.stdout.close()
     process.wait()
-    return interrupted
+
+
+class Door:
+    """Holds the answers to the requests that make a thing, once it is made."""
+
+    def __init__(self) -> None:
+        self.request = ""
+        """Method and beginning of the path; empty where none is held."""
+        self.made, self.open = Event(), Event()
+
+    def hold(self, request: Request, body: bytes) -> bytes:
+        if self.request and f"{request.method} {request.path}".startswith(self.request):
+            self.made.set()
+            self.open.wait(60)
+        return body
+
+    def kill_behind(self, stack: Stack, request: str) -> None:
+        """Run `pulumi up` and kill it once the server has done what it asks and none has heard."""
+        self.request = request
+        self.made.clear()
+        self.open.clear()
+        process = start(stack)
+        try:
+            assert self.made.wait(60)
+            wait_until_written(stack)
+        finally:
+            self.request = ""
+            kill(stack, process)
+            self.open.set()
+        stack.run("cancel", "--yes", stack.name)
+        assert being_made(stack)
+
+
+@contextmanager
+def behind_a_door(server: MinioServer) -> Iterator[tuple[Door, dict[str, object]]]:
+    """Yield a door and the settings that lead through it to the server."""
+    door = Door()
+    with fault_proxy(server, change=door.hold) as proxy:
+        try:
+            settings = {**server_settings(server), "endpoint": proxy.url}
+            yield door, {**settings, "caCertificateFile": None}
+        finally:
+            door.open.set()
+
+
+def wait_until_written(stack: Stack) -> None:
+    """Wait until an `up` that waits for one answer has written down all else that it did."""
+    directory = Path(stack.environment["PULUMI_BACKEND_URL"].removeprefix("file://"))
+    seen, since = "", time.monotonic()
+    while time.monotonic() < since + 1:
+        with suppress(FileNotFoundError):
+            now = "".join(
+                file.read_text() for file in directory.rglob(f"stacks/**/{stack.name}.json*")
+            )
+            if now != seen:
+                seen, since = now, time.monotonic()
+        time.sleep(0.05)
+
+
+def being_made(stack: Stack) -> list[str]:
+    """Return the names of what the state says is being made."""
+    pending = json.loads(stack.export())["deployment"].get("pending_operations", [])
+    return [operation["resource"]["urn"].rpartition("::")[2] for operation in pending]
 
 
 def recover(stack: Stack) -> None:
@@ -118,6 +198,107 @@ def test_an_up_killed_at_any_point_is_brought_to_its_end(
     outputs = stack.outputs()
     assert outputs["publicKeys"] == keys
     assert set(outputs["builders"]) == {"here", "after"}
+
+
+def repair(stack: Stack, *arguments: str) -> Outcome:
+    """Repair, and see that the settings are those of before, to the letter."""
+    settings = stack.settings_file.read_bytes()
+    repaired = stack.operate("repair", "--stack", stack.name, *arguments)
+    assert stack.settings_file.read_bytes() == settings
+    return repaired
+
+
+def test_no_bucket_but_the_one_that_was_being_made_is_taken_over(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    client = MinioClient(minio, tmp_path)
+    client.run("mb s3/theirs")
+    with behind_a_door(minio) as (door, settings):
+        stack = new_stack(**settings, bucket="mistyped")
+        door.kill_behind(stack, "PUT /mistyped")
+        stack.set(bucket="theirs")
+        repaired = repair(stack, "--yes", "--skip-preview")
+        assert "a bucket of that name, which is not this stack's" in repaired.refused()
+        assert json.loads(client.run("anonymous get-json s3/theirs")) == {}
+        assert client.run("--json ls s3/theirs") == ""
+
+        stack.set(bucket="right")
+        repaired = repair(stack, "--yes", "--skip-preview").succeeded()
+        told = "where it is nobody's, mc rb s3/mistyped"
+        assert (
+            f"bucket mistyped may be left by an up that was interrupted, or somebody else's; {told}"
+            in (repaired.output)
+        )
+        client.run("rb s3/mistyped")
+        assert being_made(stack) == []
+        assert_whole(stack)
+
+
+def test_a_bucket_is_taken_over_by_a_later_repair_where_the_first_one_fails(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    with behind_a_door(minio) as (door, settings):
+        stack = new_stack(**settings, bucket="twice")
+        door.kill_behind(stack, "PUT /twice")
+        # Nobody is there to say yes.
+        assert "--yes" in repair(stack).refused()
+        assert "which is not this stack's" in stack.up().refused()
+        repair(stack, "--yes", "--skip-preview").succeeded()
+        assert being_made(stack) == []
+        assert_whole(stack)
+
+
+def test_users_that_were_being_made_and_are_wanted_no_more_are_removed(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    client = MinioClient(minio, tmp_path)
+    here, late = ({"name": name, "local": True} for name in ("here", "late"))
+    with behind_a_door(minio) as (door, settings):
+        stack = new_stack(**settings, bucket="orphans", builders=[here])
+        stack.up().succeeded()
+        for user, edit, undone in (
+            ("orphans-late", {"builders": [here, late]}, {"builders": [here]}),
+            ("orphans-reader", {"access": "private"}, {"access": "public"}),
+        ):
+            stack.set(edit)
+            door.kill_behind(stack, f"PUT /minio/admin/v3/add-user?accessKey={user}")
+            assert user in client.run("admin user list s3")
+            stack.set(undone)
+            told = repair(stack, "--yes", "--skip-preview").succeeded().output
+            assert f"user {user} was left by an up that was interrupted: removed" in told
+            assert user not in client.run("admin user list s3")
+            assert being_made(stack) == []
+            # It can be made again.
+            stack.set(edit)
+            stack.up().succeeded()
+            stack.set(undone)
+            stack.up().succeeded()
+        stack.set(access="private")
+        door.kill_behind(stack, "PUT /minio/admin/v3/add-canned-policy?name=orphans-reader")
+        stack.set(access="public")
+        told = repair(stack, "--yes", "--skip-preview").succeeded().output
+        assert "policy orphans-reader was left by an up that was interrupted: removed" in told
+        assert "orphans-reader" not in client.run("admin policy list s3")
+
+        # Somebody has given them something meanwhile.
+        stack.set(builders=[here, late])
+        door.kill_behind(stack, "PUT /minio/admin/v3/add-user?accessKey=orphans-late")
+        client.run("admin policy attach s3 readwrite --user orphans-late")
+        stack.set(builders=[here])
+        told = repair(stack, "--yes", "--skip-preview").succeeded().output
+        advice = "where it is nobody's, mc admin user remove s3 orphans-late"
+        assert advice in told
+        client.run("admin user remove s3 orphans-late")
+        stack.set(access="private")
+        door.kill_behind(stack, "PUT /minio/admin/v3/add-canned-policy?name=orphans-reader")
+        client.run("admin policy attach s3 orphans-reader --user orphans-here")
+        stack.set(access="public")
+        told = repair(stack, "--yes", "--skip-preview").succeeded().output
+        advice = "where it is nobody's, mc admin policy remove s3 orphans-reader"
+        assert advice in told
+        client.run("admin policy detach s3 orphans-reader --user orphans-here")
+        client.run("admin policy remove s3 orphans-reader")
+        assert_whole(stack)
 
 
 def test_a_state_file_whose_attributes_were_cut_off_is_readable_again(

@@ -2,71 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from operations import repair, state
-from operations.pulumi_cli import OperationError
-from program.checks.recorded import BUCKET, Recorded
+from components.access import read_policy
+from operations import deployed_stack, repair, state
+from operations.administration import Administration
+from operations.state import Interrupted
+from program.checks.recorded import BUCKET, COMMANDS, POLICY, SERVER, STACK, USER
+from program.checks.s3_client import Server
+from program.settings.stack import ADOPTED_BUCKET
+from tests.unit.configuration import configuration
 
-Said = list[tuple[str, ...]]
+HERE = "s3.homelab.local"
+FILES = "urn:pulumi:test::p::nixcache:index:BuilderCredentials$command:local:Command::x-files"
+
+
+def resource(type_: str, **values: object) -> dict[str, Any]:
+    urn = f"urn:pulumi:test::p::{type_}::{values.get('name', 'one')}"
+    return {"urn": urn, "type": type_, "inputs": values, "outputs": values}
+
+
+def provider(address: str = HERE) -> dict[str, Any]:
+    return resource(SERVER, minioServer=address, minioSsl="true")
+
+
+class Repaired:
+    """A repair of a stack in whose state resources were being made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.adopted: str | None = None
+        """The bucket that the deployment might adopt."""
+        self.cleared = False
+        """Whether what was interrupted is forgotten."""
+        self.written = False
+        """Whether the stack's settings were."""
+        self.users: dict[str, dict[str, object]] = {}
+        """The server's, as it tells of them."""
+        self.policies: dict[str, str] = {}
+        self.holders: frozenset[str] = frozenset()
+        self.buckets: set[str] = set()
+
+    def run(
+        self,
+        *making: dict[str, Any],
+        up: int = 0,
+        made: tuple[dict[str, Any], ...] = (),
+        server: str = HERE,
+        **settings: object,
+    ) -> None:
+        """Repair; `made` is what the deployment makes, and it exits with `up`."""
+        there = [resource(STACK), provider(server)]
+
+        def read_text(*arguments: str) -> str:
+            if arguments[:2] == ("stack", "export"):
+                pending = [{"resource": one, "type": "creating"} for one in making]
+                deployment = {"resources": there, "pending_operations": pending}
+                return json.dumps({"deployment": deployment})
+            self.written |= arguments[0] == "config"
+            self.cleared |= "--clear-pending-creates" in arguments
+            return ""
+
+        def deploy(*_: str) -> int:
+            self.adopted = os.environ.get(ADOPTED_BUCKET)
+            there.extend(made)
+            if up < 0:
+                raise KeyboardInterrupt
+            return up
+
+        given = {f"nixcache:{name}": {"value": v} for name, v in configuration(**settings).items()}
+        patch = self._monkeypatch.setattr
+        patch(repair, "remove_empty_attributes", lambda: 0)
+        patch(repair, "put_back", lambda *_: iter(()))
+        patch(repair, "on_terminal", deploy)
+        patch(deployed_stack, "read_output", lambda *_: given)
+        patch(repair, "read_text", read_text)
+        patch(state, "read_text", read_text)
+        patch(Server, "lifecycle", lambda _, name: object() if name in self.buckets else None)
+        patch(
+            Administration, "user_status", lambda _, name: "enabled" if name in self.users else None
+        )
+        patch(Administration, "policy", lambda _, name: self.policies.get(name))
+        patch(Administration, "holders", lambda *_: self.holders)
+        patch(Administration, "remove_user", lambda _, name: self.users.pop(name))
+        patch(Administration, "remove_policy", lambda _, name: self.policies.pop(name))
+        patch(Administration, "client", Client(self.users))
+        code = repair.main(["--stack", "test"])
+        assert code == {0: 0, -1: 130}.get(up, 2)
+        assert ADOPTED_BUCKET not in os.environ
+        assert not self.written
+
+
+class Client:
+    """MinIO's client, of which users are asked."""
+
+    def __init__(self, users: dict[str, dict[str, object]]) -> None:
+        self._users = users
+
+    def user_info(self, name: str) -> str:
+        return json.dumps(self._users[name])
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
-    """Repair a stack whose bucket was being made; return what the CLI was told of its settings."""
-
-    def run(*, up: int = 0, refused: bool = False, before: str | None = None) -> Said:
-        told: Said = []
-
-        def read_text(*arguments: str) -> str:
-            if arguments[0] == "refresh" and refused:
-                raise OperationError("locked")
-            if arguments[0] == "config":
-                told.append(arguments[1:-2])
-            return ""
-
-        config = {} if before is None else {"nixcache:adoptBucket": {"value": before}}
-        monkeypatch.setattr(repair, "remove_empty_attributes", lambda: 0)
-        monkeypatch.setattr(repair, "read_settings", lambda _: SimpleNamespace(bucket="b"))
-        monkeypatch.setattr(repair, "replace", lambda settings, **_: settings)
-        found = (Recorded({}), frozenset({BUCKET}))
-        monkeypatch.setattr(repair, "read_interrupted_state", lambda _: found)
-        monkeypatch.setattr(repair, "put_back", lambda *_: iter(()))
-        monkeypatch.setattr(repair, "read_output", lambda *_: config)
-        monkeypatch.setattr(repair, "read_text", read_text)
-        monkeypatch.setattr(repair, "on_terminal", lambda *_: up)
-        code = repair.main(["--stack", "test"])
-        assert code == (2 if up or refused else 0)
-        return told
-
-    return run
+def repaired(monkeypatch: pytest.MonkeyPatch) -> Repaired:
+    return Repaired(monkeypatch)
 
 
-SET = ("set", "nixcache:adoptBucket", "true")
+MAKING = resource(BUCKET, bucket="nix-cache")
 
 
-def test_a_bucket_that_was_being_made_is_taken_over_for_that_one_deployment(
-    interrupted: Callable[..., Said],
+def test_a_bucket_that_was_being_made_is_taken_over_by_that_one_deployment(
+    repaired: Repaired,
 ) -> None:
-    assert interrupted() == [SET, ("rm", "nixcache:adoptBucket")]
-    assert interrupted(before="false") == [SET, ("set", "nixcache:adoptBucket", "false")]
+    repaired.run(MAKING, made=(MAKING,))
+    assert repaired.adopted == "nix-cache"
+    assert repaired.cleared
 
 
-def test_where_the_state_is_locked_the_setting_is_as_before(
-    interrupted: Callable[..., Said],
+def test_a_bucket_of_another_name_or_server_than_was_being_made_is_not_taken_over(
+    repaired: Repaired,
 ) -> None:
-    assert interrupted(refused=True) == [SET, ("rm", "nixcache:adoptBucket")]
+    repaired.run(resource(BUCKET, bucket="mistyped"), up=255)
+    assert repaired.adopted is None
+    repaired.run(MAKING, server="another.homelab.local", up=255)
+    assert repaired.adopted is None
+    repaired.run(resource(POLICY, name="nix-cache-write", policy="{}"), up=255)
+    assert repaired.adopted is None
 
 
-def test_where_the_deployment_does_not_come_about_the_bucket_can_still_be_taken_over(
-    interrupted: Callable[..., Said],
+@pytest.mark.parametrize("up", [255, -1])
+def test_where_the_deployment_does_not_come_about_the_state_still_says_what_was_being_made(
+    repaired: Repaired, up: int
 ) -> None:
-    """What was interrupted is cleared from the state by then."""
-    assert interrupted(up=255) == [SET]
+    repaired.run(MAKING, up=up)
+    assert not repaired.cleared
+
+
+def test_nor_is_it_forgotten_where_it_was_only_previewed(repaired: Repaired) -> None:
+    builders = [{"name": "here", "local": True}]
+    user = resource(USER, name="nix-cache-here")
+    for one in (MAKING, user, resource(POLICY, name="nix-cache-write", policy="{}")):
+        repaired.run(one, builders=builders)
+        assert not repaired.cleared
+    repaired.run(user, builders=builders, made=(user,))
+    assert repaired.cleared
+
+
+def test_what_was_being_changed_or_deleted_is_nothing_that_was_being_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operations = [
+        {"resource": MAKING, "type": type_}
+        for type_ in ("creating", "updating", "deleting", "importing")
+    ]
+    exported = json.dumps({"deployment": {"pending_operations": operations}})
+    monkeypatch.setattr(state, "read_text", lambda *_: exported)
+    _, making = state.read_interrupted_state("test")
+    assert making == (Interrupted(MAKING["urn"], BUCKET, {"bucket": "nix-cache"}),)
+
+
+LATE = "nix-cache-late"
+
+
+def test_a_user_that_the_settings_do_not_name_any_more_is_removed(
+    repaired: Repaired, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repaired.users = {LATE: {"status": "enabled"}, "other": {}}
+    repaired.run(resource(USER, name=LATE), resource(USER, name="never-made"))
+    assert list(repaired.users) == ["other"]
+    assert f"user {LATE} was left by an up that was interrupted: removed\n" in (
+        capsys.readouterr().out
+    )
+    assert repaired.cleared
+
+
+@pytest.mark.parametrize(
+    ("told", "inputs", "more"),
+    [
+        ({"policyName": "readwrite"}, {}, {}),
+        ({"memberOf": ["staff"]}, {}, {}),
+        # It was adopted.
+        ({}, {"secret": "of its owner"}, {}),
+        ({}, {}, {"server": "another.homelab.local"}),
+        ({}, {}, {"builders": [{"name": "late", "local": True}]}),
+    ],
+)
+def test_a_user_that_somebody_has_stays(
+    repaired: Repaired,
+    capsys: pytest.CaptureFixture[str],
+    told: dict[str, object],
+    inputs: dict[str, object],
+    more: dict[str, Any],
+) -> None:
+    repaired.users = {LATE: told}
+    repaired.run(resource(USER, name=LATE, **inputs), **more)
+    assert LATE in repaired.users
+    said = capsys.readouterr().out
+    assert ("where it is nobody's, mc admin user remove" in said) != bool(more)
+    assert "of its owner" not in said
+
+
+@pytest.mark.parametrize("kept", ["changed", "held"])
+def test_a_policy_goes_where_it_is_as_it_was_made_and_nobody_has_it(
+    repaired: Repaired, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    name, text = "nix-cache-reader", read_policy("nix-cache", "nix-cache-reader")
+    making = resource(POLICY, name=name, policy=text)
+    repaired.policies = {name: text if kept == "held" else read_policy("nix-cache", "somebody")}
+    repaired.holders = frozenset({"somebody"} if kept == "held" else ())
+    repaired.run(making)
+    assert name in repaired.policies
+    assert f"where it is nobody's, mc admin policy remove s3 {name}" in capsys.readouterr().out
+    repaired.policies, repaired.holders = {name: text}, frozenset()
+    repaired.run(making, access="private", up=255)
+    assert name in repaired.policies
+    repaired.run(making)
+    assert repaired.policies == {}
+
+
+def test_a_bucket_and_files_that_are_left_are_told(
+    repaired: Repaired, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"type": COMMANDS[1], "urn": FILES, "inputs": {"triggers": ["", "/var/lib/x"]}}
+    repaired.buckets = {"mistyped"}
+    making = (resource(BUCKET, bucket="mistyped"), files)
+    repaired.run(*making)
+    said = capsys.readouterr().out
+    assert "bucket mistyped may be left by an up that was interrupted" in said
+    assert "/var/lib/x on this machine may hold a credential" in said
+    repaired.buckets = set()
+    builder = {"name": "here", "local": True, "credentialsDirectory": "/var/lib/x"}
+    repaired.run(*making, builders=[builder])
+    assert "may" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("backend", ["file://~", "file://{home}", "https://api.example"])

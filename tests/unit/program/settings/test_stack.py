@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
 from components.retention import GRACE_DAYS, RETENTION_DAYS
 from formats.signing import SecretKey
-from program.settings.stack import BUILT_IN_POLICIES, CACHE_NIXOS_ORG, Endpoint, Settings, parse
+from program.settings.stack import (
+    ADOPTED_BUCKET,
+    BUILT_IN_POLICIES,
+    CACHE_NIXOS_ORG,
+    Endpoint,
+    Settings,
+    load,
+    parse,
+)
 from tests.unit.configuration import HOST_KEY, configuration, refusal, stack_file
 from toolbox.certificates import make_authority
 
@@ -31,6 +41,19 @@ def generated_key(directory: Path, passphrase: str = "") -> Path:
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(file)], check=True
     )
     return file
+
+
+@pytest.mark.parametrize(
+    ("named", "adopted"), [("nix-cache", True), ("mistyped", False), (None, False)]
+)
+def test_a_repair_has_the_bucket_that_it_names_adopted_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, adopted: bool
+) -> None:
+    if named is not None:
+        monkeypatch.setenv(ADOPTED_BUCKET, named)
+    values = {f"{pulumi.get_project()}:{k}": v for k, v in configuration().items()}
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps(values))
+    assert load().adopt_bucket is adopted
 
 
 def test_two_upstream_keys_of_one_name_are_refused() -> None:
