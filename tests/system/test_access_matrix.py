@@ -255,13 +255,16 @@ def test_a_builder_writes_what_the_deployment_keeps_by_no_other_name(
 
 def test_a_secret_that_leaked_is_replaced(stack: Stack, minio: MinioServer) -> None:
     """As docs/security.md says: another user for a builder, and another secret for the reader."""
+    stack.set(protect=True)
+    stack.up().succeeded()
     leaked = requesters(stack, minio)
     urn = next(
         resource["urn"]
         for resource in stack.resources()
         if resource["type"].endswith(":IamUser") and resource["urn"].endswith("-reader")
     )
-    stack.run("state", "delete", "--target-dependents", "--yes", urn, "-s", stack.name).succeeded()
+    forget = ("state", "delete", urn, "--target-dependents", "--force")
+    stack.run(*forget, "--yes", "-s", stack.name).succeeded()
     stack.set(builders=[{"name": "x", "local": True, "s3User": "another"}])
     stack.up().succeeded()
     now = requesters(stack, minio)

@@ -587,7 +587,8 @@ def test_a_builder_that_does_not_answer_is_revoked(
     tmp_path: Path,
     others: list[dict[str, object]],
 ) -> None:
-    stack = new_stack(f"silent-{len(others)}", **server_settings(minio))
+    # As by default: what is forgotten must not be what the protected safeguard depends on.
+    stack = new_stack(f"silent-{len(others)}", **{**server_settings(minio), "protect": True})
     directory = tmp_path / "credentials" / "mine"
     with SshServer() as ssh:
         gone = {"name": "gone", "host": "127.0.0.1", "port": ssh.port, "hostKey": ssh.host_key}
