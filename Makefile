@@ -46,7 +46,7 @@ pulumi: .venv/ready ## run pulumi on a stack: make pulumi ARGS="config set reten
 	$(run)
 
 .PHONY: push
-push: .venv/ready ## let a stack's builders push again now; BUILDER=NAME lets one
+push: .venv/ready ## let a stack's builders push again now; BUILDER=NAME lets one, and places its credential files anew
 	$(run)
 
 .PHONY: pull

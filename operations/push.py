@@ -1,8 +1,9 @@
 """Lets a stack's builders push again now, although nothing about their pushes has changed.
 
-All that push by a deployment, or the one of that name. Links are followed anew; everything else of
-the stack stays as the last deployment left it. Prints each builder's summary. Exit code 0: pushed;
-2: it could not be done.
+All that push by a deployment, or the one of that name. On that one the files of its
+`credentialsDirectory` are placed anew, too, as where it was installed anew; nothing else looks at
+them. Links are followed anew; everything else of the stack stays as the last deployment left it.
+Prints each builder's summary. Exit code 0: pushed; 2: it could not be done.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from formats.printable import printable
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.pulumi_cli import OperationError, on_terminal, read_output
 from operations.state import read_state
+from program.checks.recorded import COMMANDS, Recorded
 
-_PUSHES = tuple(
-    f"nixcache:index:ClosurePush${command}"
-    for command in ("command:remote:Command", "command:local:Command")
+_PUSHES, _PLACINGS = (
+    tuple(f"nixcache:index:{component}${command}" for command in COMMANDS)
+    for component in ("ClosurePush", "BuilderCredentials")
 )
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
 
@@ -37,24 +39,54 @@ def _push(stack: str, builder: str | None) -> int:
         for name, access in state.stack_output("builders", {}).items()
         if "lastPush" in access
     }
-    if builder is not None and builder not in users:
-        known = f"; there are {', '.join(sorted(users))}" if users else ""
-        raise OperationError(f"no builder {builder} of stack {stack} pushes by a deployment{known}")
-    if not users:
+    files = credential_files(state)
+    if builder is not None and builder not in {*users, *files}:
+        known = sorted({*users, *files})
+        there_are = f"; there are {', '.join(known)}" if known else ""
+        raise OperationError(
+            f"no builder {builder} of stack {stack} pushes by a deployment or has a "
+            f"credentialsDirectory{there_are}"
+        )
+    if builder is None and not users:
         raise OperationError(
             f"no builder of stack {stack} pushes by a deployment; give one closures, or let it "
             "push by itself"
         )
     chosen = sorted(users) if builder is None else [builder]
-    targets = list(options(state.resources, [users[name] for name in chosen]))
+    targets = list(options(state.resources, [users[name] for name in chosen if name in users]))
+    if builder in files:
+        targets.append(f"--target-replace={files[builder]}")
     if on_terminal("up", "--yes", "--skip-preview", "--stack", stack, *targets) != 0:
         return CANNOT_RUN
+    if builder in files:
+        print(f"{builder}: its credential files are placed anew")
     outputs = read_output("stack", "output", "builders", "--stack", stack)
-    for name in chosen:
+    for name in filter(users.__contains__, chosen):
         # What a builder printed.
         said = str(outputs[name]["lastPush"]).strip()
         print(f"{name}: " + "\n".join(printable(line) for line in said.splitlines()))
     return DONE
+
+
+def credential_files(state: Recorded) -> dict[str, str]:
+    """Return the URN of what places files on a builder, by the builder's name.
+
+    They are named after where they lie; whose they are, the secret in them says.
+    """
+    by_secret = {
+        str(access["secretAccessKey"]): name
+        for name, access in state.stack_output("builders", {}).items()
+    }
+    placed = (
+        (by_secret.get(str(state.resources[urn]["outputs"].get("stdin")).partition("\n")[0]), urn)
+        for urn in placings(state.resources)
+    )
+    return {name: urn for name, urn in placed if name is not None}
+
+
+def placings(urns: Iterable[str]) -> Iterator[str]:
+    """Yield those of the URNs that are of what places credential files on a builder."""
+    return (urn for urn in urns if urn.split("::")[2] in _PLACINGS)
 
 
 def options(urns: Iterable[str], users: Collection[str]) -> Iterator[str]:

@@ -4,8 +4,9 @@ What a refresh stumbles over or cannot see is put back as the state has it: a bu
 policies that are gone, users that are gone or disabled or have another secret. What an interrupted
 `up` has made and the settings do not name is removed or told. Each is one line. Then `pulumi up
 --refresh --run-program` previews the rest, asks, and does it; ARGS go to that command. It takes
-over the bucket that the interrupted `up` was about to make, if it is there. What was pushed to a
-bucket that is gone has to be pushed again. Exit code 0: all is as declared; 2: it is not.
+over the bucket that the interrupted `up` was about to make, if it is there. Last, the credential
+files on builders are placed anew. What was pushed to a bucket that is gone has to be pushed again.
+Exit code 0: all is as declared; 2: it is not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import read_settings
 from operations.left_over import all_made, clear_away
 from operations.pulumi_cli import OperationError, on_terminal, read_text
+from operations.push import placings
 from operations.state import Interrupted, read_interrupted_state, remove_empty_attributes
 from program.checks import same_server
 from program.checks.deployment import server_of
@@ -64,13 +66,34 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
         up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
     if up != 0:
         return CANNOT_RUN
+    now, _ = read_interrupted_state(stack)
     # Not before: until all is made, only this in the state says that it is the stack's.
-    if making and all_made(wanted, read_interrupted_state(stack)[0], making):
-        root = next(urn for urn, one in state.resources.items() if one["type"] == STACK)
+    if making and all_made(wanted, now, making):
+        root = next(urn for urn, one in now.resources.items() if one["type"] == STACK)
         clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
         # The deployment has just refreshed all else.
         read_text("refresh", "--yes", f"--target={root}", *clear)
-    return DONE
+    return DONE if "--preview-only" in arguments else _place_anew(stack, now)
+
+
+def _place_anew(stack: str, state: Recorded) -> int:
+    """Place the credential files on builders anew, as nothing has looked at them.
+
+    After all else: a builder that does not answer keeps nothing else from being put right.
+    """
+    targets = [f"--target-replace={urn}" for urn in placings(state.resources)]
+    if not targets:
+        return DONE
+    print("the credential files on builders are placed anew", flush=True)
+    # Without --continue-on-error: with it the engine (3.274) waits without end for a replacement
+    # whose first step, the removal, has failed.
+    if on_terminal("up", "--yes", "--skip-preview", "--stack", stack, *targets) == 0:
+        return DONE
+    print(
+        "all else is put right; once a builder whose files could not be placed answers, "
+        f"make push STACK={stack} BUILDER=NAME places them"
+    )
+    return CANNOT_RUN
 
 
 def bucket_to_adopt(

@@ -208,7 +208,8 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     unknown = stack.operate("push", "--stack", stack.name, "nobody")
     assert (unknown.code, unknown.output) == (
         2,
-        "error: no builder nobody of stack test pushes by a deployment; there are nixbuilder\n",
+        "error: no builder nobody of stack test pushes by a deployment or has a "
+        "credentialsDirectory; there are nixbuilder\n",
     )
 
 

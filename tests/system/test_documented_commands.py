@@ -81,6 +81,10 @@ EXECUTED = {
         "make audit STACK=… says what clients do not get",
         "make check-server STACK=… asks it about all there is",
     ),
+    "test_files_on_a_builder_that_was_installed_anew_are_placed_anew": (
+        "make push STACK=homelab BUILDER=nixbuilder",
+        "make push STACK=… BUILDER=… places them",
+    ),
     "test_a_key_is_rotated_and_retired": (
         "pulumi config set --path 'signingKeys[0]' s3.homelab.local-1",
         "pulumi config set --path 'signingKeys[1]' s3.homelab.local-2",
@@ -348,6 +352,24 @@ def test_a_bucket_that_is_gone_is_made_again_and_filled_again(person: Person) ->
     pushed = person.follow("make push STACK=homelab pushes again what its builders have", lost)
     assert f"nixbuilder: pushed {PATHS} paths" in pushed
     person.done("make check-server STACK=homelab")
+
+
+def test_files_on_a_builder_that_was_installed_anew_are_placed_anew(person: Person) -> None:
+    file = person.directory / "Pulumi.homelab.yaml"
+    before = file.read_text()
+    (pushing,) = yaml.safe_load(before)["config"]["nixcache:builders"]
+    directory = "/var/lib/nix-binary-cache"
+    person.settings("homelab", builders=[{**pushing, "credentialsDirectory": directory}])
+    person.done("make up STACK=homelab", YES)
+    person.builder.run(f"rm -r {directory}")
+    pushed = person.done("make push STACK=homelab BUILDER=nixbuilder")
+    assert "nixbuilder: its credential files are placed anew" in pushed
+    assert person.builder.run(f"ls {directory}").stdout.split() == [
+        "secret-access-key",
+        "signing-key",
+    ]
+    file.write_text(before)
+    person.done("make up STACK=homelab", YES)
 
 
 def test_a_key_is_rotated_and_retired(person: Person) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from threading import Event
 
 import pytest
 
+from tests.plugins.ssh_server import SshServer
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.fault_proxy import Request, fault_proxy
 from tests.system.minio_client import MinioClient
@@ -362,6 +364,56 @@ def test_an_old_state_from_before_the_bucket_had_another_name_takes_over_the_one
     stack.set(bucket="later")
     stack.up().succeeded()
     assert not server.bucket_exists("since")
+
+
+def test_files_of_a_builder_are_placed_anew_where_they_are_gone_or_of_another_state(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    directory = tmp_path / "credential"
+    here = {"name": "here", "local": True, "credentialsDirectory": str(directory)}
+    stack = new_stack(**server_settings(minio), bucket="files", builders=[here])
+    stack.up().succeeded()
+    backup = stack.export()
+    placed = {file.name: file.read_text() for file in directory.iterdir()}
+    # The builder is installed anew.
+    shutil.rmtree(directory)
+    recover(stack)
+    assert {file.name: file.read_text() for file in directory.iterdir()} == placed
+    shutil.rmtree(directory)
+    told = stack.operate("push", "--stack", stack.name, "here").succeeded().output
+    assert "here: its credential files are placed anew" in told
+    assert {file.name: file.read_text() for file in directory.iterdir()} == placed
+
+    # Its user is made anew, and then an old state has the secret of before.
+    stack.set(builders=[])
+    stack.up().succeeded()
+    stack.set(builders=[here])
+    stack.up().succeeded()
+    assert (directory / "secret-access-key").read_text() != placed["secret-access-key"]
+    stack.run("stack", "import", "-s", stack.name, text=backup).succeeded()
+    recover(stack)
+    assert {file.name: file.read_text() for file in directory.iterdir()} == placed
+    assert_whole(stack)
+
+
+def test_a_builder_that_sleeps_keeps_nothing_else_from_being_put_right(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    client = MinioClient(minio, tmp_path)
+    directory = tmp_path / "credentials" / "asleep"
+    stack = new_stack(**server_settings(minio), bucket="asleep")
+    with SshServer() as ssh:
+        asleep = {"name": "asleep", "host": "127.0.0.1", "port": ssh.port, "hostKey": ssh.host_key}
+        stack.set(sshPrivateKey=ssh.private_key)
+        stack.set(builders=[{**asleep, "credentialsDirectory": str(directory)}])
+        stack.up().succeeded()
+    client.run("admin user remove s3 asleep-asleep")
+    client.run("anonymous set none s3/asleep")
+    repaired = repair(stack, "--yes", "--skip-preview")
+    assert repaired.code == 2
+    assert "make push STACK=test BUILDER=NAME places them" in repaired.output
+    assert "asleep-asleep" in client.run("admin user list s3")
+    assert_whole(stack)
 
 
 def test_a_lost_state_is_made_again_from_the_settings_and_the_secrets_kept(

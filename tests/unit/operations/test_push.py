@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from operations import push
@@ -31,11 +33,56 @@ def test_a_builders_push_is_made_again_and_its_links_are_followed_anew() -> None
     assert len(list(options(urns, ["nix-cache-a", "nix-cache-b"]))) == 4
 
 
+def test_the_files_of_a_builder_that_is_named_are_placed_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"{FILES}{name}/var/lib/x-files": name for name in ("own", "both", "former")}
+    secrets = {"own": "secret of own", "both": "secret of both", "pushes": "secret of pushes"}
+    builders = {name: {"accessKeyId": name, "secretAccessKey": s} for name, s in secrets.items()}
+    for name in ("both", "pushes"):
+        builders[name]["lastPush"] = "pushed 1"
+    resources: dict[str, dict[str, Any]] = {
+        f"{PREFIX}{STACK}::s": {"type": STACK, "outputs": {"builders": builders}},
+        f"{PUSH}both-push": {"type": "push"},
+        f"{PUSH}pushes-push": {"type": "push"},
+        **{
+            urn: {"type": "files", "outputs": {"stdin": f"{secrets.get(name)}\nkey\n"}}
+            for urn, name in files.items()
+        },
+    }
+    told: list[set[str]] = []
+
+    def deploy(*arguments: str) -> int:
+        told.append(set(arguments[5:]))
+        return 0
+
+    monkeypatch.setattr(push, "read_state", lambda _: Recorded(resources))
+    monkeypatch.setattr(push, "read_output", lambda *_: builders)
+    monkeypatch.setattr(push, "on_terminal", deploy)
+    placed = {name: f"--target-replace={urn}" for urn, name in files.items()}
+    pushed = {name: f"--target-replace={PUSH}{name}-push" for name in ("both", "pushes")}
+    for named, targets in (
+        (["own"], {placed["own"]}),
+        (["both"], {placed["both"], pushed["both"]}),
+        (["pushes"], {pushed["pushes"]}),
+        ([], set(pushed.values())),
+    ):
+        assert push.main(["--stack", "test", *named]) == 0
+        assert told.pop() == targets
+    out, _ = capsys.readouterr()
+    assert out.count("own: its credential files are placed anew\n") == 1
+    assert out.count("both: pushed 1\n") == 2
+    assert push.main(["--stack", "test", "nobody"]) == 2
+    assert "there are both, own, pushes" in capsys.readouterr().err
+    assert "secret of" not in out
+
+
 def test_what_a_builder_printed_does_not_steer_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     urn, root = f"{PUSH}nix-cache-a-push", f"{PREFIX}{STACK}::nixcache-homelab"
-    builders = {"a": {"accessKeyId": "nix-cache-a", "lastPush": "pushed\x1b[2J 1\nand 2\n"}}
+    access = {"accessKeyId": "nix-cache-a", "secretAccessKey": "a secret"}
+    builders = {"a": {**access, "lastPush": "pushed\x1b[2J 1\nand 2\n"}}
     state = Recorded({urn: {"type": urn}, root: {"type": STACK, "outputs": {"builders": builders}}})
     monkeypatch.setattr(push, "read_state", lambda _: state)
     monkeypatch.setattr(push, "read_output", lambda *_: builders)

@@ -40,6 +40,8 @@ class Repaired:
         """The bucket that the deployment might adopt."""
         self.cleared = False
         """Whether what was interrupted is forgotten."""
+        self.placed: list[str] = []
+        """What has the deployment of credential files place them."""
         self.written = False
         """Whether the stack's settings were."""
         self.users: dict[str, dict[str, object]] = {}
@@ -54,9 +56,14 @@ class Repaired:
         up: int = 0,
         made: tuple[dict[str, Any], ...] = (),
         server: str = HERE,
+        options: tuple[str, ...] = (),
+        placing: int = 0,
         **settings: object,
     ) -> None:
-        """Repair; `made` is what the deployment makes, and it exits with `up`."""
+        """Repair; `made` is what the deployment makes, and it exits with `up`.
+
+        That which places files exits with `placing`.
+        """
         there = [resource(STACK), provider(server)]
 
         def read_text(*arguments: str) -> str:
@@ -68,7 +75,11 @@ class Repaired:
             self.cleared |= "--clear-pending-creates" in arguments
             return ""
 
-        def deploy(*_: str) -> int:
+        def deploy(*arguments: str) -> int:
+            placed = [one for one in arguments if one.startswith("--target-replace=")]
+            if placed:
+                self.placed = placed
+                return placing
             self.adopted = os.environ.get(ADOPTED_BUCKET)
             there.extend(made)
             if up < 0:
@@ -92,8 +103,8 @@ class Repaired:
         patch(Administration, "remove_user", lambda _, name: self.users.pop(name))
         patch(Administration, "remove_policy", lambda _, name: self.policies.pop(name))
         patch(Administration, "client", Client(self.users))
-        code = repair.main(["--stack", "test"])
-        assert code == {0: 0, -1: 130}.get(up, 2)
+        code = repair.main(["--stack", "test", *options])
+        assert code == {0: 0, -1: 130}.get(up or placing, 2)
         assert ADOPTED_BUCKET not in os.environ
         assert not self.written
 
@@ -164,6 +175,21 @@ def test_what_was_being_changed_or_deleted_is_nothing_that_was_being_made(
     monkeypatch.setattr(state, "read_text", lambda *_: exported)
     _, making = state.read_interrupted_state("test")
     assert making == (Interrupted(MAKING["urn"], BUCKET, {"bucket": "nix-cache"}),)
+
+
+def test_files_on_builders_are_placed_anew_after_all_else(
+    repaired: Repaired, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"type": COMMANDS[1], "urn": FILES, "outputs": {}}
+    repaired.run(MAKING, made=(MAKING, files), options=("--preview-only",))
+    repaired.run(made=(files,), up=255)
+    assert repaired.placed == []
+    repaired.run(MAKING, made=(MAKING, files), placing=255)
+    assert repaired.placed == [f"--target-replace={FILES}"]
+    assert repaired.cleared
+    assert "make push STACK=test BUILDER=NAME places them" in capsys.readouterr().out
+    repaired.run(made=(files,))
+    assert "BUILDER=NAME" not in capsys.readouterr().out
 
 
 LATE = "nix-cache-late"
