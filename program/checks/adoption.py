@@ -19,6 +19,7 @@ from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from program.checks import sampled
 from program.checks.key_rotation import next_name
+from program.checks.recorded import Recorded
 from program.checks.s3_client import Server
 from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
 from program.settings.reader import SettingError
@@ -31,13 +32,15 @@ _NAMED = 5
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
 
 
-def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
+def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded) -> None:
     """Refuse to adopt a bucket where the deployment would not fit what is in it.
 
     Args:
         settings: the stack's settings.
-        keys: its signing keys; none of them is in the state.
+        keys: its signing keys.
         server: has the bucket.
+        recorded: the state. It may have keys where it has no bucket: one that a refresh did not
+            find, say.
 
     Raises:
         SettingError: clients would refuse what is there, because it was signed by another key of
@@ -46,7 +49,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server) -> None:
         ServerError: no answer, or the server refuses the user.
     """
     _check_store(settings, server)
-    _check_signatures(settings, keys, server)
+    _check_signatures(settings, keys, server, recorded)
     policy = server.access(settings.bucket) if settings.bucket_policy else None
     more = _rights_beyond_reading(policy)
     if more and not settings.confirm_shared_bucket:
@@ -105,7 +108,9 @@ def _rights_beyond_reading(policy: str | None) -> list[str]:
     return sorted(str(action) for action in granted - _READING)
 
 
-def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> None:
+def _check_signatures(
+    settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded
+) -> None:
     """Compare signatures of a sample of narinfos with the keys that would have their names."""
     sample = sampled.narinfos(server, settings.bucket)
     signers = {signature.partition(":")[0] for one in sample for signature in one.signatures}
@@ -117,9 +122,9 @@ def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> 
             f"{listed(others, _NAMED)}, which this stack does not have; its clients "
             "refuse what no key of theirs has signed, unless adoptedSigningKeys has it"
         )
+    own = _public_keys(keys, recorded)
     for name in keys.names:
-        adopted = keys.adopted.get(name)
-        public = None if adopted is None else SecretKey.parse(adopted).public_key
+        public = own.get(name)
         signatures = [
             (narinfo.fingerprint, signature)
             for narinfo in sample
@@ -127,11 +132,24 @@ def _check_signatures(settings: Settings, keys: SigningKeys, server: Server) -> 
             if signature.startswith(f"{name}:")
         ]
         if signatures and not any(public and verifies(public, *found) for found in signatures):
+            given = name in keys.adopted
+            # In the place of one that the state has, no other is adopted.
+            remedy = (
+                "take another bucket, or write"
+                if name in recorded.signing_keys
+                else "give that key in adoptedSigningKeys, or write"
+            )
             raise SettingError(
-                "signingKeys" if public is None else "adoptedSigningKeys",
-                name if public is None else None,
+                "adoptedSigningKeys" if given else "signingKeys",
+                None if given else name,
                 f"what is in the bucket {settings.bucket} is signed by another key of the name "
                 f"{name}, and clients that trust that one would refuse what this stack signs; "
-                "give that key in adoptedSigningKeys, or write "
-                f"{next_name(KeyName.parse(name))} in its place",
+                f"{remedy} {next_name(KeyName.parse(name))} in its place",
             )
+
+
+def _public_keys(keys: SigningKeys, recorded: Recorded) -> dict[str, PublicKey]:
+    """Return those of a stack's keys that there are already, by name; others are yet to be made."""
+    kept = {name: PublicKey.parse(key) for name, key in recorded.signing_keys.items()}
+    adopted = {name: SecretKey.parse(key).public_key for name, key in keys.adopted.items()}
+    return kept | adopted

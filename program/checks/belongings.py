@@ -53,7 +53,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     if lifecycle is None:
         return Found()
     if not mine:
-        adoption.check(settings, keys, server)
+        adoption.check(settings, keys, server, recorded)
     own = recorded.objects(settings.bucket)
     if PAGE_KEY not in own:
         adoption.check_page(settings, server)

@@ -644,6 +644,24 @@ def test_another_key_does_not_take_the_name_of_the_one_that_signed_what_is_there
     stack.up().succeeded()
 
 
+def test_the_key_that_a_state_has_kept_is_known_where_it_has_lost_the_bucket(
+    new_stack: StackFactory, minio: MinioServer, inventory: Inventory
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="found-again")
+    stack.up().succeeded()
+    kept = stack.outputs()["signingKeyBackup"]
+    signed = narinfo(SecretKey.parse(kept))
+    put(inventory, "found-again", f"{'7' * 32}.narinfo", text=signed)
+    # As a refresh does that meets a server without its data disk.
+    (bucket,) = [one["urn"] for one in stack.resources() if one["type"].endswith(":S3Bucket")]
+    stack.run("state", "delete", bucket, "--target-dependents", "--force", "--yes").succeeded()
+    assert "set adoptBucket to true" in stack.up().refused()
+    stack.set(adoptBucket=True)
+    stack.preview().succeeded()
+    stack.up().succeeded()
+    assert stack.outputs()["signingKeyBackup"] == kept
+
+
 # 9: directories of others.
 
 

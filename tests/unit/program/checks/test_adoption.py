@@ -14,6 +14,7 @@ from components.binary_cache import anonymous_policy
 from formats.narinfo import NarInfo
 from formats.signing import SecretKey
 from program.checks import adoption
+from program.checks.recorded import SIGNING_KEY, Recorded
 from program.checks.s3_client import Server
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
@@ -45,9 +46,13 @@ def check(
     objects: dict[str, bytes],
     adopted: SecretKey | None = None,
     policy: str | None = None,
+    kept: SecretKey | None = None,
     **changes: object,
 ) -> list[str]:
-    """Adopt a bucket with these objects, and put a page there; return what was read of them."""
+    """Adopt a bucket with these objects, and put a page there; return what was read of them.
+
+    The stack has adopted a key, or its state has kept one, or it will make one.
+    """
     read: list[str] = []
 
     def listed(_server: Server, _bucket: str) -> Iterator[tuple[str, datetime]]:
@@ -63,9 +68,22 @@ def check(
     keys = SigningKeys((NAME,), {NAME: adopted.to_nix()} if adopted else {})
     server = Server("s3", True, "us-east-1", "pulumi", "password", None)
     settings = parse(configuration(**changes))
-    adoption.check(settings, keys, server)
+    adoption.check(settings, keys, server, state(*[kept] if kept else []))
     adoption.check_page(settings, server)
     return read
+
+
+def state(*keys: SecretKey) -> Recorded:
+    """Return a state that has these keys, and no bucket."""
+    return Recorded(
+        {
+            f"urn:{key.name}": {
+                "type": SIGNING_KEY,
+                "outputs": {"key_name": key.name, "public_key": str(key.public_key)},
+            }
+            for key in keys
+        }
+    )
 
 
 def bucket(*narinfos: bytes) -> dict[str, bytes]:
@@ -100,6 +118,15 @@ def test_another_key_of_the_name_that_signed_what_is_there_is_refused(
     assert message.startswith(setting)
     assert "signed by another key of the name" in message
     assert "give that key in adoptedSigningKeys, or write s3.homelab.local-2 in its" in message
+
+
+def test_a_key_that_the_state_has_kept_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, bucket(narinfo(OLD), narinfo(ELSEWHERE)), kept=OLD)
+    check(monkeypatch, bucket(narinfo(OLD)), adopted=OLD, kept=OLD)
+    # No other can be adopted in its place, so no remedy says so.
+    other = r'signingKeys is "{0}".* by another key of the name {0}.*; take another bucket, or wr'
+    with pytest.raises(SettingError, match=other.format(NAME)):
+        check(monkeypatch, bucket(narinfo(OTHER)), kept=OLD)
 
 
 def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(
