@@ -11,6 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_minio as minio
 
+from components.access import same_policy
 from components.retention import (
     GRACE_DAYS,
     OWN_FOLDER,
@@ -110,6 +111,8 @@ class BinaryCache(pulumi.ComponentResource):
     """Whether the server has been told the lifecycle that is declared, in this deployment or before
     it; known once it has been. A destroy or a refresh runs the program too, and tells it nothing.
     """
+    access_applied: pulumi.Output[bool]
+    """The same of the bucket's policy, which says who may read; never where none is declared."""
     first_object: pulumi.Output[str]
     """There once `nix-cache-info` is."""
     comparable_etags: pulumi.Output[bool]
@@ -137,17 +140,20 @@ class BinaryCache(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         # By way of the policy: what is pushed comes after the bucket is open or closed as set.
         self.bucket = bucket.bucket
+        self.access_applied = bucket.id.apply(lambda _: False)
         download = None
         if args.bucket_policy:
+            policy = pulumi.Output.all(
+                args.bucket, args.anonymous_download, args.anonymous_listing
+            ).apply(lambda values: anonymous_policy(*values))
+            written, opts_of_access = _noting_writes(f"policy of {args.bucket}", child)
             download = minio.S3BucketPolicy(
-                args.bucket,
-                bucket=bucket.bucket,
-                policy=pulumi.Output.all(
-                    args.bucket, args.anonymous_download, args.anonymous_listing
-                ).apply(lambda values: anonymous_policy(*values)),
-                opts=child,
+                args.bucket, bucket=bucket.bucket, policy=policy, opts=opts_of_access
             )
             self.bucket = download.bucket
+            self.access_applied = pulumi.Output.all(download.policy, policy).apply(
+                lambda policies: written.is_set() or same_policy(*policies)
+            )
         content = pulumi.Output.all(args.want_mass_query, args.priority).apply(
             lambda values: nix_cache_info(bool(values[0]), int(values[1]))
         )
@@ -197,15 +203,7 @@ def _declare_lifecycle(
     opts: pulumi.ResourceOptions,
 ) -> pulumi.Output[bool]:
     """Declare a bucket's lifecycle, and return whether the server has been told it."""
-    # Its outputs alone do not tell: the official provider takes a refused update for done.
-    written = threading.Event()
-    hook = pulumi.ResourceHook(f"lifecycle of {name} is written", lambda _: written.set())
-    opts = pulumi.ResourceOptions.merge(
-        opts,
-        pulumi.ResourceOptions(
-            hooks=pulumi.ResourceHookBinding(after_create=[hook], after_update=[hook])
-        ),
-    )
+    written, opts = _noting_writes(f"lifecycle of {name}", opts)
     lifecycle = minio.IlmPolicy(
         name,
         bucket=bucket,
@@ -240,6 +238,19 @@ def _declare_lifecycle(
             lambda wanted: lifecycle.rules.apply(lambda recorded: told(recorded, wanted))
         )
     )
+
+
+def _noting_writes(
+    name: str, opts: pulumi.ResourceOptions
+) -> tuple[threading.Event, pulumi.ResourceOptions]:
+    """Return what is set once a deployment has written a resource, and the options for that.
+
+    Its outputs alone do not tell: the official provider takes a refused update for done.
+    """
+    written = threading.Event()
+    hook = pulumi.ResourceHook(f"{name} is written", lambda _: written.set())
+    hooks = pulumi.ResourceHookBinding(after_create=[hook], after_update=[hook])
+    return written, pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=hooks))
 
 
 def _before_create(args: BinaryCacheArgs) -> pulumi.ResourceHookBinding | None:

@@ -127,24 +127,30 @@ def refusal_of_a_destroy(settings: Settings) -> str | None:
 
 
 def conclude(
-    settings: Settings, settled: Settled, applied: pulumi.Output[bool]
+    settings: Settings,
+    settled: Settled,
+    applied: pulumi.Output[bool],
+    access_applied: pulumi.Output[bool],
 ) -> pulumi.Output[str]:
-    """Read the lifecycle back once it is applied, and say in words what is in force.
+    """Read lifecycle and bucket policy back once they are applied; say the retention in words.
 
     The MinIO provider reports a lifecycle as updated even where the server refused it, and a
-    retention that is not in force loses data or keeps it for ever. A preview says what will be in
+    retention that is not in force loses data or keeps it for ever. A policy that a killed
+    deployment has written is not in the state, and would stay. A preview says what will be in
     force, and is refused where an update would be. Where the server cannot be reached it only
-    warns: a pull request's preview may run where the server cannot be seen.
+    warns: a pull request's preview may run where the server cannot be seen. It only warns of
+    another policy, too: `make repair`, which ends that, begins with one.
 
     Args:
         settings: the stack's settings.
         settled: what `begin` has settled.
         applied: whether the server has been told the lifecycle of these settings, once it has. A
             destroy or a refresh tells it nothing, so after an edit its rules are rightly others.
+        access_applied: the same of the bucket's policy.
 
     Returns:
-        One sentence. It fails with a `pulumi.RunError` where the server's rules are others, and in
-        a preview as `begin` does in an update.
+        One sentence. It fails with a `pulumi.RunError` where the server's rules are others, or who
+        may read, and in a preview as `begin` does in an update.
     """
 
     async def ask(_: str) -> str:
@@ -161,9 +167,14 @@ def conclude(
                 pulumi.log.info(
                     f"pin {name} has kept more than the state knows, and still may: {more}"
                 )
+        wrong = await asyncio.to_thread(_access_left, settings) if found.asked else None
+        if wrong is not None:
+            pulumi.log.warn(wrong)
         return retention_in_words(settings)
 
-    def read_back(told: bool) -> str:
+    def read_back(told: bool, told_access: bool) -> str:
+        if told_access:
+            _check_access(settings)
         if not told:
             # A destroy, a refresh, or a deployment of something else alone.
             before = recorded.read().stack_output(recorded.RETENTION_OUTPUT)
@@ -172,7 +183,8 @@ def conclude(
         return retention_in_words(settings)
 
     if not pulumi.runtime.is_dry_run():
-        return applied.apply(read_back)
+        both = pulumi.Output.all(applied, access_applied)
+        return both.apply(lambda told: read_back(*told))
     if settled.asked:
         return pulumi.Output.from_input(retention_in_words(settings))
     # At once: by now the engine starts the providers, and the program has nothing else to do.
@@ -204,6 +216,31 @@ def _ask_server(settings: Settings, settled: Settled) -> Settled:
     return replace(
         settled, adopt=found.adopt, versioned=found.versioned, pins=found.pins, asked=True
     )
+
+
+def _access_left(settings: Settings) -> str | None:
+    """Return what is wrong with who may read, of what a deployment would leave as it is."""
+    # Imported here, as the S3 client: a preview need not wait for it.
+    from program.checks import bucket_access  # noqa: PLC0415
+
+    if not bucket_access.stays(settings, recorded.read()):
+        return None
+    try:
+        return bucket_access.finding(settings, server_of(settings).access(settings.bucket))
+    except ServerError as error:
+        return str(as_setting_error(settings, error))
+
+
+def _check_access(settings: Settings) -> None:
+    # Imported here, as the S3 client: a preview need not wait for it.
+    from program.checks import bucket_access  # noqa: PLC0415
+
+    try:
+        wrong = bucket_access.finding(settings, server_of(settings).access(settings.bucket))
+    except ServerError as error:
+        raise as_setting_error(settings, error) from None
+    if wrong is not None:
+        raise pulumi.RunError(wrong)
 
 
 def _check_in_force(settings: Settings, settled: Settled) -> None:

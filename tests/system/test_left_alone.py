@@ -575,6 +575,26 @@ def test_a_failing_push_leaves_nobody_in_who_should_be_out(
     stack.up().succeeded()
 
 
+@pytest.mark.parametrize("expire", [True, False])
+def test_a_private_cache_that_is_open_fails_the_deployment_that_says_it_is_not(
+    new_stack: StackFactory, minio: MinioServer, inventory: Inventory, tmp_path: Path, expire: bool
+) -> None:
+    stack = new_stack(f"closed-{expire}".lower(), **server_settings(minio), expire=expire)
+    stack.set(bucket=stack.name, access="private")
+    stack.up().succeeded()
+    # As an up leaves it that went public, was killed as it wrote the policy, and was given up.
+    MinioClient(minio, tmp_path).run(f"anonymous set download s3/{stack.name}")
+    assert inventory.anonymous(stack.name, "nix-cache-info") == 200
+    said = f"bucket {stack.name}: access is private, and its policy lets anybody use s3:GetB"
+    assert said in stack.preview().succeeded().output
+    refused = stack.up().refused()
+    assert said in refused
+    assert f"make repair STACK={stack.name} puts it right" in refused
+    stack.operate("repair", "--stack", stack.name, "--yes").succeeded()
+    assert inventory.anonymous(stack.name, "nix-cache-info") == 403
+    stack.up("--expect-no-changes").succeeded()
+
+
 def put_as(client: Any, bucket: str, key: str) -> None:
     client.put_object(bucket, key, io.BytesIO(b"x"), 1)
 

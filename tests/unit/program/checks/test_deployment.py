@@ -17,6 +17,7 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import program.checks.s3_client
 import program.server
+from components.binary_cache import anonymous_policy
 from components.retention import ExpirationRule, expiration_rules
 from program.checks import deployment, key_rotation, ownership, recorded
 from program.checks.bucket_settings import Lifecycle
@@ -41,6 +42,8 @@ class FakeServer(Server):
 
     rules: tuple[ExpirationRule, ...] | None
     others: tuple[str, ...]
+    policy: str | None
+    asked_for_policy: int
     names: tuple[str, ...]
     ages_in_days: tuple[int, ...]
     foreign: tuple[str, ...]
@@ -68,8 +71,10 @@ class FakeServer(Server):
     def read(self, _bucket: str, key: str, _most: int) -> bytes | None:
         return self.pages.get(key)
 
-    def access(self, *_: object) -> str | None:
-        return None
+    def access(self, bucket: str) -> str | None:
+        assert bucket == "nix-cache"
+        FakeServer.asked_for_policy += 1
+        return self.policy
 
     def etag(self, _bucket: str, key: str) -> str | None:
         return self.etags.get(key)
@@ -113,6 +118,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeServer]:
     FakeServer.rules, FakeServer.ages_in_days, FakeServer.error = None, (), None
     FakeServer.names, FakeServer.others, FakeServer.foreign = (), (), ()
     FakeServer.etags, FakeServer.pages = {}, {}
+    FakeServer.policy, FakeServer.asked_for_policy = None, 0
     FakeServer.versioned = FakeServer.locked = FakeServer.replicated = False
     monkeypatch.setattr(
         recorded, "read", lambda: state(None if FakeServer.rules is None else "nix-cache")
@@ -136,10 +142,10 @@ def retention(preview: bool = False, **changes: object) -> str:
     said: list[str] = []
 
     def deploy() -> pulumi.Output[None]:
-        applied = pulumi.Output.from_input(True)
+        applied, access = pulumi.Output.from_input(True), pulumi.Output.from_input(False)
         settings = parse(configuration(**changes))
         _, found = deployment.begin(settings, declare_early(settings))
-        return deployment.conclude(settings, found, applied).apply(said.append)
+        return deployment.conclude(settings, found, applied, access).apply(said.append)
 
     settled(deploy)
     return said[0]
@@ -400,6 +406,9 @@ def test_a_rule_that_would_take_all_of_the_cache_may_give_way(server: type[FakeS
     check(retentionDays=7)
 
 
+ELSEWHERE = pulumi.Output.from_input(False)
+"""Who may read is declared elsewhere, or not told."""
+
 FOREIGN = (
     *(f"backups/{day}.tar" for day in range(3)),
     *(f"photos/{number}.jpg" for number in range(12)),
@@ -520,19 +529,106 @@ def test_a_preview_says_that_a_bucket_keeps_versions_now(
     assert "keeps versions: the deployment will also let those expire" in caplog.text
 
 
+PUBLIC = anonymous_policy("nix-cache", True, False)
+CLOSED = anonymous_policy("nix-cache", False, False)
+ANYBODY_WRITES = PUBLIC.replace('"s3:GetObject"', '"s3:GetObject", "s3:PutObject"')
+FOR_ONE = PUBLIC.replace('"*"', '"arn:aws:iam:::user/one"')
+
+
+def told(server: type[FakeServer], told_access: bool = True, **changes: object) -> None:
+    """Let an update that has told the server the lifecycle, or both, read back what it says."""
+    settings = parse(configuration(**changes))
+    server.rules = expiration_rules(settings.rule_days, settings.grace_days)
+    found = Settled(SigningKeys((), {}), versioned=False, comparable_etags=True)
+    applied, access = map(pulumi.Output.from_input, (True, told_access))
+    settled(lambda: deployment.conclude(settings, found, applied, access))
+
+
+@pytest.mark.parametrize(
+    ("access", "policy", "words"),
+    [
+        ("private", PUBLIC, "access is private, and its policy lets anybody use s3:GetObject;"),
+        ("private", ANYBODY_WRITES, "lets anybody use s3:GetObject, s3:PutObject;"),
+        ("private", '{"Statement": [{"NotAction": "s3:*"}]}', "anybody use something unusual;"),
+        ("private", "[]", "lets anybody use something unusual;"),
+        ("public", None, "access is public, and its policy is not the one declared: it lets no"),
+        ("public", ANYBODY_WRITES, "it allows everybody s3:GetObject, s3:PutObject;"),
+        ("public", "no JSON", "it allows everybody something unusual;"),
+    ],
+)
+def test_who_may_read_otherwise_than_declared_fails_the_deployment(
+    server: type[FakeServer], access: str, policy: str | None, words: str
+) -> None:
+    server.policy = policy
+    with pytest.raises(pulumi.RunError) as failed:
+        told(server, access=access)
+    assert words in str(failed.value)
+    assert str(failed.value).endswith("; make repair STACK=test puts it right")
+    # A destroy or a refresh has told the server nothing.
+    told(server, False, access=access)
+
+
+def test_who_may_read_as_declared_is_nobodys_business(server: type[FakeServer]) -> None:
+    # One that names somebody lets in nobody without a credential.
+    for policy in (CLOSED, None, '{"Version": "2012-10-17", "Statement": []}', FOR_ONE):
+        server.policy = policy
+        told(server, access="private")
+    server.policy = PUBLIC.replace('["s3:GetObject"]', '"s3:GetObject"')
+    told(server)
+    server.policy = anonymous_policy("nix-cache", True, True)
+    told(server, anonymousListing=True)
+
+
+def test_a_server_that_does_not_tell_who_may_read_is_told_in_the_settings_words(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise refusal("AccessDenied")
+
+    monkeypatch.setattr(FakeServer, "access", refused)
+    with pytest.raises(SettingError, match=r"minioUser"):
+        told(server)
+
+
+def with_policy(policy: str) -> Recorded:
+    known = {"bucket": "nix-cache", "policy": policy}
+    return Recorded(
+        {
+            **state("nix-cache", "use.html").resources,
+            "urn:policy": {"type": BUCKET_POLICY, "outputs": known},
+        }
+    )
+
+
+def test_a_preview_warns_of_who_may_read_where_the_deployment_would_leave_it(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.rules, server.policy = expiration_rules(7, 1), PUBLIC
+    monkeypatch.setattr(recorded, "read", lambda: with_policy(CLOSED))
+    retention(preview=True, access="private")
+    assert "access is private, and its policy lets anybody use s3:GetObject; make" in caplog.text
+    assert server.asked_for_policy == 1
+    # The deployment will write it.
+    caplog.clear()
+    retention(preview=True)
+    # It is somebody else's to open.
+    retention(preview=True, bucketPolicy=False, publicUrl="https://cache.example.org")
+    assert (caplog.text, server.asked_for_policy) == ("", 1)
+
+
 def test_a_lifecycle_that_is_not_in_force_fails_the_deployment(server: type[FakeServer]) -> None:
     settings = parse(configuration())
     in_force = Settled(SigningKeys((), {}), versioned=False, comparable_etags=True)
 
     def read_back(found: Settled) -> pulumi.Output[str]:
-        return deployment.conclude(settings, found, pulumi.Output.from_input(True))
+        return deployment.conclude(settings, found, pulumi.Output.from_input(True), ELSEWHERE)
 
     server.rules = expiration_rules(30, 1)
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
         settled(lambda: read_back(in_force))
     # A destroy or a refresh finds what was declared before the settings were edited.
     older = pulumi.Output.from_input(False)
-    settled(lambda: deployment.conclude(settings, in_force, older))
+    settled(lambda: deployment.conclude(settings, in_force, older, ELSEWHERE))
     server.rules = expiration_rules(7, 1)
     settled(lambda: read_back(in_force))
     with pytest.raises(pulumi.RunError, match=r"missing .* and .* not declared"):
