@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from operations.left_over import all_made, clear_away
 from operations.pulumi_cli import OperationError, on_terminal, read_text
 from operations.push import placings
 from operations.state import Interrupted, read_interrupted_state, remove_empty_attributes
-from program.checks import same_server
+from program.checks import ownership, same_server
 from program.checks.deployment import server_of
 from program.checks.recorded import BUCKET, POLICY, STACK, USER, Recorded
 from program.checks.server_error import ServerError
@@ -150,14 +150,37 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
         if administration.policy(name) is None:
             administration.put_policy(name, unwrapped(policy["policy"]))
             yield f"policy {name} was gone: made again"
+    own = {str(policy["name"]) for policy in policies}
     for user in users:
         name, secret = str(user["name"]), str(user["secret"])
-        if administration.user_status(name) != "enabled":
-            administration.put_user(name, secret)
+        enabled = administration.user_status(name) == "enabled"
+        if enabled and _accepted(settings, Credential(name, secret)):
+            continue
+        attached = administration.attached(name)
+        if not attached & own:
+            _refuse_anothers(state, name, attached, own)
+        administration.put_user(name, secret)
+        if not enabled:
             yield f"user {name} was gone or disabled: put back with the secret it had"
-        elif not _accepted(settings, Credential(name, secret)):
-            administration.put_user(name, secret)
+        else:
             yield f"user {name} had another secret: put back the one it had"
+
+
+def _refuse_anothers(
+    state: Recorded, user: str, attached: Collection[str], own: Collection[str]
+) -> None:
+    """Refuse to put this stack's secret over a user that has none of its policies, and others.
+
+    It was given up here and made elsewhere, and an older state knows it still.
+
+    Raises:
+        SettingError: it is such a user.
+    """
+    used = ownership.use_of_others(state, user, attached, own)
+    if used is not None:
+        raise SettingError(
+            "builders", None, f"the secret of user {user} would be put back, and {used}"
+        )
 
 
 def _accepted(settings: Settings, credential: Credential) -> bool:

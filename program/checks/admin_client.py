@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from urllib3.exceptions import HTTPError
 
@@ -77,16 +77,17 @@ class Admin:
         Raises:
             ServerError: no answer, or the server refuses the deploying user.
         """
-        try:
-            text = self._get("user-info", ("accessKey", name), "see users", "admin:GetUser")
-            answer = parse_foreign_json(text)
-        except _AbsentError:
-            return None
-        except ValueError:
-            raise _no_admin_api("another answer") from None
-        if not isinstance(answer, dict):
-            raise _no_admin_api("another answer")
-        return str(answer.get("status"))
+        user = self._user(name)
+        return None if user is None else str(user.get("status"))
+
+    def attached(self, name: str) -> frozenset[str]:
+        """Return the names of the policies that a user has itself; none where there is no user.
+
+        Raises:
+            ServerError: no answer, or the server refuses the deploying user.
+        """
+        user = self._user(name) or {}
+        return frozenset(filter(None, str(user.get("policyName") or "").split(",")))
 
     def policy(self, name: str) -> str | None:
         """Return a policy's JSON, or None where there is none of that name.
@@ -153,6 +154,19 @@ class Admin:
             raise unreachable(error) from None
         except ValueError:
             raise _no_admin_api("another answer") from None
+
+    def _user(self, name: str) -> dict[str, Any] | None:
+        """Return what the server tells of a user, or None where there is none."""
+        try:
+            text = self._get("user-info", ("accessKey", name), "see users", "admin:GetUser")
+            answer = parse_foreign_json(text)
+        except _AbsentError:
+            return None
+        except ValueError:
+            raise _no_admin_api("another answer") from None
+        if not isinstance(answer, dict):
+            raise _no_admin_api("another answer")
+        return answer
 
     @cached_property
     def _by_path(self) -> Server:

@@ -44,6 +44,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     if not settings.given_users:
         ownership.check_moved(settings, server, recorded)
     _check_bucket(settings, server, recorded, exists=lifecycle is not None)
+    ownership.check_leaving(settings, server, recorded)
     if settings.given_users:
         given_users.check_recorded(settings, recorded)
     else:

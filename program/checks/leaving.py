@@ -42,13 +42,21 @@ def sentences(
             f"bucket {bucket} is deleted at the end; where anything is pushed to it until then, it "
             "stays, and the next pulumi up says what to do"
         )
+    for urn, host, directory in left(settings, recorded):
+        yield (
+            f"the files in {directory} on {host} are removed at the end; if it never answers "
+            f"again, forget them: pulumi state delete '{urn}' --target-dependents --force"
+        )
+
+
+def left(settings: Settings, recorded: Recorded) -> Iterator[tuple[str, str, str]]:
+    """Yield what a deployment removes of the files on builders: URN, host and directory.
+
+    To forget one wants `--force` where `protect` is on: the safeguard depends on them.
+    """
     wanted = {(builder.host, builder.credentials_directory) for builder in settings.builders}
     for urn, resource in recorded.resources.items():
         if _CREDENTIALS in urn:
             host, directory = resource["outputs"]["triggers"]
             if host and (host, directory) not in wanted:
-                yield (
-                    f"the files in {directory} on {host} are removed at the end; if it never "
-                    f"answers again, forget them: pulumi state delete '{urn}' "
-                    "--target-dependents"
-                )
+                yield urn, str(host), str(directory)

@@ -10,7 +10,7 @@ interrupted before it could note down what it made, and where a state was lost.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ import pulumi
 from components.access import concerns_only, users_of
 from formats.printable import listed
 from program.checks.admin_client import Admin
+from program.checks.leaving import left
 from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
@@ -49,6 +50,86 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
         found = threads.map(lambda user: _check_user(settings, admin, user), users)
         taken = [user for user, exists in zip(users, found, strict=True) if exists]
     _check_taken(settings, admin, taken)
+
+
+def check_leaving(settings: Settings, server: Server, recorded: Recorded) -> None:
+    """Refuse to delete a user that this stack has made or adopted and somebody else has a use for.
+
+    Raises:
+        SettingError: one that would go has a policy that is not this stack's.
+        ServerError: no answer, or the server refuses the deploying user.
+    """
+    leaving = recorded.users if settings.given_users else recorded.users - settings.users
+    if leaving:
+        setting, value = ("users", "given") if settings.given_users else ("builders", None)
+        own = settings.policies | recorded.policies.keys()
+        try:
+            sentence = not_to_be_deleted(Admin(server), recorded, leaving, own)
+        except ServerError as error:
+            # Another server, whose users are given because it makes none: nothing there is deleted.
+            if settings.given_users and error.subject == "users":
+                return
+            raise
+        if sentence is not None:
+            files = sorted(
+                f"{directory} on {host}" for _, host, directory in left(settings, recorded)
+            )
+            stay = (
+                f"; then remove {listed(files)} by hand, which has a signing key" if files else ""
+            )
+            raise SettingError(setting, value, f"{sentence}{stay}")
+
+
+def not_to_be_deleted(
+    admin: Admin, recorded: Recorded, users: Iterable[str], own: Collection[str]
+) -> str | None:
+    """Return why one of a state's users must not be deleted, with the remedy, or None.
+
+    Raises:
+        ServerError: no answer, or the server refuses the deploying user.
+    """
+    for user in sorted(users):
+        used = use_of_others(recorded, user, admin.attached(user), own)
+        if used is not None:
+            return f"the user {user} would be deleted, and {used}"
+    return None
+
+
+def use_of_others(
+    recorded: Recorded, user: str, attached: Collection[str], own: Collection[str]
+) -> str | None:
+    """Return what a user may do that is not this stack's doing, with the remedy, or None.
+
+    Another stack may have adopted it since, or it was made by hand and adopted by this one: whoever
+    else uses it must not lose it.
+
+    Args:
+        recorded: the state; it has the user.
+        user: its name.
+        attached: the policies that it has on the server.
+        own: the policies of this stack.
+    """
+    others = sorted(set(attached) - set(own))
+    if not others:
+        return None
+    remedies = [f"pulumi state delete '{_urn(recorded, user)}' --target-dependents --force"]
+    # What the state forgets stays attached, and the server deletes no policy that somebody has.
+    remedies += [
+        f"mc admin policy detach ALIAS {policy} --user {user}"
+        for policy in sorted(set(attached) & set(own))
+    ]
+    return (
+        f"it has {listed(others)} on the server, which this stack did not give it; take that away "
+        f"from it, or leave the user to others: {', and '.join(remedies)}"
+    )
+
+
+def _urn(recorded: Recorded, user: str) -> str:
+    return next(
+        urn
+        for urn, resource in recorded.resources.items()
+        if resource["type"] == USER and resource["outputs"]["name"] == user
+    )
 
 
 def check_moved(settings: Settings, server: Server, recorded: Recorded) -> None:

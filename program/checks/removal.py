@@ -25,13 +25,19 @@ def refusal(settings: Settings, server: Server, recorded: Recorded) -> str | Non
     if settings.protect:
         return "protect is on; pulumi config set protect false, pulumi up, and destroy it then"
     # Imported here: most deployments ask no server why a destroy would stop.
-    from program.checks import same_server  # noqa: PLC0415
+    from program.checks import ownership, same_server  # noqa: PLC0415
+    from program.checks.admin_client import Admin  # noqa: PLC0415
 
     try:
         same_server.check(settings, server, recorded)
         # Those that go first, as `make empty` takes them.
         buckets = sorted(recorded.buckets, key=lambda name: name == settings.bucket)
-        return not_empty(server, recorded, buckets)
+        kept = not_empty(server, recorded, buckets)
+        if kept is not None or not recorded.users:
+            return kept
+        return ownership.not_to_be_deleted(
+            Admin(server), recorded, recorded.users, recorded.policies.keys()
+        )
     except SettingError as error:
         return str(error)
     except ServerError as error:

@@ -174,7 +174,11 @@ EXECUTED = {
         "pulumi up --continue-on-error does the rest",
     ),
     "test_left_alone.py::test_a_builder_that_does_not_answer_is_revoked": (
-        "forget them: pulumi state delete '…' --target-dependents",
+        "forget them: pulumi state delete '…' --target-dependents --force",
+    ),
+    "test_left_alone.py::test_a_user_that_another_stack_has_taken_over_stays": (
+        "pulumi state delete '…' --target-dependents --force",
+        "mc admin policy detach ALIAS …",
     ),
     "test_recovery.py::test_no_bucket_but_the_one_that_was_being_made_is_taken_over": (
         "where it is nobody's, mc rb s3/…",

@@ -369,6 +369,54 @@ def test_a_destroy_leaves_what_others_have(
     assert difference(before, inventory.take({"bob": SECRET})) == {}
 
 
+def test_a_user_that_another_stack_has_taken_over_stays(
+    new_stack: StackFactory, minio: MinioServer, inventory: Inventory, tmp_path: Path
+) -> None:
+    mc = MinioClient(minio, tmp_path)
+    ci = here("ci", s3User="ci-machine")
+    giving = new_stack("giving", **{**server_settings(minio), "protect": True})
+    giving.set(bucket="giving", builders=[ci, here("stays")])
+    giving.up().succeeded()
+    both = giving.export()
+    secret = secrets_of(giving)["ci-machine"]
+    taking = new_stack("taking", **server_settings(minio), bucket="taking", builders=[ci])
+    taking.set(adoptedUserSecrets=f"ci-machine:{secret}")
+    taking.up().succeeded()
+
+    # It leaves the stack that made it last, and only there.
+    giving.set(builders=[here("stays")])
+    giving.preview().refused()
+    refused = giving.up().refused()
+    assert "the user ci-machine would be deleted, and it has taking-write on the server" in refused
+    forget = re.search(r"pulumi state delete '[^']+' --target-dependents --force", refused)
+    detach = re.search(r"mc admin policy detach ALIAS ([\w-]+) --user ([\w-]+)", refused)
+    assert forget
+    assert detach
+    giving.type(forget[0], (r"y/N\) ", "y\r")).succeeded()
+    mc.run(f"admin policy detach s3 {detach[1]} --user {detach[2]}")
+    giving.up().succeeded()
+    assert inventory.accepts("ci-machine", secret)
+    put_as(inventory.client("ci-machine", secret), "taking", f"{'0' * 32}.narinfo")
+
+    # An older state knows it still, by a secret that it has no longer.
+    mc.run("admin user add s3", text=f"ci-machine\n{SECRET}\n")
+    giving.run("stack", "import", "-s", "giving", text=both).succeeded()
+    repair = ("repair", "--stack", "giving", "--yes", "--skip-preview")
+    refused = giving.operate(*repair).output
+    assert "the secret of user ci-machine would be put back, and it has taking-write on" in refused
+    forget = re.search(r"pulumi state delete '[^']+' --target-dependents --force", refused)
+    assert forget
+    giving.type(forget[0], (r"y/N\) ", "y\r")).succeeded()
+    giving.operate(*repair).succeeded()
+    assert inventory.accepts("ci-machine", SECRET)
+    put_as(inventory.client("ci-machine", SECRET), "taking", f"{'1' * 32}.narinfo")
+    giving.set(protect=False)
+    giving.up().succeeded()
+    giving.operate("empty", "--stack", "giving", text="giving\n").succeeded()
+    giving.destroy().succeeded()
+    assert inventory.accepts("ci-machine", SECRET)
+
+
 # 4: a bucket that holds more than a cache.
 
 FOREIGN = (
@@ -625,7 +673,7 @@ def test_a_builder_that_does_not_answer_is_revoked(
     with pytest.raises(S3Error):
         put_as(client, stack.name, f"{'1' * 32}.narinfo")
     (remedy,) = [line for line in failed.output.splitlines() if "pulumi state delete" in line][:1]
-    forget = re.search(r"pulumi state delete '[^']+' --target-dependents", remedy)
+    forget = re.search(r"pulumi state delete '[^']+' --target-dependents --force", remedy)
     assert forget
     stack.type(forget[0], (r"y/N\) ", "y\r")).succeeded()
     stack.up().succeeded()

@@ -10,9 +10,17 @@ from typing import Any
 import pytest
 
 from components.access import read_policy, write_policy
-from program.checks import ownership
+from program.checks import admin_client, ownership, removal
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import BUILDERS, POLICY, READER, SERVER, USER, Recorded
+from program.checks.recorded import (
+    BUILDERS,
+    COMMANDS,
+    POLICY,
+    READER,
+    SERVER,
+    USER,
+    Recorded,
+)
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
@@ -45,6 +53,7 @@ class FakeServer:
     """Root and service accounts."""
     policies: Mapping[str, str] = field(default_factory=dict)
     holders_: frozenset[str] = frozenset()
+    attached_: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def check(self) -> None:
         """It is MinIO's admin API."""
@@ -54,6 +63,9 @@ class FakeServer:
 
     def policy(self, name: str) -> str | None:
         return self.policies.get(name)
+
+    def attached(self, name: str) -> frozenset[str]:
+        return self.attached_.get(name, frozenset())
 
     def holders(self, _policy: str) -> frozenset[str]:
         return self.holders_
@@ -110,6 +122,84 @@ def test_what_the_state_has_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(FakeServer, "policy", None)
     state = {**made(BUILDERS, USER, "alice"), **made(BUILDERS, POLICY, "nix-cache-write")}
     check(monkeypatch, FakeServer(), Recorded(state))
+
+
+def test_a_user_that_somebody_else_has_a_use_for_is_not_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = "urn:pulumi:test::nixcache::nixcache:index:BuilderCredentials$command:remote:Command::x"
+    placed = {"type": COMMANDS[0], "outputs": {"triggers": ["ci.local", "/etc/nix-cache"]}}
+    state = {
+        **made(BUILDERS, USER, "ci"),
+        **made(BUILDERS, USER, "alice"),
+        **made(BUILDERS, POLICY, "nix-cache-write"),
+    }
+    server = FakeServer()
+    there = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    monkeypatch.setattr(ownership, "Admin", lambda _: server)
+
+    def leaves(*policies: str, more: Mapping[str, Any] = {}, **changes: Any) -> None:
+        server.attached_ = {"ci": frozenset(policies)}
+        settings = parse(configuration(**{"builders": ONE_BUILDER, **changes}))
+        ownership.check_leaving(settings, there, Recorded({**state, **more}))
+
+    def refused(*policies: str, **changes: Any) -> str:
+        with pytest.raises(SettingError) as error:
+            leaves(*policies, **changes)
+        return str(error.value)
+
+    leaves()
+    leaves("nix-cache-write")
+    (urn,) = made(BUILDERS, USER, "ci")
+    forgotten = f"pulumi state delete '{urn}' --target-dependents --force"
+    sentence = refused("another-write", "by-hand")
+    assert sentence.startswith("builders: the user ci would be deleted, and it has another-write, ")
+    assert sentence.endswith(
+        f"by-hand on the server, which this stack did not give it; take that "
+        f"away from it, or leave the user to others: {forgotten}"
+    )
+    sentence = refused("another-write", "nix-cache-write", more={files: placed})
+    detached = "mc admin policy detach ALIAS nix-cache-write --user ci"
+    assert f"{forgotten}, and {detached}; then remove /etc/nix-cache on ci.local by h" in sentence
+    # Users that are given are none of the state's, whatever they are called.
+    one = {**ONE_BUILDER[0], "accessKeyId": "given-ci"}
+    one.pop("s3User")
+    secrets: dict[str, Any] = {"users": "given", "givenUserSecrets": "given-ci:a-secret"}
+    assert refused("by-hand", builders=[one], **secrets).startswith('users is "given": the user ci')
+
+    # Where a server makes no users, none is deleted there.
+    def no_api(*_: object) -> frozenset[str]:
+        raise ServerError("users", "the server has no MinIO admin API")
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(FakeServer, "attached", no_api)
+        leaves(builders=[one], **secrets)
+        with pytest.raises(ServerError):
+            leaves()
+    # A builder that stays is asked nothing about.
+    monkeypatch.setattr(FakeServer, "attached", None)
+    ownership.check_leaving(
+        parse(configuration(builders=ONE_BUILDER)),
+        there,
+        Recorded(made(BUILDERS, USER, "alice")),
+    )
+
+
+def test_a_destroy_leaves_a_user_that_somebody_else_has_a_use_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = {**made(BUILDERS, USER, "ci"), **made(BUILDERS, POLICY, "nix-cache-write")}
+    server = FakeServer(attached_={"ci": frozenset(["nix-cache-write"])})
+    monkeypatch.setattr(admin_client, "Admin", lambda _: server)
+
+    def refusal_of_a_destroy() -> str | None:
+        settings = parse(configuration(builders=ONE_BUILDER, protect=False))
+        there = Server("s3", True, "us-east-1", "pulumi", "password", None)
+        return removal.refusal(settings, there, Recorded(state))
+
+    assert refusal_of_a_destroy() is None
+    server.attached_ = {"ci": frozenset(["by-hand", "nix-cache-write"])}
+    assert str(refusal_of_a_destroy()).startswith("the user ci would be deleted, and it has by-h")
 
 
 def test_a_server_at_another_endpoint_has_the_users_and_policies_that_the_state_has(
