@@ -254,7 +254,10 @@ class ReaderAccessArgs:
     bucket: str
     """The bucket that clients read."""
     user: str
-    """The name of the user, and of its policy. An existing user's secret is overwritten."""
+    """The name of the user, and of its policy."""
+    secret: str | None = field(default=None, repr=False)
+    """The secret that the user has already. Without it the server makes one, and overwrites what an
+    existing user of that name has."""
     known_policies: Mapping[str, str] = field(default_factory=dict)
     """The policies that the state has, by name, as the server gave them."""
     bucket_made: pulumi.Resource | None = None
@@ -274,7 +277,7 @@ class ReaderAccess(pulumi.ComponentResource):
         super().__init__("nixcache:index:ReaderAccess", name, None, opts)
         text = without_administration(read_policy(args.bucket, args.user))
         policy = _declare_policy(self, args.user, text, args.known_policies, args.bucket_made)
-        self.credential = _declare_user(self, args.user, args.user, policy)
+        self.credential = _declare_user(self, args.user, args.user, policy, args.secret)
         self.register_outputs({})
 
 

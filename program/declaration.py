@@ -136,6 +136,7 @@ def declare_readers(
     args = ReaderAccessArgs(
         bucket=settings.bucket,
         user=settings.reader_user,
+        secret=settings.adopted_user_secrets.get(settings.reader_user),
         known_policies=recorded.read().policies,
         bucket_made=cache.made,
     )

@@ -249,7 +249,8 @@ def _check_user(settings: Settings, admin: Admin, user: str) -> bool:
         raise SettingError(
             "adoptedUserSecrets",
             None,
-            f"the server knows {user} by another secret; give the one that its builder uses",
+            f"the server knows {user} by another secret; give the one that its "
+            f"{'clients use' if user == settings.reader_user else 'builder uses'}",
         )
     # Root and service accounts are no users, and yet somebody's.
     if not exists and _answers(settings, admin.server, user, secrets.token_urlsafe()):
@@ -282,12 +283,14 @@ def _answers(settings: Settings, server: Server, user: str, secret: str) -> bool
 
 def _refusal(settings: Settings, user: str, reason: str, *, adopt: bool) -> SettingError:
     sentence = f"the server has a user {user} already, {reason}"
+    remedy = "give its secret in adoptedUserSecrets, or " if adopt else ""
     for index, builder in enumerate(settings.builders):
         if builder.s3_user == user:
-            remedy = "give its secret in adoptedUserSecrets, or " if adopt else ""
             return SettingError(
                 f"builders[{index}].s3User", user, f"{sentence}; {remedy}take another name"
             )
     return SettingError(
-        "bucket", settings.bucket, f"{sentence}, and it would be the cache's reader; remove it"
+        "bucket",
+        settings.bucket,
+        f"{sentence}, and it would be the cache's reader; {remedy}remove it",
     )

@@ -59,7 +59,8 @@ _OPTIONAL_SECRETS = (
 _SHORTEST_SECRET = {"adoptedUserSecrets": 8, "givenUserSecrets": 1}
 """MinIO's own bound is 8 (`internal/auth/credentials.go`, secretKeyMinLen); others have others."""
 _NO_SUCH_USER = {
-    "adoptedUserSecrets": "has a user that no builder is; give a builder that s3User",
+    "adoptedUserSecrets": "has a user that no builder is, nor the reader of a private cache; give "
+    "a builder that s3User",
     "givenUserSecrets": "has a user that no builder is, nor the reader; give a builder that "
     "accessKeyId",
 }
@@ -185,7 +186,7 @@ class Settings:
     @property
     def reader_profile(self) -> str:
         """What clients of a private cache call the reader's credential."""
-        return f"{self.bucket}-reader"
+        return _reader_profile(self.bucket)
 
     @property
     def reader_user(self) -> str:
@@ -320,7 +321,8 @@ def parse(configuration: Mapping[str, str]) -> Settings:
         adopted_user_secrets=_user_secrets(
             "adoptedUserSecrets",
             "" if given_users else reader.text("adoptedUserSecrets"),
-            {builder.s3_user for builder in builders},
+            {builder.s3_user for builder in builders}
+            | ({_reader_profile(bucket)} if access == "private" else set()),
         ),
         given_users=given_users,
         given_user_secrets=_user_secrets(
@@ -365,6 +367,10 @@ def bucket_url(endpoint: Endpoint, bucket: str, *, virtual: bool) -> str:
     if virtual:
         return f"{endpoint.scheme}://{bucket}.{endpoint.server}"
     return f"{endpoint}/{bucket}"
+
+
+def _reader_profile(bucket: str) -> str:
+    return f"{bucket}-reader"
 
 
 def _virtual_hosts(addressing: str, endpoint: Endpoint, bucket: str) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -422,21 +423,28 @@ def test_a_lost_state_is_made_again_from_the_settings_and_the_secrets_kept(
     settings = {
         **server_settings(minio),
         "bucket": "lost-state",
+        "access": "private",
         "builders": [{"name": "here", "local": True}],
     }
     lost = new_stack("lost", **settings)
     lost.up().succeeded()
     kept = lost.outputs()
     access = kept["builders"]["here"]
+    reader = re.search(
+        r"aws_access_key_id *= *(\S+)\naws_secret_access_key *= *(\S+)", kept["readerCredentials"]
+    )
+    assert reader
 
     stack = new_stack("again", **settings)
     stack.set(
         adoptBucket=True,
         adoptedSigningKeys=kept["signingKeyBackup"],
-        adoptedUserSecrets=f"{access['accessKeyId']}:{access['secretAccessKey']}",
+        adoptedUserSecrets=f"{access['accessKeyId']}:{access['secretAccessKey']}\n"
+        f"{reader[1]}:{reader[2]}",
     )
     stack.up().succeeded()
     assert_whole(stack)
     again = stack.outputs()
     assert again["publicKeys"] == kept["publicKeys"]
     assert again["builders"] == kept["builders"]
+    assert again["readerCredentials"] == kept["readerCredentials"]

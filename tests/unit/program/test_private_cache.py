@@ -52,6 +52,23 @@ def test_the_reader_may_read_objects_by_name_and_nothing_else(engine: RecordingM
     assert engine.inputs("minio:index/iamUser:IamUser") == {"name": "nix-cache-reader"}
 
 
+def test_a_reader_that_has_a_secret_already_keeps_it(engine: RecordingMocks) -> None:
+    args = ReaderAccessArgs(bucket="nix-cache", user="nix-cache-reader", secret="from-before")
+    settled(lambda: ReaderAccess("reader", args).credential.secret_access_key)
+    user = engine.inputs("minio:index/iamUser:IamUser")
+    assert user["name"] == "nix-cache-reader"
+    assert "from-before" in str(user["secret"])
+    assert "from-before" not in repr(args)
+
+
+def test_only_a_private_cache_has_a_reader_to_adopt() -> None:
+    line = {"adoptedUserSecrets": "nix-cache-reader:a-secret-from-before"}
+    adopted = parse(configuration(access="private", **line)).adopted_user_secrets
+    assert adopted == {"nix-cache-reader": "a-secret-from-before"}
+    with pytest.raises(SettingError, match="no builder is, nor the reader of a private cache"):
+        parse(configuration(**line))
+
+
 def test_clients_of_a_private_cache_read_over_s3_with_the_readers_profile() -> None:
     settings = parse(configuration(access="private", endpoint="https://s3.homelab.local:9000"))
     assert substituter(settings) == (

@@ -283,6 +283,11 @@ def test_root_and_service_accounts_are_nobodys_to_take(
 def test_the_reader_is_no_user_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     message = refusal(monkeypatch, FakeServer({"nix-cache-reader": SECRET}), access="private")
     assert message.startswith('bucket is "nix-cache": the server has a user nix-cache-reader')
+    assert "it would be the cache's reader; give its secret in adoptedUserSecrets, or re" in message
+    adopted = {"access": "private", "adoptedUserSecrets": f"nix-cache-reader:{SECRET}"}
+    check(monkeypatch, FakeServer({"nix-cache-reader": SECRET}), **adopted)
+    message = refusal(monkeypatch, FakeServer({"nix-cache-reader": "another-secret"}), **adopted)
+    assert "by another secret; give the one that its clients use" in message
 
 
 @pytest.mark.parametrize(
