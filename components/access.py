@@ -127,7 +127,9 @@ def same_policy(one: str, other: str) -> bool:
 def _sorted(value: object) -> object:
     """Return JSON as it compares: a list in any order, and a list of one as what it holds."""
     if isinstance(value, dict):
-        return {name: _sorted(inner) for name, inner in value.items() if inner not in ("", [], {})}
+        # By name, too: what stands in a list is sorted as it is written.
+        inner_values = sorted(value.items())
+        return {name: _sorted(inner) for name, inner in inner_values if inner not in ("", [], {})}
     if isinstance(value, list):
         inner = sorted((_sorted(element) for element in value), key=repr)
         return inner[0] if len(inner) == 1 else inner

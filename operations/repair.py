@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from components.access import unwrapped
+from components.access import concerns_only, same_policy, unwrapped
 from operations.administration import Administration
 from operations.bucket import Bucket, Credential
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
@@ -145,11 +145,19 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
     if not users and not policies:
         return
     administration = Administration(server_of(settings))
+    moved = state.endpoint not in (None, str(settings.endpoint))
     for policy in policies:
-        name = str(policy["name"])
-        if administration.policy(name) is None:
-            administration.put_policy(name, unwrapped(policy["policy"]))
+        name, text = str(policy["name"]), unwrapped(policy["policy"])
+        there = administration.policy(name)
+        if there is None:
+            administration.put_policy(name, text)
             yield f"policy {name} was gone: made again"
+        # Of the same server a refresh finds it. One that the cache has come back to has it of then,
+        # with the builders of then, and the deployment would not begin.
+        elif moved and not same_policy(there, text):
+            _refuse_anothers_policy(settings, name, there)
+            administration.put_policy(name, text)
+            yield f"policy {name} was another one there: put back"
     own = {str(policy["name"]) for policy in policies}
     for user in users:
         name, secret = str(user["name"]), str(user["secret"])
@@ -180,6 +188,16 @@ def _refuse_anothers(
     if used is not None:
         raise SettingError(
             "builders", None, f"the secret of user {user} would be put back, and {used}"
+        )
+
+
+def _refuse_anothers_policy(settings: Settings, name: str, there: str) -> None:
+    if not concerns_only(there, settings.bucket):
+        raise SettingError(
+            "endpoint",
+            str(settings.endpoint),
+            f"the server there has a policy {name} that this stack did not make; remove it there, "
+            "or name another server",
         )
 
 

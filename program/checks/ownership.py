@@ -10,13 +10,13 @@ interrupted before it could note down what it made, and where a state was lost.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pulumi
 
-from components.access import concerns_only, users_of
+from components.access import concerns_only, same_policy, unwrapped, users_of
 from formats.printable import listed
 from program.checks.admin_client import Admin
 from program.checks.leaving import left
@@ -133,30 +133,45 @@ def _urn(recorded: Recorded, user: str) -> str:
 
 
 def check_moved(settings: Settings, server: Server, recorded: Recorded) -> None:
-    """Refuse a server at another endpoint that lacks a user or a policy that the state has.
+    """Refuse a server at another endpoint that has other users or policies than the state.
 
-    The engine would leave what the state has as it is, and say that all is done.
+    The engine would leave what the state has as it is, and say that all is done. Where the cache
+    comes back to a server, what that has is of then: it lets in who has been shut out since.
 
     Raises:
-        SettingError: one is not there.
+        SettingError: one is not there, or is another.
         ServerError: no answer, or the server refuses the deploying user.
     """
     if recorded.endpoint in (None, str(settings.endpoint)):
         return
     admin = Admin(server)
     admin.check()
-    for what, names, there in (
-        ("policy", recorded.policies.keys(), admin.policy),
-        ("user", recorded.users, admin.user_status),
-    ):
-        for name in sorted(names):
-            if there(name) is None:
-                raise SettingError(
-                    "endpoint",
-                    str(settings.endpoint),
-                    f"the server there has the bucket, and not this stack's {what} {name}; "
-                    f"make repair STACK={pulumi.get_stack()} puts it right",
-                )
+    wrong = next(_others_there(settings, admin, server, recorded), None)
+    if wrong is not None:
+        raise SettingError(
+            "endpoint",
+            str(settings.endpoint),
+            f"the server there has the bucket, and {wrong}; "
+            f"make repair STACK={pulumi.get_stack()} puts it right",
+        )
+
+
+def _others_there(
+    settings: Settings, admin: Admin, server: Server, recorded: Recorded
+) -> Iterator[str]:
+    """Yield what of a state's policies and users another server lacks, or has as another."""
+    for name, text in sorted(recorded.policies.items()):
+        there = admin.policy(name)
+        if there is None:
+            yield f"not this stack's policy {name}"
+        elif not same_policy(there, unwrapped(text)):
+            yield f"another policy {name} than this stack's"
+    for user in sorted(recorded.outputs(USER), key=lambda user: str(user["name"])):
+        name = str(user["name"])
+        if admin.user_status(name) is None:
+            yield f"not this stack's user {name}"
+        elif _answers(settings, server, name, str(user.get("secret"))):
+            yield f"the user {name} by another secret than this stack's"
 
 
 def _check_roles(settings: Settings, recorded: Recorded) -> None:

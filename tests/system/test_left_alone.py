@@ -244,6 +244,43 @@ def test_another_server_is_not_taken_for_the_one_before(
     stack.up().succeeded()
 
 
+def test_a_builder_that_left_stays_out_where_the_cache_comes_back_to_a_server(
+    new_stack: StackFactory, minio: MinioServer, inventory: Inventory, tmp_path: Path
+) -> None:
+    mc = MinioClient(minio, tmp_path)
+    stack = new_stack(**server_settings(minio), bucket="comes-back")
+    stack.set(builders=[here("stays"), here("leaves")])
+    stack.up().succeeded()
+    former = tmp_path / "policy.json"
+    document = json.loads(mc.run("--json admin policy info s3 comes-back-write"))
+    former.write_text(json.dumps(document["policyInfo"]["Policy"]))
+    secret = secrets_of(stack)["comes-back-leaves"]
+    leaver = inventory.client("comes-back-leaves", secret)
+    stack.set(builders=[here("stays")])
+    stack.up().succeeded()
+    # What the builder was shut out at was another server. This one is as it was.
+    mc.run("admin user add s3", text=f"comes-back-leaves\n{secret}\n")
+    mc.run(f"admin policy create s3 comes-back-write {former}")
+    mc.run("admin policy attach s3 comes-back-write --user comes-back-leaves")
+    put_as(leaver, "comes-back", f"{'0' * 32}.narinfo")
+    stack.set(endpoint=minio.endpoint.replace("127.0.0.1", "localhost"))
+    said = "has the bucket, and another policy comes-back-write than this stack's; make repair"
+    for refused in (stack.preview().refused(), stack.up().refused()):
+        assert said in refused
+    repaired = stack.operate("repair", "--stack", stack.name, "--yes").succeeded().output
+    assert "policy comes-back-write was another one there: put back" in repaired
+    with pytest.raises(S3Error, match="AccessDenied"):
+        put_as(leaver, "comes-back", f"{'1' * 32}.narinfo")
+    stack.up("--expect-no-changes").succeeded()
+    # One that is about something else as well is not this cache's.
+    wide = json.dumps(document["policyInfo"]["Policy"]).replace("comes-back/", "comes-back-too/")
+    former.write_text(wide)
+    mc.run(f"admin policy create s3 comes-back-write {former}")
+    stack.set(endpoint=minio.endpoint)
+    refused = stack.operate("repair", "--stack", stack.name, "--yes").refused()
+    assert "has a policy comes-back-write that this stack did not make; remove it th" in refused
+
+
 def test_another_caches_server_gets_and_loses_nothing_whatever_else_changes(
     new_stack: StackFactory, minio: MinioServer, tmp_path: Path
 ) -> None:

@@ -248,4 +248,6 @@ def test_policies_are_the_same_in_any_order_and_other_text_is_none() -> None:
     assert same_policy(one, other)
     assert not same_policy(one, policy(allowing("arn:aws:s3:::a"), allowing("arn:aws:s3:::c")))
     assert not same_policy("x", "x")
+    text = write_policy("nix-cache", ["a"])
+    assert same_policy(text, json.dumps(json.loads(text), sort_keys=True))
     assert unwrapped('{"Policy": "text"}') == '{"Policy": "text"}'

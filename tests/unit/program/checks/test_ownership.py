@@ -71,19 +71,14 @@ class FakeServer:
         return self.holders_
 
 
-def made(role: str, type_: str, name: str) -> dict[str, dict[str, Any]]:
+def made(role: str, type_: str, name: str, **outputs: str) -> dict[str, dict[str, Any]]:
     """Return what a state has of a user or a policy of a role."""
     urn = f"urn:pulumi:test::nixcache::{role}${type_}::{name}"
-    return {urn: {"type": type_, "outputs": {"name": name}}}
+    return {urn: {"type": type_, "outputs": {"name": name, **outputs}}}
 
 
-def check(
-    monkeypatch: pytest.MonkeyPatch,
-    fake: FakeServer,
-    state: Recorded | None = None,
-    **changes: Any,
-) -> None:
-    """Let a deployment be checked against a server and a state."""
+def use_server(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:
+    """Let a server's users be known to its S3 side, and to its admin API."""
     use_recording_mocks()
     secrets = {**fake.users, **fake.others}
 
@@ -94,15 +89,24 @@ def check(
             raise ServerError("password", "the server refuses it")
         raise ServerError("user", "denied")
 
-    monkeypatch.setattr(Server, "lifecycle", lifecycle)
-    settings = parse(configuration(builders=ONE_BUILDER, **changes))
-    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
-
     def admin(server: Server) -> FakeServer:
         fake.server = server  # type: ignore[attr-defined]
         return fake
 
+    monkeypatch.setattr(Server, "lifecycle", lifecycle)
     monkeypatch.setattr(ownership, "Admin", admin)
+
+
+def check(
+    monkeypatch: pytest.MonkeyPatch,
+    fake: FakeServer,
+    state: Recorded | None = None,
+    **changes: Any,
+) -> None:
+    """Let a deployment be checked against a server and a state."""
+    use_server(monkeypatch, fake)
+    settings = parse(configuration(builders=ONE_BUILDER, **changes))
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
     ownership.check(settings, server, state or Recorded({}))
 
 
@@ -206,26 +210,30 @@ def test_a_server_at_another_endpoint_has_the_users_and_policies_that_the_state_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     provider = {"minioServer": "before:9000", "minioSsl": "true"}
+    text = write_policy("nix-cache", ["alice"])
     state = {
-        **made(BUILDERS, USER, "alice"),
-        **made(BUILDERS, POLICY, "nix-cache-write"),
+        **made(BUILDERS, USER, "alice", secret=SECRET),
+        **made(BUILDERS, POLICY, "nix-cache-write", policy=text),
         "urn:server": {"type": SERVER, "outputs": provider},
     }
 
     def moved(server: FakeServer, **changes: Any) -> None:
-        monkeypatch.setattr(ownership, "Admin", lambda _: server)
-        use_recording_mocks()
+        use_server(monkeypatch, server)
         settings = parse(configuration(**changes))
         there = Server("s3", True, "us-east-1", "pulumi", "password", None)
         ownership.check_moved(settings, there, Recorded(state))
 
-    policies = {"nix-cache-write": "{}"}
+    policies = {"nix-cache-write": json.dumps(json.loads(text), sort_keys=True)}
     moved(FakeServer({"alice": SECRET}, policies=policies))
-    for server, lacks in (
-        (FakeServer(policies=policies), "user alice"),
-        (FakeServer({"alice": SECRET}), "policy nix-cache-write"),
+    # Who has left since has rights there still, or a secret.
+    former = {"nix-cache-write": write_policy("nix-cache", ["alice", "gone"])}
+    for server, wrong in (
+        (FakeServer(policies=policies), "not this stack's user alice"),
+        (FakeServer({"alice": SECRET}), "not this stack's policy nix-cache-write"),
+        (FakeServer({"alice": SECRET}, policies=former), "another policy nix-cache-write than th"),
+        (FakeServer({"alice": "former"}, policies=policies), "the user alice by another secret"),
     ):
-        with pytest.raises(SettingError, match=f"and not this stack's {lacks}; make repair"):
+        with pytest.raises(SettingError, match=f"has the bucket, and {wrong}.*; make repair"):
             moved(server)
         moved(server, endpoint="https://before:9000")
 
@@ -284,7 +292,10 @@ def test_the_reader_is_no_user_of_somebody_else(monkeypatch: pytest.MonkeyPatch)
     message = refusal(monkeypatch, FakeServer({"nix-cache-reader": SECRET}), access="private")
     assert message.startswith('bucket is "nix-cache": the server has a user nix-cache-reader')
     assert "it would be the cache's reader; give its secret in adoptedUserSecrets, or re" in message
-    adopted = {"access": "private", "adoptedUserSecrets": f"nix-cache-reader:{SECRET}"}
+    adopted: dict[str, Any] = {
+        "access": "private",
+        "adoptedUserSecrets": f"nix-cache-reader:{SECRET}",
+    }
     check(monkeypatch, FakeServer({"nix-cache-reader": SECRET}), **adopted)
     message = refusal(monkeypatch, FakeServer({"nix-cache-reader": "another-secret"}), **adopted)
     assert "by another secret; give the one that its clients use" in message
