@@ -63,7 +63,7 @@ class SigningKeySettings:
                     "adoptedSigningKeys",
                     None,
                     f"a key of it is named {name}, which is none of signingKeys; "
-                    "add the name there",
+                    "take its line out, or add the name there",
                 )
         return SigningKeys(named, self.adopted)
 

@@ -59,10 +59,10 @@ _OPTIONAL_SECRETS = (
 _SHORTEST_SECRET = {"adoptedUserSecrets": 8, "givenUserSecrets": 1}
 """MinIO's own bound is 8 (`internal/auth/credentials.go`, secretKeyMinLen); others have others."""
 _NO_SUCH_USER = {
-    "adoptedUserSecrets": "has a user that no builder is, nor the reader of a private cache; give "
-    "a builder that s3User",
-    "givenUserSecrets": "has a user that no builder is, nor the reader; give a builder that "
-    "accessKeyId",
+    "adoptedUserSecrets": "has a user that no builder is, nor the reader of a private cache; take "
+    "it out, or give a builder that s3User",
+    "givenUserSecrets": "has a user that no builder is, nor the reader; take it out, or give a "
+    "builder that accessKeyId",
 }
 
 

@@ -194,7 +194,10 @@ def test_whose_signatures_clients_will_not_know_is_said(
     [
         ("a-secret-from-before", "line 1 is no user:secret"),
         ("nixbuilder:short", "line 1 is no user:secret"),
-        ("\nsomebody:a-secret-from-before", "line 2 has a user that no builder is"),
+        (
+            "\nsomebody:a-secret-from-before",
+            "line 2 has a user that no builder is, nor the reader of a private cache; take it",
+        ),
         (
             "nixbuilder:a-secret-from-before\nnixbuilder:a-secret-from-before",
             "line 2 has the user of a line before it",

@@ -278,7 +278,10 @@ def test_a_user_that_this_stack_made_would_be_deleted_and_is_refused() -> None:
             'builders[].accessKeyId is "GK1": this is the private cache\'s reader',
         ),
         ({"minioUser": "GK1"}, 'builders[0].accessKeyId is "GK1": this is minioUser'),
-        ({"givenUserSecrets": f"GK3:{SECRET}"}, "givenUserSecrets: line 1 has a user that no"),
+        (
+            {"givenUserSecrets": f"GK3:{SECRET}"},
+            "givenUserSecrets: line 1 has a user that no builder is, nor the reader; take it out",
+        ),
         ({"givenUserSecrets": SECRET}, "givenUserSecrets: line 1 is no user:secret"),
     ],
 )

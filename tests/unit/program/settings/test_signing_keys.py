@@ -176,7 +176,10 @@ SEED_OF_ANOTHER = base64.b64encode(bytes(32) + KEY.public_key.data).decode()
         (f"{KEY.to_nix()[:-8]}", "line 1 is no secret key"),
         (str(KEY.public_key), "this is a public key"),
         (f"{HOST}-1:{SEED_OF_ANOTHER}", "seed does not match its public half"),
-        (SecretKey.generate("example.org-1").to_nix(), "none of signingKeys"),
+        (
+            SecretKey.generate("example.org-1").to_nix(),
+            "none of signingKeys; take its line out, or add the name there",
+        ),
         (f"{KEY.to_nix()}\n{SecretKey.generate(KEY.name).to_nix()}", "line 2 has the name"),
     ],
     ids=["words", "no base64", "cut short", "public", "mismatch", "unnamed", "twice"],
