@@ -251,11 +251,13 @@ def _check_in_force(settings: Settings, settled: Settled) -> None:
     applied = lifecycle.rules if lifecycle is not None else ()
     if settings.retention_days is None:
         if made_here(applied):
-            # The engine deletes last, when nothing of the program runs any more.
-            pulumi.log.warn(
-                f"expire is off: the lifecycle rules of bucket {settings.bucket} go at the end "
-                "of this deployment; where the next one says so again, delete them by hand"
-            )
+            # Those of the state the engine deletes last, when nothing of the program runs any more:
+            # `leaving` has said so.
+            if not any(recorded.read().outputs(recorded.LIFECYCLE)):
+                pulumi.log.warn(
+                    f"expire is off, and bucket {settings.bucket} has lifecycle rules of a cache "
+                    "that are none of this stack's; entries expire until you delete them by hand"
+                )
             return
         # What is about something else than the cache may stay.
         applied = tuple(set(applied) - set(foreign_rules(applied)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from program.checks.recorded import Recorded
+from program.checks.recorded import LIFECYCLE, Recorded
 from program.settings.stack import Settings
 
 _CREDENTIALS = "nixcache:index:BuilderCredentials$command:"
@@ -41,6 +41,11 @@ def sentences(
         yield (
             f"bucket {bucket} is deleted at the end; where anything is pushed to it until then, it "
             "stays, and the next pulumi up says what to do"
+        )
+    if settings.retention_days is None and any(recorded.outputs(LIFECYCLE)):
+        yield (
+            f"expire is off, and the lifecycle rules of bucket {settings.bucket} go at the end: "
+            f"until then entries expire; {_IN_SPITE}"
         )
     for urn, host, directory in left(settings, recorded):
         yield (

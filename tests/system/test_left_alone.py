@@ -660,6 +660,24 @@ def test_a_failing_push_leaves_nobody_in_who_should_be_out(
     stack.up().succeeded()
 
 
+def test_a_failing_push_lets_no_rule_stay_that_expire_has_turned_off(
+    new_stack: StackFactory, minio: MinioServer, inventory: Inventory
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="kept-for-ever")
+    stack.set(builders=[here("asleep")])
+    stack.up().succeeded()
+    stack.set(expire=False, builders=[here("asleep", closures=NOWHERE)])
+    for _ in range(2):
+        failed = stack.up()
+        assert failed.code != 0
+        assert inventory.root.get_bucket_lifecycle("kept-for-ever") is not None
+        assert "by hand" not in failed.output
+        (line,) = [one for one in failed.output.splitlines() if "--continue-on-error" in one][:1]
+        assert "expire is off, and the lifecycle rules of bucket kept-for-ever go at the" in line
+    assert stack.type("pulumi up --continue-on-error", YES).code != 0
+    assert inventory.root.get_bucket_lifecycle("kept-for-ever") is None
+
+
 @pytest.mark.parametrize("expire", [True, False])
 def test_a_private_cache_that_is_open_fails_the_deployment_that_says_it_is_not(
     new_stack: StackFactory, minio: MinioServer, inventory: Inventory, tmp_path: Path, expire: bool

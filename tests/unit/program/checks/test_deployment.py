@@ -22,7 +22,7 @@ from components.retention import ExpirationRule, expiration_rules
 from program.checks import deployment, key_rotation, ownership, recorded
 from program.checks.bucket_settings import Lifecycle
 from program.checks.deployment import Settled
-from program.checks.recorded import BUCKET, BUCKET_POLICY, OBJECT, STACK, Recorded
+from program.checks.recorded import BUCKET, BUCKET_POLICY, LIFECYCLE, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
 from program.declaration import declare_signing_keys
@@ -645,6 +645,27 @@ def test_without_a_retention_only_rules_that_the_engine_is_about_to_delete_may_b
     server.rules = (ExpirationRule("expire", "", 7), elsewhere)
     with pytest.raises(pulumi.RunError, match=r"1 not declared"):
         retention(expire=False)
+
+
+def test_rules_that_go_at_the_end_are_told_with_what_removes_them_in_spite_of_a_push(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.rules = expiration_rules(7, 1)
+    rules = {"type": LIFECYCLE, "outputs": {"bucket": "nix-cache", "rules": []}}
+    known = Recorded({**state("nix-cache").resources, "urn:retention": rules})
+    monkeypatch.setattr(recorded, "read", lambda: known)
+    retention()
+    assert "expire is off" not in caplog.text
+    retention(expire=False)
+    assert "rules of bucket nix-cache go at the end: until then entries expire; wh" in caplog.text
+    assert "pulumi up --continue-on-error does the rest" in caplog.text
+    assert "by hand" not in caplog.text
+    # What the state does not have, the engine does not delete.
+    caplog.clear()
+    monkeypatch.setattr(recorded, "read", lambda: state("nix-cache"))
+    retention(expire=False)
+    assert "none of this stack's; entries expire until you delete them by hand" in caplog.text
+    assert "continue-on-error" not in caplog.text
 
 
 @pytest.mark.parametrize(
