@@ -8,12 +8,15 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pulumi
 
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName, PublicKey
+from formats.narinfo import NarInfo
 from formats.printable import listed
 from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
@@ -122,30 +125,103 @@ def _check_signatures(
             f"{listed(others, _NAMED)}, which this stack does not have; its clients "
             "refuse what no key of theirs has signed, unless adoptedSigningKeys has it"
         )
-    own = _public_keys(keys, recorded)
     for name in keys.names:
-        public = own.get(name)
-        signatures = [
+        _check_name(settings, keys, recorded, name, _Shown(sample, b""))
+
+
+def check_new_keys(
+    settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded
+) -> None:
+    """Refuse to make a key of a name that this stack's bucket shows another key of.
+
+    A state that is older than the bucket lacks the keys that were added since.
+
+    Raises:
+        SettingError: the page names another key of the name, or one has signed what is there.
+        ServerError: no answer, or the server refuses the user.
+    """
+    new = [name for name in keys.names if name not in recorded.signing_keys]
+    if not new:
+        return
+    shown = _shown(settings, server)
+    for name in new:
+        _check_name(settings, keys, recorded, name, shown)
+
+
+def known_to_clients(settings: Settings, keys: SigningKeys, server: Server) -> frozenset[str]:
+    """Return the names of the adopted keys that the bucket shows: clients trust them, or some do.
+
+    Raises:
+        ServerError: no answer, or the server refuses the user.
+    """
+    adopted = {
+        name: SecretKey.parse(key).public_key
+        for name, key in keys.adopted.items()
+        if name in keys.names
+    }
+    if not adopted or server.lifecycle(settings.bucket) is None:
+        return frozenset()
+    shown = _shown(settings, server)
+    return frozenset(name for name, key in adopted.items() if shown.has(key))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a bucket shows of keys: those that have signed what it holds, and those of its page."""
+
+    narinfos: Sequence[NarInfo]
+    page: bytes
+
+    def signatures(self, name: str) -> list[tuple[str, str]]:
+        """Return what keys of a name have signed, each fingerprint with the signature."""
+        return [
             (narinfo.fingerprint, signature)
-            for narinfo in sample
+            for narinfo in self.narinfos
             for signature in narinfo.signatures
             if signature.startswith(f"{name}:")
         ]
-        if signatures and not any(public and verifies(public, *found) for found in signatures):
-            given = name in keys.adopted
-            # In the place of one that the state has, no other is adopted.
-            remedy = (
-                "take another bucket, or write"
-                if name in recorded.signing_keys
-                else "give that key in adoptedSigningKeys, or write"
-            )
-            raise SettingError(
-                "adoptedSigningKeys" if given else "signingKeys",
-                None if given else name,
-                f"what is in the bucket {settings.bucket} is signed by another key of the name "
-                f"{name}, and clients that trust that one would refuse what this stack signs; "
-                f"{remedy} {next_name(KeyName.parse(name))} in its place",
-            )
+
+    def named(self, name: str) -> list[bytes]:
+        """Return the public keys of a name that the page has."""
+        return re.findall(rb"(?<![\w.-])%b:[\w+/]{43}=" % re.escape(name.encode()), self.page)
+
+    def has(self, key: PublicKey) -> bool:
+        """Return whether it shows this key."""
+        signatures = self.signatures(key.name)
+        return str(key).encode() in self.named(key.name) or any(
+            verifies(key, *found) for found in signatures
+        )
+
+
+def _shown(settings: Settings, server: Server) -> _Shown:
+    page = server.read(settings.bucket, PAGE_KEY, LARGEST_PAGE) or b""
+    narinfos = sampled.narinfos(server, settings.bucket)
+    return _Shown(narinfos, page if is_landing_page(page) else b"")
+
+
+def _check_name(
+    settings: Settings, keys: SigningKeys, recorded: Recorded, name: str, shown: _Shown
+) -> None:
+    signed, named = shown.signatures(name), shown.named(name)
+    own = _public_keys(keys, recorded).get(name)
+    if not (signed or named) or (own is not None and shown.has(own)):
+        return
+    where = "what is in the bucket" if signed else "the page of the bucket"
+    does = "is signed by" if signed else "names"
+    given = name in keys.adopted
+    # In the place of one that the state has, no other is adopted.
+    remedy = (
+        "take another bucket, or write"
+        if name in recorded.signing_keys
+        else "give that key in adoptedSigningKeys, or write"
+    )
+    raise SettingError(
+        "adoptedSigningKeys" if given else "signingKeys",
+        None if given else name,
+        f"{where} {settings.bucket} {does} another key of the name {name}, and clients that trust "
+        f"that one would refuse what this stack signs; {remedy} {next_name(KeyName.parse(name))} "
+        "in its place",
+    )
 
 
 def _public_keys(keys: SigningKeys, recorded: Recorded) -> dict[str, PublicKey]:

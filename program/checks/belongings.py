@@ -53,7 +53,9 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
         pulumi.log.warn(sentence)
     if lifecycle is None:
         return Found()
-    if not mine:
+    if mine:
+        adoption.check_new_keys(settings, keys, server, recorded)
+    else:
         adoption.check(settings, keys, server, recorded)
     own = recorded.objects(settings.bucket)
     if PAGE_KEY not in own:

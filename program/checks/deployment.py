@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -92,7 +93,7 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
     """
     preview = pulumi.runtime.is_dry_run()
     known = recorded.read().of(settings.bucket)
-    keys = key_rotation.check(settings, known)
+    keys = key_rotation.check(settings, known, partial(_known_to_clients, settings, known))
     settled = Settled(
         keys,
         versioned=known.expires_versions,
@@ -106,6 +107,25 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
         for sentence in leaving.sentences(settings, known, trusted, keys.names):
             pulumi.log.warn(sentence)
     return declared or declare_server(settings), settled
+
+
+def _known_to_clients(
+    settings: Settings, known: recorded.Recorded, keys: SigningKeys
+) -> frozenset[str]:
+    """Return the adopted keys that the stack's bucket shows, which an older state has not.
+
+    Raises:
+        SettingError: the server does not answer, or refuses the user.
+    """
+    if known.bucket != settings.bucket or not keys.adopted:
+        return frozenset()
+    # Imported here: a preview need not wait for the S3 client before it declares anything.
+    from program.checks import adoption  # noqa: PLC0415
+
+    try:
+        return adoption.known_to_clients(settings, keys, server_of(settings))
+    except ServerError as error:
+        raise as_setting_error(settings, error) from None
 
 
 def let_providers_start() -> None:

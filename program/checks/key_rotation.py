@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pulumi
 
@@ -23,8 +23,18 @@ SIGNED_BY = "signingKey"
 """What of a builder in the stack's outputs names the key that signs what it pushes."""
 
 
-def check(settings: Settings, recorded: Recorded) -> SigningKeys:
+def check(
+    settings: Settings,
+    recorded: Recorded,
+    known_to_clients: Callable[[SigningKeys], Collection[str]] = lambda _: (),
+) -> SigningKeys:
     """Return the stack's keys; refuse those that clients could not follow, and say what changes.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+        known_to_clients: tells which adopted keys the bucket shows, though the state does not know
+            them. It is asked where no key that the state knows would stay.
 
     Raises:
         SettingError: as `SigningKeySettings.settle` and `refuse_a_step_back`; a builder's key is
@@ -41,7 +51,7 @@ def check(settings: Settings, recorded: Recorded) -> SigningKeys:
     words = describe(names, keys.names)
     if words is None:
         return keys
-    if names and not set(names) & set(keys.names):
+    if names and not set(names) & set(keys.names) and not known_to_clients(keys):
         if not settings.confirm_key_replacement:
             raise SettingError(
                 "signingKeys",

@@ -417,6 +417,35 @@ def test_a_builder_that_sleeps_keeps_nothing_else_from_being_put_right(
     assert_whole(stack)
 
 
+def test_an_old_state_gets_the_keys_that_were_added_since_and_no_others(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="old-keys")
+    stack.up().succeeded()
+    backup = stack.export()
+    names = ["cache.test-1", "cache.test-2"]
+    stack.set(signingKeys=names)
+    stack.up().succeeded()
+    both = stack.outputs()
+    stack.run("stack", "import", "-s", stack.name, text=backup).succeeded()
+    repair = ("repair", "--stack", stack.name, "--yes", "--skip-preview")
+    refused = stack.operate(*repair).refused()
+    assert "the page of the bucket old-keys names another key of the name cache.test-2" in refused
+    assert "give that key in adoptedSigningKeys, or write cache.test-3 in its" in refused
+    stack.set(adoptedSigningKeys=both["signingKeyBackup"])
+    stack.operate(*repair).succeeded()
+    assert stack.outputs()["signingKeyBackup"] == both["signingKeyBackup"]
+
+    # And where the older one has been retired meanwhile.
+    stack.set(signingKeys=names[1:], adoptedSigningKeys=None)
+    stack.up().succeeded()
+    stack.run("stack", "import", "-s", stack.name, text=backup).succeeded()
+    stack.set(adoptedSigningKeys=both["signingKeyBackup"].splitlines()[1])
+    recover(stack)
+    assert_whole(stack)
+    assert stack.outputs()["publicKeys"] == both["publicKeys"][1:]
+
+
 def test_a_lost_state_is_made_again_from_the_settings_and_the_secrets_kept(
     new_stack: StackFactory, minio: MinioServer
 ) -> None:

@@ -14,6 +14,7 @@ from components.binary_cache import anonymous_policy
 from formats.narinfo import NarInfo
 from formats.signing import SecretKey
 from program.checks import adoption
+from program.checks.bucket_settings import Lifecycle
 from program.checks.recorded import SIGNING_KEY, Recorded
 from program.checks.s3_client import Server
 from program.outputs.landing_page import landing_page
@@ -127,6 +128,70 @@ def test_a_key_that_the_state_has_kept_is_no_other(monkeypatch: pytest.MonkeyPat
     other = r'signingKeys is "{0}".* by another key of the name {0}.*; take another bucket, or wr'
     with pytest.raises(SettingError, match=other.format(NAME)):
         check(monkeypatch, bucket(narinfo(OTHER)), kept=OLD)
+
+
+def page(*keys: SecretKey) -> dict[str, bytes]:
+    public = [str(key.public_key) for key in keys]
+    return {"use.html": landing_page(ClientConfiguration("https://x", public, None), 7).encode()}
+
+
+NEXT = SecretKey.generate("s3.homelab.local-2")
+ANOTHER_NEXT = SecretKey.generate("s3.homelab.local-2")
+
+
+@pytest.mark.parametrize(
+    ("objects", "words"),
+    [
+        (bucket(narinfo(OLD, NEXT)), "what is in the bucket nix-cache is signed by another key of"),
+        (page(OLD, NEXT), "the page of the bucket nix-cache names another key of the name s3.home"),
+    ],
+    ids=["signatures", "the page"],
+)
+def test_no_other_key_takes_a_name_that_the_stacks_own_bucket_shows(
+    monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes], words: str
+) -> None:
+    read: list[str] = []
+
+    def content(_server: Server, _bucket: str, key: str, _most: int) -> bytes | None:
+        read.append(key)
+        return objects.get(key)
+
+    now = datetime.now(timezone.utc)
+    monkeypatch.setattr(Server, "objects", lambda *_: ((key, now) for key in objects))
+    monkeypatch.setattr(Server, "read", content)
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: Lifecycle())
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    settings = parse(configuration())
+
+    def declared(*names: str, adopted: SecretKey | None = None) -> SigningKeys:
+        return SigningKeys(names, {adopted.name: adopted.to_nix()} if adopted else {})
+
+    def check(keys: SigningKeys) -> None:
+        adoption.check_new_keys(settings, keys, server, state(OLD))
+
+    both = (OLD.name, NEXT.name)
+    # A state from before the second key was added.
+    with pytest.raises(SettingError) as refused:
+        check(declared(*both))
+    assert str(refused.value).startswith(f'signingKeys is "{NEXT.name}": {words}')
+    assert "give that key in adoptedSigningKeys, or write s3.homelab.local-3" in str(refused.value)
+    with pytest.raises(SettingError, match=r"^adoptedSigningKeys: "):
+        check(declared(*both, adopted=ANOTHER_NEXT))
+    check(declared(*both, adopted=NEXT))
+    check(declared(OLD.name, "s3.homelab.local-3"))
+    assert read
+    read.clear()
+    check(declared(OLD.name))
+    assert not read
+
+    # The first has been retired since: what clients trust is the second.
+    def known(adopted: SecretKey | None = None, name: str = NEXT.name) -> frozenset[str]:
+        return adoption.known_to_clients(settings, declared(name, adopted=adopted), server)
+
+    assert known(NEXT) == {NEXT.name}
+    assert known(ANOTHER_NEXT) == known() == known(NEXT, "s3.homelab.local-3") == frozenset()
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: None)
+    assert known(NEXT) == frozenset()
 
 
 def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(

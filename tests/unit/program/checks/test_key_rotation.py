@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -155,6 +156,27 @@ def test_all_that_clients_trust_goes_only_where_that_is_confirmed() -> None:
     assert check(known, TWO, confirmKeyReplacement=True) == (TWO.name,)
     assert check(known, ONE, TWO) == (ONE.name, TWO.name)
     assert check(state(ONE, TWO, told=(ONE, TWO)), TWO) == (TWO.name,)
+
+
+def test_an_adopted_key_that_the_bucket_shows_counts_as_one_that_clients_trust() -> None:
+    wanted = parse(configuration(signingKeys=[TWO.name], adoptedSigningKeys=TWO.to_nix()))
+    asked: list[SigningKeys] = []
+
+    def shown(*names: str) -> Callable[[SigningKeys], Collection[str]]:
+        def answer(keys: SigningKeys) -> Collection[str]:
+            asked.append(keys)
+            return names
+
+        return answer
+
+    use_recording_mocks()
+    with pytest.raises(SettingError, match="no key stays that clients trust"):
+        key_rotation.check(wanted, state(ONE), shown())
+    assert key_rotation.check(wanted, state(ONE), shown(TWO.name)).names == (TWO.name,)
+    assert len(asked) == 2
+    # Where one stays, nobody need ask.
+    assert key_rotation.check(wanted, state(ONE, TWO), shown()).names == (TWO.name,)
+    assert len(asked) == 2
 
 
 def test_another_key_does_not_take_the_name_of_one_that_the_state_has_lost() -> None:
