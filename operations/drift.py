@@ -134,7 +134,7 @@ def unfinished(stack: DeployedStack) -> Iterator[str]:
     for bucket in read_state(stack.name).going(stack.settings.bucket):
         yield (
             f"bucket {bucket} is still there beside {stack.settings.bucket}, and goes with the "
-            f"next make up STACK={stack.name}"
+            "next deployment"
         )
 
 

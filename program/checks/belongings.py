@@ -103,7 +103,7 @@ def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exi
             "bucket",
             settings.bucket,
             f"what the state has of the bucket {misnamed} is called so there, since a version of "
-            f"before; run pulumi up with {misnamed} first, or take another name",
+            f"before; deploy it under the name {misnamed} first, or take another name",
         )
     kept = removal.not_empty(server, recorded, going)
     if kept is not None:

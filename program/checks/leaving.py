@@ -40,7 +40,7 @@ def sentences(
     for bucket in recorded.going(settings.bucket):
         yield (
             f"bucket {bucket} is deleted at the end; where anything is pushed to it until then, it "
-            "stays, and the next pulumi up says what to do"
+            "stays, and the next preview says what to do"
         )
     if settings.retention_days is None and any(recorded.outputs(LIFECYCLE)):
         yield (

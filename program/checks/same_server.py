@@ -50,7 +50,7 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
                 "endpoint",
                 now,
                 f"this stack has still to delete its bucket {going[0]} at {before}, and there may "
-                "be another of that name here; name that server, and run pulumi up, first",
+                "be another of that name here; name that server until a deployment has deleted it",
             )
         raise SettingError(
             "bucket",

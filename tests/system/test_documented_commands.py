@@ -198,7 +198,7 @@ EXECUTED = {
         "(pulumi config set --secret givenUserSecrets)",
     ),
     "test_removal.py::test_a_destroy_of_a_protected_stack_is_refused_and_names_the_setting": (
-        "or set protect to false and run pulumi up before the change",
+        "or set protect to false and run pulumi up",
     ),
 }
 """By the function that does it: the commands of pages, and the sentences that name one."""

@@ -230,7 +230,9 @@ def test_a_bucket_of_the_name_that_a_former_version_gave_a_resource_is_refused(
         if not refused:
             check(protect=False)
             continue
-        with pytest.raises(SettingError, match=r"of the bucket mine .* pulumi up with mine first"):
+        with pytest.raises(
+            SettingError, match=r"of the bucket mine .* deploy it under the name mine first"
+        ):
             check(protect=False)
 
 
