@@ -243,7 +243,7 @@ def _access_left(settings: Settings) -> str | None:
     # Imported here, as the S3 client: a preview need not wait for it.
     from program.checks import bucket_access  # noqa: PLC0415
 
-    if not bucket_access.stays(settings, recorded.read()):
+    if not bucket_access.stays(settings, recorded.read().of(settings.bucket)):
         return None
     try:
         return bucket_access.finding(settings, server_of(settings).access(settings.bucket))
