@@ -273,7 +273,8 @@ def _check_in_force(settings: Settings, settled: Settled) -> None:
         if made_here(applied):
             # Those of the state the engine deletes last, when nothing of the program runs any more:
             # `leaving` has said so.
-            if not any(recorded.read().outputs(recorded.LIFECYCLE)):
+            known = [one.get("bucket") for one in recorded.read().outputs(recorded.LIFECYCLE)]
+            if settings.bucket not in known:
                 pulumi.log.warn(
                     f"expire is off, and bucket {settings.bucket} has lifecycle rules of a cache "
                     "that are none of this stack's; entries expire until you delete them by hand"

@@ -42,7 +42,9 @@ def sentences(
             f"bucket {bucket} is deleted at the end; where anything is pushed to it until then, it "
             "stays, and the next preview says what to do"
         )
-    if settings.retention_days is None and any(recorded.outputs(LIFECYCLE)):
+    if settings.retention_days is None and any(
+        lifecycle.get("bucket") == settings.bucket for lifecycle in recorded.outputs(LIFECYCLE)
+    ):
         yield (
             f"expire is off, and the lifecycle rules of bucket {settings.bucket} go at the end: "
             f"until then entries expire; {_IN_SPITE}"

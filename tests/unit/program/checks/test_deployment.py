@@ -662,6 +662,13 @@ def test_rules_that_go_at_the_end_are_told_with_what_removes_them_in_spite_of_a_
     assert "rules of bucket nix-cache go at the end: until then entries expire; wh" in caplog.text
     assert "pulumi up --continue-on-error does the rest" in caplog.text
     assert "by hand" not in caplog.text
+    # Those of a bucket that goes, go with it.
+    caplog.clear()
+    elsewhere = {**rules, "outputs": {"bucket": "before", "rules": []}}
+    both = {**state("nix-cache").resources, "urn:retention": elsewhere}
+    monkeypatch.setattr(recorded, "read", lambda: Recorded(both))
+    retention(expire=False)
+    assert "go at the end: until then" not in caplog.text
     # What the state does not have, the engine does not delete.
     caplog.clear()
     monkeypatch.setattr(recorded, "read", lambda: state("nix-cache"))
