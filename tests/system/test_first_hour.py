@@ -150,7 +150,8 @@ def test_a_clients_terminal_fetches_what_was_pushed(clone: Clone) -> None:
         ),
         (
             "make push BUILDER=nobody",
-            "error: no builder nobody of stack dev pushes by a deployment; there are throwaway",
+            "error: no builder nobody of stack dev pushes by a deployment or has a "
+            "credentialsDirectory; there are throwaway",
         ),
         ("make nothing", "error: there is no make nothing; make lists what there is"),
         ("make down STACK=dev", "error: make down has no variable STACK; it takes none"),
