@@ -31,12 +31,3 @@ class Administration(Admin):
         """Remove the user, with what it has been given."""
         with self.asked("change users", "admin:DeleteUser"):
             self.client.user_remove(user)
-
-    def rights_of(self, user: str) -> frozenset[str]:
-        """Return the policies and the groups that a user has, which must be there."""
-        with self.asked("see users", "admin:GetUser"):
-            answer = parse_foreign_json(self.client.user_info(user))
-            if not isinstance(answer, dict):
-                raise ValueError
-        policies = str(answer.get("policyName") or "").split(",")
-        return frozenset(filter(None, (*policies, *map(str, answer.get("memberOf") or ()))))

@@ -215,14 +215,14 @@ class _Job:
 
         Its lock says that the job goes on; the pusher takes it over.
         """
-        _write_new(self._of_job, self._job(), 0o600)
+        _write_new(self._of_job, self._job())
         # What stands in it is shown at the end as the job's own.
-        _write_new(self._log, "", 0o600)
+        _write_new(self._log, "")
         log = held.enter_context(self._log.open("ab"))
         fcntl.flock(log, fcntl.LOCK_EX)
         # Whoever writes here has the job sign and push: root, as Nix's daemon, and its own user.
         _make_directory(self._queue, 0o700)
-        _write_new(self._settings, settings, 0o600)
+        _write_new(self._settings, settings)
         return log
 
     def _tell_nix(self, cache: Mapping[str, Any], *, queues: bool) -> bool:
@@ -243,9 +243,9 @@ class _Job:
             self._nix_conf.write(lines)
         if not queues:
             return False
-        _write_new(self._told_nix, f"{path}\n{hook or ''}\n", 0o600)
+        _write_new(self._told_nix, f"{path}\n{hook or ''}\n")
         if why is not None:
-            _write_new(self._not_queued, f"what this job builds is not queued: {why}", 0o600)
+            _write_new(self._not_queued, f"what this job builds is not queued: {why}")
             self._say_what_is_not_queued()
         return hook is not None
 
@@ -504,7 +504,7 @@ class _Job:
             stderr=log,
             start_new_session=True,
         )
-        _write_new(self._pusher, str(pusher.pid), 0o600)
+        _write_new(self._pusher, str(pusher.pid))
 
     def _end_pusher(self) -> None:
         """End the pusher of a job that is over, and what it pushes."""
@@ -560,7 +560,7 @@ class _Job:
 
 
 def _goes_on(directory: Path) -> bool:
-    """Whether a job's directory has a pusher that lives."""
+    """Whether the job of a directory goes on: its start, or its pusher, holds the log's lock."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         log = os.open(directory / "log", flags)
@@ -576,9 +576,9 @@ def _goes_on(directory: Path) -> bool:
     return False
 
 
-def _write_new(path: Path, text: str, mode: int) -> None:
-    """Write a new file that has its mode from its first byte on, whatever the umask is."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _write_new(path: Path, text: str) -> None:
+    """Write a new file that is this user's alone from its first byte on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
 

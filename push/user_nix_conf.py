@@ -94,7 +94,7 @@ class UserNixConf:
             raise self._nowhere() from None
 
     def put_beside(self, name: str, text: str, mode: int) -> Path:
-        """Write a file that a line is to name, unless it is there.
+        """Write a file that a line is to name; one of the same text is the same file.
 
         Args:
             name: the end of what it is called, after what tells its texts apart.

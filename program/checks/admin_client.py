@@ -9,7 +9,7 @@ Source: MinIO, `cmd/admin-router.go` and `cmd/admin-handlers-users.go`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -86,8 +86,16 @@ class Admin:
         Raises:
             ServerError: no answer, or the server refuses the deploying user.
         """
+        return _policies_of(self._user(name) or {})
+
+    def rights_of(self, name: str) -> frozenset[str]:
+        """Return the policies and the groups that a user has; none where there is no user.
+
+        Raises:
+            ServerError: no answer, or the server refuses the deploying user.
+        """
         user = self._user(name) or {}
-        return frozenset(filter(None, str(user.get("policyName") or "").split(",")))
+        return _policies_of(user) | frozenset(map(str, user.get("memberOf") or ()))
 
     def policy(self, name: str) -> str | None:
         """Return a policy's JSON, or None where there is none of that name.
@@ -208,6 +216,10 @@ def _refused(text: str, what: str, action: str) -> ServerError | _AbsentError:
     if not code:
         return _no_admin_api("a refusal of another kind")
     return ServerError("endpoint", f"the server answers {code}, when asked to {what}; see its log")
+
+
+def _policies_of(user: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(filter(None, str(user.get("policyName") or "").split(",")))
 
 
 def _no_admin_api(answer: str) -> ServerError:
