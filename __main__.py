@@ -7,14 +7,18 @@ import signal
 
 import pulumi
 
-from program.server import declare_early
-from program.settings import stack as settings
+from program import commands
 
 # The engine interrupts the program of a deployment that has failed. It has said why by then, and
 # Python's traceback of the interruption would bury it.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Before all else is imported: meanwhile the engine starts the providers.
+runs_commands = commands.declare_early()
+
+from program.server import declare_early
+from program.settings import stack as settings
+
 stack = settings.load()
-# Before all else is imported: meanwhile the engine starts the provider.
 declared = declare_early(stack)
 
 from components.safeguard import Safeguard
@@ -36,9 +40,10 @@ from program.outputs.machines import ClientConfiguration
 gc.freeze()
 
 server, settled = deployment.begin(stack, declared)
+runs_commands = runs_commands or commands.declare_commands()
 former_names.use(former_names.find(recorded.read()))
 signing_keys = declare_signing_keys(settled.signing_keys)
-deployment.let_providers_start()
+commands.let_providers_start()
 followed = follow_links(stack.builders, preview=pulumi.runtime.is_dry_run())
 announce(stack, settled.signing_keys, recorded.read().of(stack.bucket), followed)
 
@@ -47,7 +52,9 @@ client = public_keys.apply(lambda keys: machines.client_configuration(stack, key
 asked_first = before_pushes.hook(stack, settled)
 cache = declare_cache(stack, server, client, settled, asked_first)
 readers = declare_readers(stack, server, cache)
-builders = declare_builders(stack, followed, server, cache, signing_keys, settled, asked_first)
+builders = declare_builders(
+    stack, followed, server, runs_commands, cache, signing_keys, settled, asked_first
+)
 pins = declare_pins(stack, builders, server, cache, settled)
 guarded = [cache, *signing_keys, *readers.guarded, *builders.guarded]
 Safeguard(

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pulumi
+import pulumi_command as command
 import pulumi_minio as minio
 
 from components.access import (
@@ -169,6 +170,7 @@ def declare_builders(
     settings: Settings,
     followed: Mapping[str, Sequence[str] | None],
     server: minio.Provider,
+    commands: command.Provider,
     cache: BinaryCache,
     signing_keys: Sequence[SigningKey],
     settled: Settled,
@@ -181,6 +183,7 @@ def declare_builders(
         followed: what the links among closures and pins point to, of each builder that has any;
             None where it did not answer.
         server: the provider for users and policy.
+        commands: the provider for what runs on builders.
         cache: what they push to.
         signing_keys: the cache's keys, the last of which signs pushes unless a builder has its own.
         settled: what is known of the server.
@@ -218,7 +221,8 @@ def declare_builders(
                 signing_key=signing_key,
                 before_placing=before_pushes,
             )
-            guarded.append(BuilderCredentials(places[builder.name], files))
+            by_ours = pulumi.ResourceOptions(provider=commands)
+            guarded.append(BuilderCredentials(places[builder.name], files, by_ours))
         if builder.pushed:
             closures: pulumi.Input[Sequence[str]] = list(builder.pushed)
             if builder.name in followed:
@@ -234,7 +238,7 @@ def declare_builders(
             )
     if pushes:
         push = _declare_pushes(
-            settings, pushes, server, cache, signing_keys, settled, before_pushes
+            settings, pushes, [server, commands], cache, signing_keys, settled, before_pushes
         )
         for name, user in ((builder.name, builder.s3_user) for builder in settings.builders):
             if user in pushes:
@@ -323,7 +327,7 @@ def _places(builders: Sequence[BuilderSettings]) -> dict[str, str]:
 def _declare_pushes(
     settings: Settings,
     pushes: Mapping[str, BuilderPush],
-    server: minio.Provider,
+    providers: list[pulumi.ProviderResource],
     cache: BinaryCache,
     signing_keys: Sequence[SigningKey],
     settled: Settled,
@@ -344,5 +348,5 @@ def _declare_pushes(
             uploaded=recorded.read().of(settings.bucket).binary_content(PROGRAM_KEY),
             before_pushing=before_pushes,
         ),
-        pulumi.ResourceOptions(providers=[server]),
+        pulumi.ResourceOptions(providers=providers),
     )

@@ -128,19 +128,6 @@ def _known_to_clients(
         raise as_setting_error(settings, error) from None
 
 
-def let_providers_start() -> None:
-    """In a preview, send the engine what is declared so far, and go on while it works on that.
-
-    The SDK sends what is declared when the program waits for an answer, or ends. The keys' provider
-    takes as long to start as all the rest to be declared, and links on builders to be followed. An
-    update sends nothing early, so that it changes all that it plans or nothing.
-    """
-    root = pulumi.runtime.get_root_resource()
-    if pulumi.runtime.is_dry_run() and root is not None:
-        # The least that there is to ask.
-        pulumi.runtime.invoke("pulumi:pulumi:getResource", {"urn": root.urn})
-
-
 def refusal_of_a_destroy(settings: Settings) -> str | None:
     """Return why a destroy of this stack would stop half-way, with the remedy, or None."""
     return removal.refusal(settings, server_of(settings), recorded.read())

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from threading import Event
 from typing import Any
 
 import pulumi
 import pulumi_minio as minio
 import pytest
-from pulumi.runtime.mocks import MockMonitor, MockResourceArgs
-from pulumi.runtime.proto.resource_pb2 import ResourceInvokeResponse
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
 import program.checks.s3_client
@@ -25,7 +22,6 @@ from program.checks.deployment import Settled
 from program.checks.recorded import BUCKET, BUCKET_POLICY, LIFECYCLE, OBJECT, STACK, Recorded
 from program.checks.s3_client import Server, refusal, unreachable
 from program.checks.server_error import ServerError
-from program.declaration import declare_signing_keys
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.server import declare_early, declare_server
@@ -286,37 +282,6 @@ def test_a_preview_declares_before_it_asks_the_server(server: type[FakeServer]) 
     server.error = ServerError("user", "the server knows no such user")
     use_recording_mocks(preview=True)
     check()
-
-
-@pytest.mark.parametrize("preview", [True, False])
-def test_a_preview_sends_what_is_declared_before_it_goes_on_and_an_update_does_not(
-    monkeypatch: pytest.MonkeyPatch, preview: bool
-) -> None:
-    mocks = use_recording_mocks(preview)
-    arrived, sent = Event(), []
-    register = mocks.new_resource
-
-    def registered(args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        if "SigningKey" in args.typ:
-            arrived.set()
-        return register(args)
-
-    # An engine that answers once it has been told of the key, or never will be.
-    def answer(*_: object) -> ResourceInvokeResponse:
-        arrived.wait(10)
-        return ResourceInvokeResponse()
-
-    monkeypatch.setattr(mocks, "new_resource", registered)
-    monkeypatch.setattr(MockMonitor, "Invoke", answer)
-
-    def program() -> pulumi.Output[None]:
-        declare_signing_keys(SigningKeys(("cache.test-1",), {}))
-        deployment.let_providers_start()
-        sent.append(arrived.is_set())
-        return pulumi.Output.from_input(None)
-
-    settled(program)
-    assert sent == [preview]
 
 
 @pytest.mark.usefixtures("server")
