@@ -1,7 +1,8 @@
-"""In which order the tests run."""
+"""In which order the tests run, and what they do not wait for."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, the longest of all at once, and the rest as it was found."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(Path(item.path).stem, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lasts as long as the tests do."""
+    gc.freeze()

@@ -99,9 +99,16 @@ GENERATOR = r"""
 use strict;
 use warnings;
 
+open my $listed, '<', $ENV{planPath} or die "plan: $!";
+my @plan = <$listed>;
+my $total = 0;
+$total += (split)[1] for @plan;
+
 my $BLOCK = 32 * 1024;
 my $block = 0;
-my $POOL = 4 * 1024 * 1024;
+# Making 4 MiB takes longer than all else of a small closure does.
+my $POOL = 4 * $BLOCK;
+$POOL *= 2 while $POOL < $total && $POOL < 4 * 1024 * 1024;
 
 # Incompressible bytes: a cipher's key stream, without end.
 open my $noise, '-|', '/bin/sh', '-c',
@@ -142,9 +149,8 @@ sub content {
     close $file or die "$path: $!";
 }
 
-open my $plan, '<', $ENV{planPath} or die "plan: $!";
 my $number = 0;
-while (<$plan>) {
+for (@plan) {
     my ($output, $size, @references) = split;
     my $path = $ENV{$output};
     my $head = join '', map { "$ENV{$_}\n" } @references;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,8 @@ from tests.system.preloaded_python.environment import (
     forks,
     preloaded_python,
 )
+from tests.system.preloaded_python.server import PROGRAM
+from tests.system.stack import CHECKOUT
 from toolbox.processes import started, wait_until
 
 _WHAT_IT_IS = """
@@ -92,6 +95,19 @@ def test_it_does_what_the_real_one_does(
 
 def test_it_has_imported_what_takes_long(python: Path, tmp_path: Path) -> None:
     assert call(python, tmp_path, "-c", _LOADED)[1] == "True\n"
+
+
+@pytest.mark.parametrize("own", ["formats", "push"])
+def test_a_project_has_what_its_own_directory_has_of_the_program(
+    python: Path, tmp_path: Path, own: str
+) -> None:
+    code = f"import formats.keys, {own}; print({own}.__file__, formats.keys.__file__)"
+    for name in PROGRAM:
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    assert call(python, tmp_path, "-c", code)[1].count(str(CHECKOUT)) == 2
+    (tmp_path / own).unlink()
+    shutil.copytree(CHECKOUT / own, tmp_path / own)
+    assert call(python, tmp_path, "-c", code) == call(sys.executable, tmp_path, "-c", code)
 
 
 def test_what_has_no_order_has_another_one_in_some(python: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from toolbox.tools import CHECKOUT, DYNAMIC_PROVIDERS, LANGUAGE_HOST
 
 MODULES = (
     "asyncssh", "grpc.aio", "minio", "nacl.signing", "pulumi.dynamic", "pulumi_command.remote",
-    "pulumi_minio",
+    "pulumi_minio", "toolbox.plugins.command_provider", "toolbox.plugins.language_host",
+    "toolbox.plugins.minio_provider", "toolbox.plugins.ssh_connection",
 )  # fmt: skip
-"""What is imported beforehand. All of it is installed: the project's own is each stack's."""
+"""What is imported beforehand besides the program: what is installed, and the drop-in plugins."""
 
 VIRTUALENV = "NIXCACHE_TESTS_VIRTUALENV"
 """Variable that names the virtual environment of the tests' stacks."""

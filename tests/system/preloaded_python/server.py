@@ -12,6 +12,7 @@ import importlib
 import io
 import marshal
 import os
+import pkgutil
 import runpy
 import selectors
 import signal
@@ -37,6 +38,9 @@ Request = Mapping[str, Any]
 
 ASKING_SECONDS = 10.0
 """How long a client may take to say what it wants: nobody else is served meanwhile."""
+
+PROGRAM = ("components", "formats", "program", "push")
+"""The packages that this checkout's program has, and every project of it."""
 
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -192,6 +196,25 @@ class QuickEnd:
             os._exit(self.code)
 
 
+def import_program() -> None:
+    """Import all that the program may import."""
+    for package in map(importlib.import_module, PROGRAM):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith(".__main__"):
+                importlib.import_module(found.name)
+
+
+def forget_program(directory: str) -> None:
+    """Forget what was imported of the program where a directory has a package of its own."""
+    if any(_is_another(Path(directory, name), sys.modules[name]) for name in PROGRAM):
+        for name in [name for name in sys.modules if name.partition(".")[0] in PROGRAM]:
+            del sys.modules[name]
+
+
+def _is_another(place: Path, package: types.ModuleType) -> bool:
+    return place.exists() and not place.samefile(package.__path__[0])
+
+
 def become(request: Request, path: list[str]) -> None:
     """Do in this process what a new one with the command line of `request` does.
 
@@ -208,6 +231,7 @@ def become(request: Request, path: list[str]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    forget_program(request["directory"])
     os.umask(request["umask"])
     arguments = list(request["arguments"])
     unbuffered = arguments[0] == "-u" or bool(os.environ.get("PYTHONUNBUFFERED"))
@@ -259,8 +283,11 @@ def main(address: str, modules: list[str]) -> None:
     forks = Forks(address)
     for module in modules:
         importlib.import_module(module)
-    # Shared with every fork for as long as nobody writes to it.
+    import_program()
+    # Shared with every fork for as long as nobody writes to it; none lasts until it needs a
+    # collection.
     gc.freeze()
+    gc.disable()
     print("ready", flush=True)
     request = forks.serve()
     if request is None:
