@@ -50,6 +50,8 @@ _NOUNS = {
     _CLOSURE: "closure",
     "command:remote:Command": "command",
     "command:local:Command": "command",
+    "pulumi:providers:minio": "provider",
+    "pulumi:providers:command": "provider",
 }
 # Operations as `preview --json` names them (pulumi, sdk/go/common/apitype.OpType).
 _WORDS = {

@@ -54,6 +54,12 @@ def test_nothing_to_do_is_one_line() -> None:
     assert report() == "### Nothing changes; 3 unchanged\n"
 
 
+def test_the_engines_plugins_have_a_word() -> None:
+    text = report(step("create", "pulumi:providers:command::command"))
+    assert "provider `command`" in text
+    assert "pulumi:" not in text
+
+
 def test_each_changed_property_is_a_row_with_what_it_was_and_becomes() -> None:
     before = {"content": "StoreDir: /nix/store\nPriority: 40\n", "etag": "a", "objectName": "x"}
     after = {"content": "StoreDir: /nix/store\nPriority: 30\n", "etag": "b", "objectName": "y"}
