@@ -34,9 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _push(stack: str, builder: str | None) -> int:
     state = read_state(stack)
+    builders = state.stack_output("builders")
+    if builders is None:
+        raise OperationError(
+            f"no deployment of stack {stack} has come to its end, so it has no builders yet; "
+            "run pulumi up, which pushes, too, or says what keeps it"
+        )
     users = {
         name: str(access["accessKeyId"])
-        for name, access in state.stack_output("builders", {}).items()
+        for name, access in builders.items()
         if "lastPush" in access
     }
     files = credential_files(state)

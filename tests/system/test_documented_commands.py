@@ -187,6 +187,9 @@ EXECUTED = {
         "where it is nobody's, mc admin user remove s3 …",
         "where it is nobody's, mc admin policy remove s3 …",
     ),
+    "test_recovery.py::test_a_first_up_that_failed_is_what_a_push_tells_to_run_again": (
+        "run pulumi up, which pushes, too, or says what keeps it",
+    ),
     "test_retention.py::test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown": (
         "the deploying user may set the lifecycle, then run pulumi up --refresh",
     ),

@@ -304,6 +304,20 @@ def test_users_that_were_being_made_and_are_wanted_no_more_are_removed(
         assert_whole(stack)
 
 
+def test_a_first_up_that_failed_is_what_a_push_tells_to_run_again(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="first-failed")
+    gone = f"/nix/store/{'0' * 32}-gone"
+    stack.set(builders=[{"name": "here", "local": True, "closures": [gone]}])
+    stack.up().refused()
+    told = stack.operate("push", "--stack", stack.name)
+    assert "run pulumi up, which pushes, too, or says what keeps it" in told.refused()
+    stack.set(builders=[{"name": "here", "local": True}])
+    stack.up().succeeded()
+    assert_whole(stack)
+
+
 def test_a_state_file_whose_attributes_were_cut_off_is_readable_again(
     new_stack: StackFactory, minio: MinioServer
 ) -> None:

@@ -77,6 +77,17 @@ def test_the_files_of_a_builder_that_is_named_are_placed_anew(
     assert "secret of" not in out
 
 
+def test_a_stack_whose_first_deployment_failed_is_to_be_deployed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resources = {f"{PREFIX}{STACK}::nixcache-homelab": {"type": STACK, "outputs": {}}}
+    monkeypatch.setattr(push, "read_state", lambda _: Recorded(resources))
+    for named in ([], ["a"]):
+        assert push.main(["--stack", "test", *named]) == 2
+        assert "has come to its end" in (told := capsys.readouterr().err)
+        assert "pulumi up" in told
+
+
 def test_what_a_builder_printed_does_not_steer_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
