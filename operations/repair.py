@@ -164,9 +164,9 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
         enabled = administration.user_status(name) == "enabled"
         if enabled and _accepted(settings, Credential(name, secret)):
             continue
-        attached = administration.attached(name)
-        if not attached & own:
-            _refuse_anothers(state, name, attached, own)
+        rights = administration.rights_of(name)
+        if not rights & own:
+            _refuse_anothers(state, name, rights, own)
         administration.put_user(name, secret)
         if not enabled:
             yield f"user {name} was gone or disabled: put back with the secret it had"
@@ -175,7 +175,7 @@ def put_back(settings: Settings, state: Recorded) -> Iterator[str]:
 
 
 def _refuse_anothers(
-    state: Recorded, user: str, attached: Collection[str], own: Collection[str]
+    state: Recorded, user: str, rights: Collection[str], own: Collection[str]
 ) -> None:
     """Refuse to put this stack's secret over a user that has none of its policies, and others.
 
@@ -184,7 +184,7 @@ def _refuse_anothers(
     Raises:
         SettingError: it is such a user.
     """
-    used = ownership.use_of_others(state, user, attached, own)
+    used = ownership.use_of_others(state, user, rights, own)
     if used is not None:
         raise SettingError(
             "builders", None, f"the secret of user {user} would be put back, and {used}"

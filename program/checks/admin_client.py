@@ -80,14 +80,6 @@ class Admin:
         user = self._user(name)
         return None if user is None else str(user.get("status"))
 
-    def attached(self, name: str) -> frozenset[str]:
-        """Return the names of the policies that a user has itself; none where there is no user.
-
-        Raises:
-            ServerError: no answer, or the server refuses the deploying user.
-        """
-        return _policies_of(self._user(name) or {})
-
     def rights_of(self, name: str) -> frozenset[str]:
         """Return the policies and the groups that a user has; none where there is no user.
 

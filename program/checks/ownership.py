@@ -56,7 +56,7 @@ def check_leaving(settings: Settings, server: Server, recorded: Recorded) -> Non
     """Refuse to delete a user that this stack has made or adopted and somebody else has a use for.
 
     Raises:
-        SettingError: one that would go has a policy that is not this stack's.
+        SettingError: one that would go has a policy or a group that is not this stack's.
         ServerError: no answer, or the server refuses the deploying user.
     """
     leaving = recorded.users if settings.given_users else recorded.users - settings.users
@@ -89,14 +89,14 @@ def not_to_be_deleted(
         ServerError: no answer, or the server refuses the deploying user.
     """
     for user in sorted(users):
-        used = use_of_others(recorded, user, admin.attached(user), own)
+        used = use_of_others(recorded, user, admin.rights_of(user), own)
         if used is not None:
             return f"the user {user} would be deleted, and {used}"
     return None
 
 
 def use_of_others(
-    recorded: Recorded, user: str, attached: Collection[str], own: Collection[str]
+    recorded: Recorded, user: str, rights: Collection[str], own: Collection[str]
 ) -> str | None:
     """Return what a user may do that is not this stack's doing, with the remedy, or None.
 
@@ -106,17 +106,17 @@ def use_of_others(
     Args:
         recorded: the state; it has the user.
         user: its name.
-        attached: the policies that it has on the server.
+        rights: the policies and the groups that it has on the server.
         own: the policies of this stack.
     """
-    others = sorted(set(attached) - set(own))
+    others = sorted(set(rights) - set(own))
     if not others:
         return None
     remedies = [f"pulumi state delete '{_urn(recorded, user)}' --target-dependents --force"]
     # What the state forgets stays attached, and the server deletes no policy that somebody has.
     remedies += [
         f"mc admin policy detach ALIAS {policy} --user {user}"
-        for policy in sorted(set(attached) & set(own))
+        for policy in sorted(set(rights) & set(own))
     ]
     return (
         f"it has {listed(others)} on the server, which this stack did not give it; take that away "

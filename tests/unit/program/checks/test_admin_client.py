@@ -136,15 +136,17 @@ def test_a_policy_comes_out_of_what_a_server_wraps_it_in(answer: Any) -> None:
         assert json.loads(str(Admin(SERVER).policy("p"))) == json.loads(POLICY)
 
 
-def test_a_users_own_policies_are_told_by_their_names(answer: Any) -> None:
+def test_a_users_policies_and_groups_are_told_by_their_names(answer: Any) -> None:
     admin = Admin(SERVER)
     answer(Answer(200, {}, b'{"status": "enabled", "policyName": "one,two"}'))
-    assert admin.attached("alice") == {"one", "two"}
+    assert admin.rights_of("alice") == {"one", "two"}
+    answer(Answer(200, {}, b'{"status": "enabled", "policyName": "one", "memberOf": ["staff"]}'))
+    assert admin.rights_of("alice") == {"one", "staff"}
     for text in (b'{"status": "enabled"}', b'{"status": "enabled", "policyName": ""}'):
         answer(Answer(200, {}, text))
-        assert admin.attached("alice") == frozenset()
+        assert admin.rights_of("alice") == frozenset()
     answer(refused(404, code("XMinioAdminNoSuchUser")))
-    assert admin.attached("alice") == frozenset()
+    assert admin.rights_of("alice") == frozenset()
 
 
 @pytest.mark.parametrize("body", ["[]", "none", '"enabled"', *NESTED])

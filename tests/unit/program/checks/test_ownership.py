@@ -53,7 +53,7 @@ class FakeServer:
     """Root and service accounts."""
     policies: Mapping[str, str] = field(default_factory=dict)
     holders_: frozenset[str] = frozenset()
-    attached_: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    rights: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def check(self) -> None:
         """It is MinIO's admin API."""
@@ -64,8 +64,8 @@ class FakeServer:
     def policy(self, name: str) -> str | None:
         return self.policies.get(name)
 
-    def attached(self, name: str) -> frozenset[str]:
-        return self.attached_.get(name, frozenset())
+    def rights_of(self, name: str) -> frozenset[str]:
+        return self.rights.get(name, frozenset())
 
     def holders(self, _policy: str) -> frozenset[str]:
         return self.holders_
@@ -143,7 +143,7 @@ def test_a_user_that_somebody_else_has_a_use_for_is_not_deleted(
     monkeypatch.setattr(ownership, "Admin", lambda _: server)
 
     def leaves(*policies: str, more: Mapping[str, Any] = {}, **changes: Any) -> None:
-        server.attached_ = {"ci": frozenset(policies)}
+        server.rights = {"ci": frozenset(policies)}
         settings = parse(configuration(**{"builders": ONE_BUILDER, **changes}))
         ownership.check_leaving(settings, there, Recorded({**state, **more}))
 
@@ -176,12 +176,12 @@ def test_a_user_that_somebody_else_has_a_use_for_is_not_deleted(
         raise ServerError("users", "the server has no MinIO admin API")
 
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(FakeServer, "attached", no_api)
+        elsewhere.setattr(FakeServer, "rights_of", no_api)
         leaves(builders=[one], **secrets)
         with pytest.raises(ServerError):
             leaves()
     # A builder that stays is asked nothing about.
-    monkeypatch.setattr(FakeServer, "attached", None)
+    monkeypatch.setattr(FakeServer, "rights_of", None)
     ownership.check_leaving(
         parse(configuration(builders=ONE_BUILDER)),
         there,
@@ -193,7 +193,7 @@ def test_a_destroy_leaves_a_user_that_somebody_else_has_a_use_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state = {**made(BUILDERS, USER, "ci"), **made(BUILDERS, POLICY, "nix-cache-write")}
-    server = FakeServer(attached_={"ci": frozenset(["nix-cache-write"])})
+    server = FakeServer(rights={"ci": frozenset(["nix-cache-write"])})
     monkeypatch.setattr(admin_client, "Admin", lambda _: server)
 
     def refusal_of_a_destroy() -> str | None:
@@ -202,7 +202,7 @@ def test_a_destroy_leaves_a_user_that_somebody_else_has_a_use_for(
         return removal.refusal(settings, there, Recorded(state))
 
     assert refusal_of_a_destroy() is None
-    server.attached_ = {"ci": frozenset(["by-hand", "nix-cache-write"])}
+    server.rights = {"ci": frozenset(["by-hand", "nix-cache-write"])}
     assert str(refusal_of_a_destroy()).startswith("the user ci would be deleted, and it has by-h")
 
 
