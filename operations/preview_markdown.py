@@ -51,7 +51,6 @@ _NOUNS = {
     "command:remote:Command": "command",
     "command:local:Command": "command",
     "pulumi:providers:minio": "provider",
-    "pulumi:providers:command": "provider",
 }
 # Operations as `preview --json` names them (pulumi, sdk/go/common/apitype.OpType).
 _WORDS = {

@@ -55,8 +55,8 @@ def test_nothing_to_do_is_one_line() -> None:
 
 
 def test_the_engines_plugins_have_a_word() -> None:
-    text = report(step("create", "pulumi:providers:command::command"))
-    assert "provider `command`" in text
+    text = report(step("create", "pulumi:providers:minio::minio"))
+    assert "provider `minio`" in text
     assert "pulumi:" not in text
 
 
