@@ -150,7 +150,7 @@ def audited(stack: DeployedStack, sample: int | None) -> Report:
     try:
         audit(cache_of(stack), report, sample, Progress("audit"))
     except ServerError as error:
-        raise OperationError(f"{error.subject}: {error}") from None
+        raise OperationError(f"{error.setting}: {error}") from None
     except HTTPError as error:
         raise OperationError(f"{stack.substituter}: {unreachable(error)}") from None
     except ssl.SSLError:

@@ -70,8 +70,7 @@ def _check(stack: str, bucket: str | None, *, as_json: bool) -> int:
                 if not as_json:
                     _show(result)
     except ServerError as error:
-        names = {"user": "minioUser", "password": "minioPassword"}
-        raise OperationError(f"{names.get(error.subject, error.subject)}: {error}") from None
+        raise OperationError(f"{error.setting}: {error}") from None
     kept = all(result.kept for result in results)
     if as_json:
         report = {

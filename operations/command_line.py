@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from formats.printable import printable
@@ -72,6 +73,7 @@ class Parser(argparse.ArgumentParser):
 def run(operation: Callable[[], int]) -> int:
     """Run an operation; return its exit code, or say in one sentence why it could not run."""
     sys.unraisablehook = _unraisable
+    _open_what_is_closed()
     try:
         code = operation()
         # What it printed is told only now: to nobody, where whoever read it has gone.
@@ -95,6 +97,17 @@ def run(operation: Callable[[], int]) -> int:
         print("\ninterrupted; run the command again to go on", file=sys.stderr)
         return INTERRUPTED
     return CANNOT_RUN
+
+
+def _open_what_is_closed() -> None:
+    """Have something in the place of a standard stream that is closed.
+
+    The next file that is opened would be there, and get what this and other programs print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Until this process ends.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:

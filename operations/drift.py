@@ -27,7 +27,6 @@ from program.checks.expiry import in_words
 from program.checks.server_error import ServerError
 
 _IAM_POLICY = "minio:index/iamPolicy:IamPolicy::"
-_SETTINGS = {"user": "minioUser", "password": "minioPassword"}
 
 
 def check_deployer(stack: DeployedStack) -> None:
@@ -191,8 +190,7 @@ def _drift(name: str) -> int:
         if error.subject == "bucket":
             print(f"- bucket: {error}\n{repair}, with an empty one")
             return FOUND
-        setting = _SETTINGS.get(error.subject, error.subject)
-        raise OperationError(f"{setting}: {error}; nothing was refreshed") from None
+        raise OperationError(f"{error.setting}: {error}; nothing was refreshed") from None
     print(report, end="")
     for sentence in filter(None, (*refused, *lost, *astray, shut)):
         print(f"- {sentence}")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
+from formats.printable import listed
 from formats.s3 import ListedVersion
 from operations.bucket import Bucket, Credential
 from operations.command_line import DONE, FOUND, Parser, Progress, run
@@ -50,9 +51,14 @@ def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
         going = [one for one in state.going(settings.bucket) if server.lifecycle(one) is not None]
         done = [code for code in map(emptied, going) if code is not None]
         if not done and settings.bucket in state.buckets:
-            done = [emptied(settings.bucket) or DONE]
+            code = emptied(settings.bucket)
+            if code is None and names:
+                raise OperationError(
+                    f"bucket {settings.bucket} has no object of the name {listed(sorted(names))}"
+                )
+            done = [code or DONE]
     except ServerError as error:
-        raise OperationError(f"{error.subject}: {error}") from None
+        raise OperationError(f"{error.setting}: {error}") from None
     except SettingError as error:
         raise OperationError(str(error)) from None
     return max(done, default=DONE)
@@ -71,11 +77,13 @@ def _empty_one(
     wanted = _Wanted(names, kept, Progress("empty"))
     count, size = wanted.measure(bucket.versions())
     if count == 0:
-        print(f"bucket {settings.bucket} holds nothing to remove")
+        if not names:
+            print(f"bucket {settings.bucket} holds nothing to remove")
         return None
+    of_names = " of these names" if names else ""
     print(
         f"stack {stack}: bucket {settings.bucket} at {settings.endpoint} holds {count:,} objects "
-        f"and versions, {size:,} bytes, to remove for good.\n"
+        f"and versions{of_names}, {size:,} bytes, to remove for good.\n"
         "Type the bucket's name to remove them: ",
         end="",
         file=sys.stderr,

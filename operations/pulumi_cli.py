@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 _INTERRUPTED = b"confirmation cancelled"
@@ -49,7 +49,7 @@ def read_text(*arguments: str) -> str:
 
 
 class _Errors(threading.Thread):
-    """Passes on what the CLI writes to standard error.
+    """Passes on what the CLI writes to standard error, or, without a terminal, all it writes.
 
     While it asks a question it reads the terminal itself, and Ctrl-C is a key as any other: no
     process hears an interruption, and the exit code is that of the answer no. It says it in words.
@@ -65,8 +65,10 @@ class _Errors(threading.Thread):
     def run(self) -> None:
         """Pass on until there is no more."""
         while data := os.read(self._pipe.fileno(), 1 << 16):
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
+            # The CLI goes on where nobody reads any more: ended by that, it would leave its lock.
+            with suppress(OSError):
+                sys.stderr.buffer.write(data)
+                sys.stderr.buffer.flush()
             self._last = (self._last + data)[-_REMEMBERED:]
 
     def interrupted(self) -> bool:
@@ -85,8 +87,9 @@ def on_terminal(*arguments: str) -> int:
         KeyboardInterrupt: it was interrupted, and ended in order.
     """
     process = _started(*arguments)
-    assert process.stderr is not None
-    errors = _Errors(process.stderr)
+    pipe = process.stderr or process.stdout
+    assert pipe is not None
+    errors = _Errors(pipe)
     interrupted = False
     while True:
         try:
@@ -128,8 +131,13 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _started(*arguments: str) -> subprocess.Popen[bytes]:
+    # On a terminal, the CLI draws on that itself.
+    to_terminal = sys.stderr.isatty()
+    stdout, stderr = (
+        (sys.stderr, subprocess.PIPE) if to_terminal else (subprocess.PIPE, subprocess.STDOUT)
+    )
     with _named() as command:
-        return subprocess.Popen([command, *arguments], stdout=sys.stderr, stderr=subprocess.PIPE)
+        return subprocess.Popen([command, *arguments], stdout=stdout, stderr=stderr)
 
 
 @contextmanager

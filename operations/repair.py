@@ -54,7 +54,7 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
         for sentence in clear_away(wanted, state, making):
             print(sentence, flush=True)
     except (ServerError, SettingError) as error:
-        subject = f"{error.subject}: " if isinstance(error, ServerError) else ""
+        subject = f"{error.setting}: " if isinstance(error, ServerError) else ""
         raise OperationError(f"{subject}{error}; nothing was refreshed") from None
     if making:
         print(
@@ -73,7 +73,7 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
         clear = ("--skip-preview", "--clear-pending-creates", "--stack", stack)
         # The deployment has just refreshed all else.
         read_text("refresh", "--yes", f"--target={root}", *clear)
-    return DONE if "--preview-only" in arguments else _place_anew(stack, now)
+    return _place_anew(stack, now)
 
 
 def _place_anew(stack: str, state: Recorded) -> int:

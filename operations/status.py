@@ -47,7 +47,7 @@ def status_of(stack: DeployedStack, operation: str) -> Status:
     try:
         seen = _seen(stack, Progress(operation))
     except ServerError as error:
-        raise OperationError(f"{error.subject}: {error}") from None
+        raise OperationError(f"{error.setting}: {error}") from None
     status = evaluate(
         stack.name,
         stack.substituter,

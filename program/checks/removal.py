@@ -41,7 +41,7 @@ def refusal(settings: Settings, server: Server, recorded: Recorded) -> str | Non
     except SettingError as error:
         return str(error)
     except ServerError as error:
-        return f"{error.subject}: {error}; so what the bucket holds cannot be told"
+        return f"{error.setting}: {error}; so what the bucket holds cannot be told"
 
 
 def not_empty(server: Server, recorded: Recorded, buckets: Iterable[str]) -> str | None:

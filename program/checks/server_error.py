@@ -7,6 +7,8 @@ from formats.printable import printable
 _LONGEST = 1_000
 """Characters of a sentence."""
 
+_SETTINGS = {"user": "minioUser", "password": "minioPassword"}
+
 
 class ServerError(Exception):
     """The server cannot be used; the message is one sentence with the remedy.
@@ -23,3 +25,8 @@ class ServerError(Exception):
         super().__init__(printable(remedy, _LONGEST))
         self.subject = subject
         self.reachable = reachable
+
+    @property
+    def setting(self) -> str:
+        """What the sentence is about, as the settings call it."""
+        return _SETTINGS.get(self.subject, self.subject)

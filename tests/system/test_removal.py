@@ -76,6 +76,8 @@ def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_k
         return {str(o.object_name) for o in root(minio).list_objects("lasting", recursive=True)}
 
     before = left()
+    nothing = full.operate("empty", "--stack", full.name, "no-such", text="lasting\n")
+    assert "bucket lasting has no object of the name no-such" in nothing.refused()
     refused = full.operate("empty", "--stack", full.name, text="yes\n")
     assert refused.code == 1
     assert "bucket lasting at https://127.0.0.1" in refused.output

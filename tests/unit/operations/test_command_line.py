@@ -79,6 +79,28 @@ def test_what_cannot_be_written_to_a_full_disk_is_one_sentence(letters: int) -> 
     assert told == "error: what it says cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_nobodys_and_no_files(tmp_path: Path, closing: str) -> None:
+    code = (
+        "import sys; from pathlib import Path; from operations.command_line import run\n"
+        "def operation():\n"
+        f"    with Path({str(tmp_path / 'file')!r}).open('w') as file:\n"
+        "        print('to nobody', sys.stdin.readline()); print('either', file=sys.stderr)\n"
+        "        return file.fileno() > 2\n"
+        "sys.exit(run(operation))"
+    )
+    script = f'exec "$0" -c "$1" {closing}'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, code],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert (tmp_path / "file").read_text() == ""
+
+
 def test_no_text_of_others_in_a_refusal_steers_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from operations import audit, drift, preview_markdown
 from operations.pulumi_cli import OperationError, read_output, read_report
 
+CHECKOUT = Path(__file__).parents[3]
 OPERATIONS = [audit.main, drift.main, preview_markdown.main]
 
 
@@ -87,3 +90,23 @@ def test_what_is_no_report_is_refused(printed: str, cli: Callable[[str], Path]) 
     cli(f"echo '{printed}'; echo 'error: no backend' >&2; exit 1")
     with pytest.raises(OperationError, match=r"\Apulumi preview failed: no backend\Z"):
         read_report("preview")
+
+
+def test_the_cli_comes_to_its_end_where_nobody_reads_what_it_says(
+    cli: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # As much as no pipe takes, on both; a shell that is ended by it does not come to the last line.
+    lines = "i=0; while [ $i -lt 4000 ]; do echo a line of a deployment; echo and one >&2; "
+    cli(f"{lines} i=$((i + 1)); done; touch {tmp_path}/ended")
+    code = "import sys; from operations.pulumi_cli import on_terminal; sys.exit(on_terminal())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as operation:
+        assert operation.stderr is not None
+        assert operation.stderr.readline()
+        operation.stderr.close()
+        operation.wait()
+    assert (tmp_path / "ended").exists()

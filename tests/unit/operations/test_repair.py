@@ -171,7 +171,6 @@ def test_files_on_builders_are_placed_anew_after_all_else(
     repaired: Repaired, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"type": COMMANDS[1], "urn": FILES, "outputs": {}}
-    repaired.run(MAKING, made=(MAKING, files), options=("--preview-only",))
     repaired.run(made=(files,), up=255)
     assert repaired.placed == []
     repaired.run(MAKING, made=(MAKING, files), placing=255)

@@ -68,7 +68,7 @@ def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(FakeServer, "listing", refused)
     monkeypatch.setattr(status, "server_of", lambda _: FakeServer())
-    with pytest.raises(OperationError, match="user: the server denies it"):
+    with pytest.raises(OperationError, match="minioUser: the server denies it"):
         status_of(stack(), "status")
 
 
