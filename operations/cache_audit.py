@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from components.retention import ExpirationRule, foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import LOG_FOLDER, NarInfo, listing_of, log_of, narinfo_of
+from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, listing_of, log_of, narinfo_of
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
 from formats.store_path import STORE_DIR
@@ -35,7 +35,7 @@ CONNECTIONS = 8
 _BATCH = 1_000
 _NOT_WHOLE = "a client gets no whole answer"
 _OF_THE_NAR = ("nar-content", "unanswered")
-"""What is found of a narinfo that was read, and goes with its NAR."""
+"""What is found of a NAR, and may be the NAR's own fault."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finding:
     detail: str
     """What is wrong, in words."""
     nar: str = ""
-    """The NAR's name, where that is what is wrong."""
+    """The NAR's name, where that is what is wrong: a signed narinfo says so, and none is right."""
 
 
 @dataclass
@@ -167,14 +167,21 @@ def audit(
         hashed = set(random.sample(narinfos, min(sample, len(narinfos))))
     examine = _Examiner(cache, sizes, hashed)
     wanted = _Wanted(cache, sizes)
+    right: set[str] = set()
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         for done, examined in enumerate(_in_batches(threads, examine, narinfos), 1):
             unused.discard(examined.nar)
+            if examined.right:
+                right.add(examined.nar)
             logs.discard(log_of(examined.deriver))
             wanted.refer(examined)
             _count(report, examined)
             progress(f"{done:,} of {len(narinfos):,} narinfos, {len(report.findings):,} findings")
         wanted.settle(report, threads)
+    # Anybody who may write can point to a good NAR, and say something else of it.
+    report.findings = [
+        replace(finding, nar="") if finding.nar in right else finding for finding in report.findings
+    ]
     report.unused_nars = len(unused)
     report.unused_beside = len(unlisted) + len(logs)
     report.seconds = round(time.monotonic() - started, 3)
@@ -192,6 +199,8 @@ class _Examined:
     signatures: dict[str, bool | None] = field(default_factory=dict)
     """Whether a key's signature is good, by the key's name; None where that is unknown."""
     hashed: bool = False
+    right: bool = False
+    """Whether a trusted key has signed it, and nothing was found of its NAR."""
     gone: bool = False
 
 
@@ -210,15 +219,18 @@ class _Examiner:
         if narinfo is not None:
             examined.nar, examined.deriver = narinfo.url, narinfo.deriver or ""
             examined.store_path, examined.references = narinfo.store_path, narinfo.references
-            findings = [
-                *self._place(name, narinfo),
-                *self._signatures(narinfo, examined),
-                *self._nar(narinfo, name in self._hashed, examined),
+            findings = [*self._place(name, narinfo), *self._signatures(narinfo, examined)]
+            of_the_nar = list(self._nar(narinfo, name in self._hashed, examined))
+            examined.findings += [Finding(kind, name, detail) for kind, detail in findings]
+            trusted = self._is_trusted(examined)
+            # What is no NAR's name may be that of another narinfo, or of what the program keeps.
+            # And what nobody has signed may be about a NAR whose narinfo is still to come.
+            nar = narinfo.url if trusted and is_nar_key(narinfo.url) else ""
+            examined.findings += [
+                Finding(kind, name, detail, nar if kind in _OF_THE_NAR else "")
+                for kind, detail in of_the_nar
             ]
-            examined.findings = [
-                Finding(kind, name, detail, narinfo.url if kind in _OF_THE_NAR else "")
-                for kind, detail in findings
-            ]
+            examined.right = trusted and not of_the_nar
         return examined
 
     def _read(self, name: str, examined: _Examined) -> NarInfo | None:
@@ -257,9 +269,12 @@ class _Examiner:
             examined.signatures[name] = good or examined.signatures.get(name, good)
             if good is False:
                 yield "bad-signature", f"the signature by {name} is over something else"
-        trusted = [key.name for key in self._cache.public_keys]
-        if not any(examined.signatures.get(name) for name in trusted):
-            yield "unsigned", f"it has no good signature by {' or '.join(trusted)}"
+        if not self._is_trusted(examined):
+            trusted = " or ".join(key.name for key in self._cache.public_keys)
+            yield "unsigned", f"it has no good signature by {trusted}"
+
+    def _is_trusted(self, examined: _Examined) -> bool:
+        return any(examined.signatures.get(key.name) for key in self._cache.public_keys)
 
     def _nar(
         self, narinfo: NarInfo, hashed: bool, examined: _Examined

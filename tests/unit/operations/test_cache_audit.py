@@ -496,6 +496,51 @@ def test_an_error_in_the_place_of_a_nar_is_not_its_content_and_an_overload_may_p
     ]
 
 
+def test_a_nar_that_another_signed_narinfo_is_right_about_is_not_told_to_be_removed(
+    cache: SmallCache,
+) -> None:
+    """What a narinfo says of where its NAR is, nobody has signed."""
+    _, honest = cache.add(OLD)
+    place: dict[str, Any] = {
+        "url": honest.url,
+        "file_hash": honest.file_hash,
+        "file_size": honest.file_size,
+    }
+    unsigned, _ = cache.add(**place)
+    elsewhere, _ = cache.add(OLD, **place)
+    report = cache.audit(sample=None)
+    found = {(one.kind, one.object, one.nar) for one in report.findings}
+    assert found >= {("nar-content", unsigned, ""), ("nar-content", elsewhere, "")}
+    told = "\n".join(remedies(report))
+    assert honest.url not in told
+    assert all(name in told for name in (unsigned, elsewhere))
+
+
+def test_a_nar_that_signed_narinfos_share_and_that_is_damaged_is_removed(cache: SmallCache) -> None:
+    content = random.randbytes(3_000)
+    (first, narinfo), (second, _) = cache.add(OLD, nar=content), cache.add(OLD, nar=content)
+    cache.objects[narinfo.url] = bytes(len(cache.objects[narinfo.url]))
+    names = " ".join(sorted([first, second, narinfo.url]))
+    told = list(remedies(cache.audit(sample=None)))
+    assert f'make empty STACK=test ARGS="{names}" removes what is wrong' in told
+
+
+def test_a_nar_whose_narinfo_is_still_to_come_is_not_told_to_be_removed(cache: SmallCache) -> None:
+    coming, honest = cache.add(OLD)
+    del cache.objects[coming]
+    unsigned, _ = cache.add(url=honest.url, file_size=None)
+    told = list(remedies(cache.audit(sample=None)))
+    assert f'make empty STACK=test ARGS="{unsigned}" removes what is wrong' in told
+
+
+def test_nothing_but_nars_is_told_to_be_removed_as_one(cache: SmallCache) -> None:
+    cache.objects["use.html"] = b"the page"
+    signed, _ = cache.add(OLD)
+    names = [cache.add(OLD, url=url, file_size=None)[0] for url in ("use.html", signed)]
+    told = list(remedies(cache.audit(sample=None)))
+    assert f'make empty STACK=test ARGS="{" ".join(sorted(names))}" removes what is wrong' in told
+
+
 def test_a_nar_that_clients_are_refused_only_now_is_no_overload(cache: SmallCache) -> None:
     name, narinfo = cache.add(OLD)
     cache.failing[narinfo.url] = 403
