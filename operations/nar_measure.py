@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import lzma
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, cast
 
@@ -16,6 +16,13 @@ import zstandard
 from formats.nix32 import nix32_encode
 
 _PIECE = 1 << 20
+
+_MEBIBYTES = 128
+"""Of memory that one NAR may take to be unpacked, since a file's head says how much it wants, up to
+4 GiB. Nix's own want 65 at the most: of xz, level 9 (xz(1), "Preset"); of zstd, level 19 wants 8.
+zstd has the same bound of its own (zstd.h, `ZSTD_WINDOWLOG_LIMIT_DEFAULT`); bzip2 and gzip have no
+more than a few megabytes to ask for."""
+_MEMORY = _MEBIBYTES << 20
 
 
 class Readable(Protocol):
@@ -27,10 +34,10 @@ class Readable(Protocol):
 
 _READERS: Mapping[str, Callable[[BinaryIO], Readable]] = {
     "none": lambda stream: stream,
-    "zstd": lambda stream: zstandard.ZstdDecompressor().stream_reader(
+    "zstd": lambda stream: zstandard.ZstdDecompressor(max_window_size=_MEMORY).stream_reader(
         stream, read_across_frames=True
     ),
-    "xz": lzma.LZMAFile,
+    "xz": lambda stream: _Pieces(_unpack_xz(stream)),
     "bzip2": bz2.BZ2File,
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream),
 }
@@ -81,6 +88,42 @@ class _Measured:
         return f"sha256:{nix32_encode(self._digest.digest())}"
 
 
+class _Pieces:
+    """A stream of pieces, none of which is larger than `_PIECE`."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def read(self, _: int, /) -> bytes:
+        # An empty one would be the end.
+        return next(filter(None, self._pieces), b"")
+
+
+def _unpack_xz(stream: Readable) -> Iterator[bytes]:
+    """Yield what an xz file holds: `lzma.LZMAFile` takes as much memory as the file wants.
+
+    Raises:
+        LZMAError: it is damaged, or wants too much.
+        EOFError: it is cut off.
+    """
+    packed = stream.read(_PIECE)
+    more = True
+    while more:
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
+        while not unpacker.eof:
+            if not packed and unpacker.needs_input:
+                packed = stream.read(_PIECE)
+                if not packed:
+                    raise EOFError
+            yield unpacker.decompress(packed, _PIECE)
+            packed = b""
+        # Another stream may follow, after zeros (The .xz File Format, 2.2).
+        packed = unpacker.unused_data.lstrip(b"\0")
+        while more and not packed:
+            piece = stream.read(_PIECE)
+            more, packed = bool(piece), piece.lstrip(b"\0")
+
+
 def measure_nar(
     stream: Readable,
     compression: str,
@@ -96,7 +139,8 @@ def measure_nar(
         keep: is given each piece of the NAR.
 
     Raises:
-        NarError: it is damaged, larger than `limit`, or compressed in a way not known here.
+        NarError: it is damaged, larger than `limit`, compressed in a way not known here, or takes
+            more memory to be unpacked than Nix's own ever do.
     """
     reader = _READERS.get(compression)
     if reader is None:
@@ -107,7 +151,10 @@ def measure_nar(
     while True:
         try:
             piece = nar.read(_PIECE)
-        except _DAMAGE:
+        except _DAMAGE as error:
+            # Both libraries' own words, and no class of its own.
+            if isinstance(error, lzma.LZMAError | zstandard.ZstdError) and "emory" in str(error):
+                damaged = NarError(f"it takes more than {_MEBIBYTES} MiB of memory to be unpacked")
             raise damaged from None
         if nar.size > limit:
             raise NarError(f"it holds more than the {limit} bytes of its NarSize")
