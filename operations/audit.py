@@ -34,7 +34,7 @@ from program.checks.server_error import ServerError
 
 _SHOWN = 20
 _PUSHED_AGAIN = ("closure-missing", "nar-missing", "nar-size", "reference-missing", "unsigned")
-_WRONG = ("bad-signature", "malformed", "misplaced", "nar-content", "unanswered")
+_WRONG = ("bad-signature", "content-type", "malformed", "misplaced", "nar-content", "unanswered")
 
 
 def cache_of(stack: DeployedStack) -> Cache:
@@ -109,6 +109,8 @@ def remedies(report: Report) -> Iterator[str]:
     names = sorted(name for name in objects if re.fullmatch(r"[A-Za-z0-9./]+", name))
     if names:
         yield f'make empty STACK={report.stack} ARGS="{" ".join(names)}" removes what is wrong'
+    if "content-type" in found:
+        yield "who has opened in a browser what that runs clears the site's data; docs/security.md"
     if "foreign" in found:
         yield "move what is foreign to a bucket of its own: this one's lifecycle takes it"
     if found & {*_PUSHED_AGAIN, *_WRONG}:

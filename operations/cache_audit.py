@@ -8,6 +8,7 @@ file is then asked for as a client does. A client's rules are Nix's own (`src/li
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +25,10 @@ from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, listing_of, log_of,
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
 from formats.store_path import STORE_DIR
-from operations.cache_client import CACHE_INFO, GONE, OK, SERVER_ERROR, CacheClient
+from operations.cache_client import CACHE_INFO, GONE, OK, SERVER_ERROR, Answer, CacheClient
 from operations.nar_measure import NarError, measure_nar
-from operations.upstream import Answer, Upstream, ask
+from operations.upstream import Answer as Elsewhere
+from operations.upstream import Upstream, ask
 
 NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
 """The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""
@@ -34,8 +36,12 @@ NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQ
 CONNECTIONS = 8
 _BATCH = 1_000
 _NOT_WHOLE = "a client gets no whole answer"
-_OF_THE_NAR = ("nar-content", "unanswered")
-"""What is found of a NAR, and may be the NAR's own fault."""
+_RUN_BY_BROWSERS = re.compile(
+    r"(text|application)/(x-)?(java|ecma|j|live)script[0-9.]*|text/html|(text|application)/xml"
+    r"|[^/]+/[^/]+\+xml|(unknown|application)/unknown|\*/\*|[^/]+"
+)
+"""What a browser takes for a script or a page, and what it guesses the type of (WHATWG, "MIME
+Sniffing", 4.6 and 7)."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Finding:
     kind: str
     """`cache-info`, `unreadable` (clients may not), `unanswered` (the server itself cannot give the
     narinfo or its NAR), `malformed`, `misplaced`, `unsigned`, `bad-signature`, `nar-missing`,
-    `nar-size`, `nar-content`, `reference-missing`, `closure-missing`, `foreign` or
-    `upstream-silent`."""
+    `nar-size`, `nar-content`, `content-type` (a browser would run the narinfo or its NAR),
+    `reference-missing`, `closure-missing`, `foreign` or `upstream-silent`."""
     object: str
     """The object's name in the bucket; the name of its key where a cache does not answer."""
     detail: str
@@ -224,11 +230,12 @@ class _Examiner:
             examined.findings += [Finding(kind, name, detail) for kind, detail in findings]
             trusted = self._is_trusted(examined)
             # What is no NAR's name may be that of another narinfo, or of what the program keeps.
-            # And what nobody has signed may be about a NAR whose narinfo is still to come.
-            nar = narinfo.url if trusted and is_nar_key(narinfo.url) else ""
+            nar = narinfo.url if is_nar_key(narinfo.url) else ""
+            # What nobody has signed may be about a NAR whose narinfo is still to come.
+            believed = nar if trusted else ""
+            at_fault = {"content-type": nar, "nar-content": believed, "unanswered": believed}
             examined.findings += [
-                Finding(kind, name, detail, nar if kind in _OF_THE_NAR else "")
-                for kind, detail in of_the_nar
+                Finding(kind, name, detail, at_fault.get(kind, "")) for kind, detail in of_the_nar
             ]
             examined.right = trusted and not of_the_nar
         return examined
@@ -248,6 +255,9 @@ class _Examiner:
                 kind = "unreadable" if answer.status < SERVER_ERROR else "unanswered"
                 examined.findings.append(Finding(kind, name, detail))
             return None
+        examined.findings += [
+            Finding("content-type", name, detail) for detail in _what_browsers_run(answer)
+        ]
         try:
             return NarInfo.parse(answer.body.decode())
         except ValueError as error:
@@ -295,6 +305,8 @@ class _Examiner:
                 f"a client gets HTTP status {answer.status} for {narinfo.url}{listed}",
             )
             return
+        for detail in _what_browsers_run(answer):
+            yield "content-type", f"{narinfo.url}: {detail}"
         size = self._sizes.get(narinfo.url) if answer.size is None else answer.size
         if narinfo.file_size not in (None, size):
             yield "nar-size", f"{narinfo.url} has {size} bytes, not {narinfo.file_size}"
@@ -388,7 +400,7 @@ class _Wanted:
         others = f" and {count - 1:,} more" if count > 1 else ""
         return f"{first}{others} refer{'' if others else 's'}"
 
-    def _ask(self, lost: tuple[str, str, str]) -> Answer | None:
+    def _ask(self, lost: tuple[str, str, str]) -> Elsewhere | None:
         """Return what other caches say, or None where this one has it meanwhile."""
         _, name, _ = lost
         # Pushed since the listing came to its name.
@@ -409,6 +421,13 @@ def _examine_cache_info(cache: Cache) -> Iterator[Finding]:
         yield Finding("cache-info", CACHE_INFO, f"a client gets HTTP status {answer.status}")
     elif f"StoreDir: {STORE_DIR}".encode() not in answer.body.splitlines():
         yield Finding("cache-info", CACHE_INFO, f"its StoreDir is not {STORE_DIR}")
+
+
+def _what_browsers_run(answer: Answer) -> Iterator[str]:
+    """Yield in words that a browser would run a file: a page or a worker beside the cache's own."""
+    types = (one.partition(";")[0].strip() for one in answer.content_type.lower().split(","))
+    if any(map(_RUN_BY_BROWSERS.fullmatch, types)):
+        yield f"a browser would run it: it is served as {answer.content_type}"
 
 
 def _go_on(cache: Cache, error: HTTPError) -> None:

@@ -38,6 +38,8 @@ class Answer:
     size: int | None
     """The file's size in bytes (`Content-Length`), where the answer says it."""
     body: bytes = b""
+    content_type: str = ""
+    """`Content-Type`, where the answer says it."""
 
 
 class CacheClient:
@@ -80,12 +82,12 @@ class CacheClient:
     def read(self, name: str) -> Answer:
         """Return the file `name` whole."""
         response = self._request("GET", name)
-        return Answer(response.status, _size(response), response.data)
+        return Answer(response.status, _size(response), response.data, _content_type(response))
 
     def look_at(self, name: str) -> Answer:
         """Return what the cache says of the file `name`, without its body."""
         response = self._request("HEAD", name)
-        return Answer(response.status, _size(response))
+        return Answer(response.status, _size(response), content_type=_content_type(response))
 
     def answers(self) -> bool:
         """Return whether the cache answers at all, whatever it says.
@@ -123,3 +125,7 @@ def _size(response: urllib3.BaseHTTPResponse) -> int | None:
     value = response.headers.get("Content-Length", "")
     # Longer ones are no sizes, and the longest no numbers to Python.
     return int(value) if value.isdecimal() and len(value) <= _LONGEST_SIZE else None
+
+
+def _content_type(response: urllib3.BaseHTTPResponse) -> str:
+    return str(response.headers.get("Content-Type", ""))

@@ -85,9 +85,15 @@ def store(server: MinioServer, bucket: str, key: SecretKey, content: bytes) -> N
     return signed
 
 
-def put(server: MinioServer, bucket: str, name: str, content: bytes) -> None:
+def put(
+    server: MinioServer,
+    bucket: str,
+    name: str,
+    content: bytes,
+    content_type: str = "application/octet-stream",
+) -> None:
     """Put an object into a bucket."""
-    root(server).put_object(bucket, name, io.BytesIO(content), len(content))
+    root(server).put_object(bucket, name, io.BytesIO(content), len(content), content_type)
 
 
 def modified(server: MinioServer, bucket: str, ending: str) -> dict[str, object]:
@@ -303,6 +309,22 @@ def test_damage_is_found(new_stack: StackFactory, minio: MinioServer) -> None:
         ("nar-size", names[cut]),
     }
     assert sound.url not in quick.outcome.output
+
+    # What is no narinfo at all, and what a browser would run, goes as the audit says.
+    worker = f"{'0' * 32}.narinfo"
+    put(minio, "damaged", worker, b"self.registration", "text/javascript")
+    put(minio, "damaged", sound.url, bytes(500), "text/html")
+    served = audit(stack)
+    name = f"{sound.store_path[11:43]}.narinfo"
+    assert served.findings() - quick.findings() == {
+        ("content-type", worker),
+        ("malformed", worker),
+        ("content-type", name),
+    }
+    wrong = sorted([name, sound.url, worker])
+    assert f'ARGS="{" ".join(wrong)}" removes what is wrong' in served.outcome.output
+    stack.operate("empty", "--stack", stack.name, *wrong, text="damaged\n").succeeded()
+    assert audit(stack).findings() == quick.findings()
 
 
 def test_a_private_cache_is_read_with_its_readers_credential(

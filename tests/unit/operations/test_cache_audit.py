@@ -60,6 +60,8 @@ class SmallCache:
     """Objects that the server cannot read, and the HTTP status that it says so with."""
     headless: set[str] = field(default_factory=set)
     """Of those, the ones of which it cannot even say how large they are."""
+    types: dict[str, str] = field(default_factory=dict)
+    """Objects that are served with a content type."""
 
     def add(
         self,
@@ -133,6 +135,8 @@ def cache() -> Iterator[SmallCache]:
                 status = small.failing.get(name, status)
             body = data if data is not None and status == 200 else b"no"
             self.send_response(status)
+            if name in small.types:
+                self.send_header("Content-Type", small.types[name])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
@@ -539,6 +543,67 @@ def test_nothing_but_nars_is_told_to_be_removed_as_one(cache: SmallCache) -> Non
     names = [cache.add(OLD, url=url, file_size=None)[0] for url in ("use.html", signed)]
     told = list(remedies(cache.audit(sample=None)))
     assert f'make empty STACK=test ARGS="{" ".join(sorted(names))}" removes what is wrong' in told
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/javascript",
+        "Application/X-JavaScript; charset=utf-8",
+        "text/ecmascript",
+        "text/html",
+        "application/xhtml+xml",
+        "image/svg+xml",
+        "text/xml",
+        # Browsers take the last of several, and guess where there is none that they know.
+        "text/plain, text/html",
+        "unknown/unknown",
+        "narinfo",
+    ],
+)
+def test_what_a_browser_would_run_is_found_and_removed(
+    cache: SmallCache, content_type: str
+) -> None:
+    (name, narinfo), (worker, _) = cache.add(), cache.add(OLD)
+    cache.objects["page.narinfo"] = b"self.addEventListener('fetch', () => {})"
+    cache.types = dict.fromkeys((narinfo.url, worker, "page.narinfo"), content_type)
+    report = cache.audit()
+    detail = f"a browser would run it: it is served as {content_type}"
+    assert [one for one in report.findings if one.kind == "content-type"] == [
+        Finding("content-type", first, text, nar)
+        for first, text, nar in sorted(
+            [
+                (name, f"{narinfo.url}: {detail}", narinfo.url),
+                (worker, detail, ""),
+                ("page.narinfo", detail, ""),
+            ]
+        )
+    ]
+    names = " ".join(sorted([name, narinfo.url, worker, "page.narinfo"]))
+    told = list(remedies(report))
+    assert f'make empty STACK=test ARGS="{names}" removes what is wrong' in told
+    assert [line for line in told if "clears" in line]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/x-nix-narinfo",
+        "application/x-nix-nar",
+        "application/octet-stream",
+        "binary/octet-stream",
+        "text/plain; charset=utf-8",
+        "application/x-xz",
+        "application/zstd",
+        "application/json",
+    ],
+)
+def test_what_a_browser_saves_or_shows_as_text_is_no_finding(
+    cache: SmallCache, content_type: str
+) -> None:
+    name, narinfo = cache.add(OLD)
+    cache.types = dict.fromkeys((name, narinfo.url), content_type)
+    assert cache.findings() == []
 
 
 def test_a_nar_that_clients_are_refused_only_now_is_no_overload(cache: SmallCache) -> None:
