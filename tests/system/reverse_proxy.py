@@ -19,6 +19,15 @@ Lie = Callable[[str, str, Mapping[str, str]], tuple[int, bytes] | None]
 server's place; None lets the server answer."""
 
 
+Add = Callable[[str], Mapping[str, str]]
+"""Given a request's target: headers that the answer gets besides."""
+
+
+def nothing(_target: str) -> Mapping[str, str]:
+    """Leave the answer's headers as they are."""
+    return {}
+
+
 def truth(_method: str, _target: str, _headers: Mapping[str, str]) -> None:
     """Let the server answer."""
 
@@ -30,6 +39,7 @@ def reverse_proxy(
     host: str | None = None,
     address: str = "127.0.0.1",
     lie: Lie = truth,
+    add: Add = nothing,
 ) -> Iterator[str]:
     """Run the proxy; the value is its URL.
 
@@ -38,6 +48,7 @@ def reverse_proxy(
         host: what it puts in the place of a request's `Host`; None passes it on.
         address: where it listens.
         lie: what it answers by itself.
+        add: headers that it adds to the server's answers.
     """
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file), retries=False, maxsize=8)
 
@@ -70,6 +81,8 @@ def reverse_proxy(
             for name, value in answer.headers.items():
                 if name.lower() not in HOP_BY_HOP:
                     self.send_header(name, value)
+            for name, value in add(self.path).items():
+                self.send_header(name, value)
             size = str(len(answer.data))
             if self.command == "HEAD":
                 size = answer.headers.get("Content-Length", size)

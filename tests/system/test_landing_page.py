@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from components.binary_cache import anonymous_policy
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
+from tests.system.reverse_proxy import Add, Lie, nothing, reverse_proxy, truth
 from tests.system.stack import CHECKOUT
 from tests.system.test_cache import s3
 from toolbox.minio_server import MinioServer
@@ -28,6 +29,22 @@ KEYS = (
 AXE = files("axe_playwright_python") / "axe.min.js"
 SCREENSHOTS = CHECKOUT / "build" / "screenshots"
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
+
+WORKER = b"""
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+self.addEventListener("fetch", (event) => event.respondWith(
+  new Response("<p id=key-1>another</p>", { headers: { "content-type": "text/html" } })
+));
+"""
+LURE = (
+    "log/y.drv",
+    b"""<!doctype html><title>log</title><script>
+navigator.serviceWorker.register("../x.narinfo").then(() => navigator.serviceWorker.ready)
+  .then(() => { document.title = "there"; }, () => { document.title = "refused"; });
+</script>""",
+    "text/html",
+)
 
 # Asks for nothing of its own: a browser's services would look for hosts that are not there.
 ARGUMENTS = (
@@ -210,3 +227,40 @@ def test_a_script_that_someone_slips_in_does_not_run(browser: Browser, url: str)
     )
     assert visit.page.title() != "taken over"
     assert any("Content Security Policy" in complaint for complaint in visit.complaints)
+
+
+def refuse_workers(
+    _method: str, _target: str, headers: Mapping[str, str]
+) -> tuple[int, bytes] | None:
+    return (403, b"") if "Service-Worker" in headers else None
+
+
+def sandbox(target: str) -> Mapping[str, str]:
+    policy = {"Content-Security-Policy": "sandbox"}
+    return {} if target == f"/{BUCKET}/use.html" else policy
+
+
+@pytest.mark.parametrize(
+    ("lie", "add", "shown"),
+    [(truth, nothing, "another"), (refuse_workers, nothing, KEYS[0]), (truth, sandbox, KEYS[0])],
+    ids=["no rule", "workers refused", "sandbox"],
+)
+@pytest.mark.usefixtures("url")
+def test_the_rules_of_a_proxy_keep_a_worker_of_who_may_push_out(
+    browser: Browser, minio: MinioServer, lie: Lie, add: Add, shown: str
+) -> None:
+    """As docs/security.md says; without them, the page is what the worker makes of it."""
+    server = s3(minio, minio.root_user, minio.root_password)
+    for name, content, content_type in (("x.narinfo", WORKER, "text/javascript"), LURE):
+        server.put_object(BUCKET, name, io.BytesIO(content), len(content), content_type)
+    with reverse_proxy(minio, lie=lie, add=add) as proxy:
+        visit = open_page(browser, f"{proxy}/{BUCKET}/use.html")
+        assert visit.text("#key-1") == KEYS[0]
+        visit.page.goto(f"{proxy}/{BUCKET}/{LURE[0]}")
+        if add is nothing:
+            visit.page.wait_for_function("document.title != 'log'")
+        else:
+            # Not even its script runs.
+            assert any("sandboxed" in complaint for complaint in visit.complaints)
+        visit.page.goto(f"{proxy}/{BUCKET}/use.html")
+        assert visit.text("#key-1") == shown
