@@ -75,7 +75,8 @@ _LONGEST_JOB = 86_400.0
 
 _HOOK = """\
 #!/bin/sh
-# Whatever has become of the job, no build fails for it.
+# Whatever has become of the job, no build fails for it, and nothing is written but into its own
+# directory: the name may be anybody's by then.
 [ ! -d {queue} ] || {python} -I -B -c {program}
 exit 0
 """
@@ -311,7 +312,8 @@ class _Job:
             return None, f"the post-build-hook is '{anothers}' already"
         program = (
             f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
-            f"from push.post_build_hook import main; main(Path({str(self._queue)!r}))"
+            "from push.post_build_hook import main; "
+            f"main(Path({str(self._queue)!r}), {os.getuid()})"
         )
         text = _HOOK.format(
             queue=shlex.quote(str(self._queue)),

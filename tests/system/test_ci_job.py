@@ -350,6 +350,32 @@ def test_the_next_job_in_its_place_ends_one_that_did_not_finish(
     assert builder.run(f"ls -A {JOB}; cat ~/.config/nix/nix.conf").stdout == ""
 
 
+def test_whoever_takes_the_place_of_a_job_that_is_over_gets_nothing_of_its_hook(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    runner.step(runner.secrets)
+    (hook,) = re.findall(
+        r"^post-build-hook = (.+)$", builder.run("cat ~/.config/nix/nix.conf").stdout, re.MULTILINE
+    )
+    assert runner.step({"do": "finish"})[0] == 0
+    place = f"{JOB}/nix-binary-cache-0"
+    builder.run(
+        f"mkdir -p /srv/roots; chmod 1777 {JOB}; setpriv --reuid=nobody --clear-groups "
+        f"sh -c 'mkdir {place} && ln -s /srv/roots {place}/queue'"
+    )
+    # As a daemon does that was started meanwhile.
+    build = f"nix-build --no-out-link --option post-build-hook {hook} -"
+    for name in ("by-a-link", "by-a-directory"):
+        said = builder.run(build, input=BUILDS.format(name=name, last=0)).stderr
+        assert f"is not queued in {place}/queue (it is another user's)" in said
+        builder.run(f"rm -r {place}/queue; mkdir {place}/queue")
+    assert builder.run(f"ls -A /srv/roots {place}/queue").stdout.split() == [
+        "/srv/roots:",
+        f"{place}/queue:",
+    ]
+
+
 def test_a_push_that_fails_fails_the_job_only_where_it_is_asked_to(
     builder: ThrowawayBuilder, bucket: CacheBucket
 ) -> None:

@@ -472,6 +472,39 @@ def test_nobody_else_writes_into_a_jobs_files_whatever_the_umask(
     assert stat.S_IMODE(hook.stat().st_mode) == 0o755
 
 
+@pytest.mark.parametrize("linked", ["nix-binary-cache-{}", "nix-binary-cache-{}/queue"])
+def test_the_hook_of_a_job_that_is_over_writes_nothing_wherever_its_queue_leads(
+    started: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    linked: str,
+) -> None:
+    directory, environment = started
+    (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
+    path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-built"
+
+    def is_built() -> str:
+        told = {"OUT_PATHS": path, "PATH": os.environ["PATH"]}
+        ran = subprocess.run([hook], env=told, check=True, capture_output=True, text=True)
+        return ran.stderr
+
+    assert is_built() == ""
+    assert [link.name for link in (directory / "queue").iterdir()] == [Path(path).name]
+    (directory / "queue" / Path(path).name).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", Pushes(lambda: None))
+        assert main(["finish"], environment) == 0
+    assert is_built() == ""
+    theirs = tmp_path / "theirs"
+    (theirs / "queue").mkdir(parents=True)
+    link = tmp_path / linked.format(os.getuid())
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(theirs)
+    said = is_built()
+    assert [one.name for one in theirs.rglob("*")] == ["queue"]
+    assert f"{path} is not queued in " in said
+
+
 def test_what_another_user_has_queued_is_not_pushed(
     started: tuple[Path, dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,77 @@ def test_a_build_without_outputs_and_a_missing_queue_are_survived(tmp_path: Path
     assert enqueue(built(OLD), tmp_path / "gone") == [
         f"{OLD} is not queued in {tmp_path}/gone (No such file or directory)"
     ]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Path:
+    """The queue of a job of this user's."""
+    path = tmp_path / "job" / "queue"
+    path.parent.mkdir(mode=0o711)
+    path.mkdir(mode=0o700)
+    return path
+
+
+def test_a_link_goes_into_the_queue_of_whose_it_is(queue: Path) -> None:
+    assert enqueue(built(OLD), queue, os.getuid()) == []
+    assert [link.name for link in queue.iterdir()] == [Path(OLD).name]
+
+
+@pytest.mark.parametrize("others", ["queue", "job"])
+@pytest.mark.parametrize("how", ["link", "writable", "whose"])
+def test_nothing_is_written_where_others_decide_what_the_queue_is(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: str, how: str
+) -> None:
+    place = queue if others == "queue" else queue.parent
+    reason = "Not a directory"
+    if how == "link":
+        theirs = place.rename(tmp_path / "theirs")
+        place.symlink_to(theirs)
+    elif how == "writable":
+        place.chmod(place.stat().st_mode | stat.S_IWGRP)
+        reason = "others can write to it"
+    else:
+        number, fstat = place.stat().st_ino, os.fstat
+
+        def seen(descriptor: int) -> os.stat_result:
+            found = fstat(descriptor)
+            uid = os.getuid() + (found.st_ino == number)
+            return os.stat_result((*found[:4], uid, *found[5:]))
+
+        monkeypatch.setattr(os, "fstat", seen)
+        reason = "it is another user's"
+    complaints = enqueue(built(OLD), queue, os.getuid())
+    assert complaints == [f"{OLD} is not queued in {queue} ({reason})"]
+    assert list(queue.iterdir()) == []
+
+
+def test_a_queue_below_gcroots_is_no_link_and_its_users_alone(queue: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(queue)
+    assert enqueue(built(OLD), link) == [f"{OLD} is not queued in {link} (Not a directory)"]
+    queue.chmod(0o757)
+    (complaint,) = enqueue(built(OLD), queue)
+    assert "(others can write to it)" in complaint
+    assert list(queue.iterdir()) == []
+
+
+def test_what_takes_the_queues_place_meanwhile_gets_no_link(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, fstat = tmp_path / "theirs", os.fstat
+    theirs.mkdir()
+
+    def and_then(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        if found.st_ino == queue.stat().st_ino:
+            queue.rename(tmp_path / "gone")
+            queue.symlink_to(theirs)
+        return found
+
+    monkeypatch.setattr(os, "fstat", and_then)
+    assert enqueue(built(OLD), queue, os.getuid()) == []
+    assert list(theirs.iterdir()) == []
+    assert len(list((tmp_path / "gone").iterdir())) == 1
 
 
 @pytest.mark.parametrize("standard_error", ["closed", "full"])
