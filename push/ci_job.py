@@ -588,7 +588,12 @@ def _write_new(path: Path, text: str) -> None:
 def _make_directory(path: Path, mode: int) -> None:
     """Make a new directory that has its mode whatever the umask is."""
     path.mkdir(mode=mode & stat.S_IRWXU)
-    path.chmod(mode)
+    # Where it lies in another user's directory, its name can lead elsewhere by now.
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def _refused(what: str) -> PushError:

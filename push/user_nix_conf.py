@@ -16,6 +16,7 @@ import hashlib
 import os
 import pwd
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -109,8 +110,7 @@ class UserNixConf:
         beside = path.with_name(f"{_BESIDE}{digest}-{name}")
         try:
             with self._alone(path):
-                replace_whole(beside, text)
-                beside.chmod(mode)
+                replace_whole(beside, text, mode)
         except OSError as error:
             raise self._unchangeable(path, str(error.strerror)) from None
         return beside
@@ -148,7 +148,10 @@ class UserNixConf:
         Raises:
             PushError: the file cannot be changed.
         """
-        if not path.is_file() or path.is_relative_to(Path(STORE_DIR).resolve()):
+        if not path.is_file():
+            return ""
+        path = path.resolve()
+        if path.is_relative_to(Path(STORE_DIR).resolve()):
             # Nothing of ours can be in it.
             return ""
         found: list[str] = []
@@ -165,12 +168,7 @@ class UserNixConf:
     def _change(self, path: Path, changed: Callable[[str], str]) -> None:
         try:
             with self._alone(path):
-                before = ""
-                if path.exists():
-                    if not path.is_file():
-                        raise self._unchangeable(path, "it is no file")
-                    with path.open(encoding="utf-8", newline="") as file:
-                        before = file.read()
+                before = self._text(path)
                 # Without its end a block may hold what somebody else has written.
                 text = changed(before)
                 if text != before:
@@ -179,9 +177,31 @@ class UserNixConf:
             why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
             raise self._unchangeable(path, why) from None
 
+    def _text(self, path: Path) -> str:
+        """Return what stands in the file; empty where there is none."""
+        # Where it lies in another user's home, she could have root read for her what a link leads
+        # to: what is read here is hers in the end.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            return ""
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise self._unchangeable(path, "it is no file")
+            with open(descriptor, encoding="utf-8", newline="", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
-        """Keep other jobs from changing the file, or what lies beside it, meanwhile."""
+        """Keep other jobs from changing the file, or what lies beside it, meanwhile.
+
+        Raises:
+            OSError: the directory cannot be made or opened.
+            PushError: the file cannot be changed there.
+        """
         # Root could write anew what others take to stay as it is.
         if path.is_relative_to(Path(STORE_DIR).resolve()):
             raise self._unchangeable(path, "it lies in the Nix store")

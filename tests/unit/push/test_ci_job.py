@@ -219,12 +219,12 @@ def test_a_disk_that_is_full_costs_nobody_their_settings(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     file = tmp_path / "nix" / "nix.conf"
     file.write_text("access-tokens = x\n")
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert main(["start"], environment) == 1
     assert "cannot be changed (No space left on device)" in capfd.readouterr().err
     assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
@@ -503,6 +503,23 @@ def test_the_hook_of_a_job_that_is_over_writes_nothing_wherever_its_queue_leads(
     said = is_built()
     assert [one.name for one in theirs.rglob("*")] == ["queue"]
     assert f"{path} is not queued in " in said
+
+
+def test_a_jobs_directory_that_becomes_a_link_leads_to_no_other_mode(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, mkdir = tmp_path / "victim", Path.mkdir
+    victim.mkdir(mode=0o700)
+
+    def makes(path: Path, *arguments: Any, **more: Any) -> None:
+        mkdir(path, *arguments, **more)
+        if path.name.startswith("nix-binary-cache-"):
+            path.rmdir()
+            path.symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", makes)
+    assert main(["start"], pushing) == 1
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
 
 
 def test_what_another_user_has_queued_is_not_pushed(
