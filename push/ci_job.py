@@ -167,8 +167,11 @@ class _Job:
                 try:
                     log = None if settings is None else self._fill(settings, held)
                     queued = self._tell_nix(cache, queues=log is not None)
-                    if queued and log is not None:
-                        self._start_pusher(log)
+                    if log is not None:
+                        # Where nothing is queued it only removes the secrets in the end, and does
+                        # without the lock: there is no hook that another job could take away.
+                        unlocked = held.enter_context(self._log.open("ab"))
+                        self._start_pusher(log if queued else unlocked)
                 except BaseException:
                     # As in `finish`.
                     signals.ignore()
@@ -329,14 +332,21 @@ class _Job:
         say(f"settings: {why}; name what is to be pushed at finish")
 
     def run(self) -> int:
-        """Push what waits, until `finish` says that it is enough."""
+        """Push what waits, until `finish` says that it is enough.
+
+        Where the job's time is over before, nobody has to come any more who would remove its
+        secrets, so they are removed with the rest.
+        """
         left: set[Path] = set()
         pause = again = 0.0
         log = self._log.stat()
         # A forge that ends a job may not let it finish.
         longest = self._environment.get("CI_JOB_TIMEOUT", "")
         end = time.monotonic() + (float(longest) if longest.isdecimal() else _LONGEST_JOB)
-        while self._is_wanted(log) and time.monotonic() < end:
+        while self._is_wanted(log):
+            if time.monotonic() >= end:
+                shutil.rmtree(self._directory, ignore_errors=True)
+                break
             waiting = set(self._queue.iterdir())
             # What cannot be pushed now can be later, or never.
             if waiting - left or (waiting and time.monotonic() >= again):
@@ -359,7 +369,10 @@ class _Job:
         ours = self._is_ours()
         started = ours and self._settings.exists()
         if paths and not started:
-            raise _refused(f"nothing was started that could push; set {_PREFIX}BUILDER at start")
+            raise _refused(
+                "nothing was started that could push, or its time is over; "
+                f"set {_PREFIX}BUILDER at start"
+            )
         code = 0
         try:
             try:

@@ -350,6 +350,21 @@ def test_the_next_job_in_its_place_ends_one_that_did_not_finish(
     assert builder.run(f"ls -A {JOB}; cat ~/.config/nix/nix.conf").stdout == ""
 
 
+def test_a_job_that_nobody_finishes_leaves_no_secret_when_its_time_is_over(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    unfinished = f"sed -i /finish/d {SCRIPT}; CI_JOB_TIMEOUT=1 bash {SCRIPT}"
+    for hook in ("NIX_CONFIG='post-build-hook = /bin/true' ", ""):
+        said = runner.whole_job(f"timed-out-{bool(hook)}", unfinished.replace("CI_", f"{hook}CI_"))
+        assert said.count(" ended with 0\n") == 2, said
+        assert ("is not queued" in said) == bool(hook)
+        assert wait_until(lambda: not pushers(builder), 60)
+        assert builder.run(f"ls -A {JOB}").stdout == ""
+    said = runner.step({"do": "finish"})[1]
+    assert "nix-binary-cache-0' is gone, and what the job had queued with it" in said
+
+
 def test_whoever_takes_the_place_of_a_job_that_is_over_gets_nothing_of_its_hook(
     builder: ThrowawayBuilder, bucket: CacheBucket
 ) -> None:

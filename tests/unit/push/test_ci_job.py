@@ -505,6 +505,37 @@ def test_the_hook_of_a_job_that_is_over_writes_nothing_wherever_its_queue_leads(
     assert f"{path} is not queued in " in said
 
 
+def test_the_secrets_of_a_job_that_queues_nothing_go_with_its_time_and_keep_nobody_out(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    outputs: list[int] = []
+
+    def starts(*_: object, **more: Any) -> Pushes:
+        # As a process does that has it as its output.
+        outputs.append(os.dup(more["stdout"].fileno()))
+        return Pushes(lambda: None)
+
+    monkeypatch.setattr(ci_job, "why_nothing_is_queued", lambda *_: "Nix runs none")
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", starts)
+        assert main(["start"], first) == 0
+        assert main(["start"], second) == 0
+    for output in outputs:
+        os.close(output)
+    assert len(outputs) == 2
+    assert "another job" not in capfd.readouterr().err
+    (directory,) = (tmp_path / "1").iterdir()
+    monkeypatch.setattr(ci_job, "time", Clock({}))
+    assert main(["run"], first) == 0
+    assert not directory.exists()
+
+
 def test_a_jobs_directory_that_becomes_a_link_leads_to_no_other_mode(
     pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -622,11 +653,16 @@ def test_a_pusher_ends_with_the_time_that_its_job_has_and_with_its_files(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     directory, environment = started
+    before = tmp_path / "before"
+    shutil.copytree(directory, before)
     for given, end in (("3600", 3_600.0), ("", 86_400.0), ("an hour", 86_400.0)):
         clock = Clock({})
         monkeypatch.setattr(ci_job, "time", clock)
         assert main(["run"], {**environment, "CI_JOB_TIMEOUT": given}) == 0
         assert clock.now == end
+        # Nobody has to come any more who would remove its secrets.
+        assert not directory.exists()
+        shutil.copytree(before, directory)
 
     def is_emptied_and_filled_by_the_next() -> None:
         directory.rename(tmp_path / "gone")
