@@ -17,6 +17,7 @@ import os
 import pwd
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _OWNER = re.compile(r"^# of (.+)$", re.MULTILINE)
 _BESIDE = "nix-binary-cache-"
 _USERS_FILES = "NIX_USER_CONF_FILES"
 _CONFIG_HOME = "XDG_CONFIG_HOME"
+_PATIENCE = 30.0
+"""Seconds that others may keep the directory to themselves, for what takes none."""
 
 
 class UserNixConf:
@@ -200,7 +203,7 @@ class UserNixConf:
 
         Raises:
             OSError: the directory cannot be made or opened.
-            PushError: the file cannot be changed there.
+            PushError: the file cannot be changed there, or something else keeps the directory.
         """
         # Root could write anew what others take to stay as it is.
         if path.is_relative_to(Path(STORE_DIR).resolve()):
@@ -208,10 +211,27 @@ class UserNixConf:
         path.parent.mkdir(parents=True, exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            self._lock(directory, path.parent)
             yield
         finally:
             os.close(directory)
+
+    def _lock(self, descriptor: int, directory: Path) -> None:
+        # Whoever can read the directory can lock it, and need not let go.
+        until = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if time.monotonic() >= until:
+                named = _USERS_FILES in self._environment
+                in_that = f"let {_USERS_FILES} begin with a file in"
+                to_that = f"set {_CONFIG_HOME} to"
+                raise _refused(
+                    f"another process has locked '{directory}' for {_PATIENCE:.0f} s; end that, or "
+                    f"{in_that if named else to_that} a directory that this user alone can read"
+                )
+            time.sleep(0.1)
 
     def _is_our_own(self, block: str) -> bool:
         owner = _OWNER.search(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,60 @@ def test_what_a_link_in_the_files_place_leads_to_is_not_read_into_it(
         conf.write(["cores = 3"])
     assert file.is_symlink()
     assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "below", "remedy"),
+    [
+        ("XDG_CONFIG_HOME", "", "set XDG_CONFIG_HOME to"),
+        ("NIX_USER_CONF_FILES", "nix/nix.conf", "let NIX_USER_CONF_FILES begin with a file in"),
+    ],
+)
+def test_a_directory_that_somebody_keeps_locked_is_one_sentence_after_half_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, below: str, remedy: str
+) -> None:
+    (tmp_path / "nix").mkdir()
+    conf = UserNixConf({variable: str(tmp_path / below)}, tmp_path / "job", lambda _: False)
+    waited: list[float] = []
+
+    class Clock:
+        def monotonic(self) -> float:
+            return sum(waited)
+
+        def sleep(self, seconds: float) -> None:
+            waited.append(seconds)
+
+    monkeypatch.setattr(user_nix_conf, "time", Clock())
+    theirs = os.open(tmp_path / "nix", os.O_RDONLY)
+    try:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(PushError) as refused:
+            conf.write([])
+    finally:
+        os.close(theirs)
+    assert str(refused.value) == (
+        f"settings: another process has locked '{tmp_path}/nix' for 30 s; end that, or {remedy} "
+        "a directory that this user alone can read"
+    )
+    assert 30.0 <= sum(waited) < 31.0
+    assert conf.write([]) == tmp_path / "nix" / "nix.conf"
+
+
+def test_one_that_lets_go_is_waited_for(
+    conf: UserNixConf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = os.open(tmp_path / "nix", os.O_RDONLY)
+    fcntl.flock(theirs, fcntl.LOCK_EX)
+
+    class Clock:
+        def monotonic(self) -> float:
+            return 0.0
+
+        def sleep(self, _: float) -> None:
+            os.close(theirs)
+
+    monkeypatch.setattr(user_nix_conf, "time", Clock())
+    assert conf.write(["cores = 3"]).read_text().count("cores = 3\n") == 1
 
 
 def test_a_file_that_became_a_link_meanwhile_is_changed_where_it_leads(
