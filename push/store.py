@@ -364,11 +364,19 @@ class Nix:
 
 
 def write_narinfos(directory: Path, narinfos: Iterable[NarInfo]) -> None:
-    """Write narinfos, made of this store's facts, where Nix takes `directory` for a store."""
+    """Write narinfos, made of this store's facts, where Nix takes `directory` for a store.
+
+    Each is a new file, also where something lies under its name, which no link leads away from.
+
+    Raises:
+        OSError: one cannot be written.
+    """
     directory.mkdir(exist_ok=True)
     for narinfo in narinfos:
-        name = narinfo.store_path[len(STORE_DIR) + 1 :][:32]
-        (directory / f"{name}.narinfo").write_text(narinfo.format(), encoding="ascii")
+        path = directory / f"{narinfo.store_path[len(STORE_DIR) + 1 :][:32]}.narinfo"
+        path.unlink(missing_ok=True)
+        with path.open("x", encoding="ascii") as file:
+            file.write(narinfo.format())
 
 
 def read_narinfo(directory: Path, path: StorePath) -> NarInfo:

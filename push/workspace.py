@@ -22,6 +22,8 @@ from push.failure import PushError
 
 _PREFIX = "nixcache-push."
 _LOCK = "lock"
+_DISK = "/var/tmp"
+_UID_MAP, _OVERFLOW_UID = "/proc/self/uid_map", "/proc/sys/kernel/overflowuid"
 # Nix's versions disagree on how a path with other characters stands in a store's URL.
 _PLAIN = re.compile(r"/[A-Za-z0-9/._+-]*")
 _SECONDS_TO_LOCK = 3600
@@ -37,14 +39,16 @@ class Workspace:
         """Make them, and remove what killed pushes of this user left.
 
         Args:
-            environment: `TMPDIR` and `XDG_RUNTIME_DIR` say where.
+            environment: `TMPDIR` and `XDG_RUNTIME_DIR` say where. One in which somebody else can
+                exchange what lies there is passed over: root may push with the environment of the
+                user whom it was before, and Nix signs what it finds under a name.
 
         Raises:
-            PushError: nothing can be written there.
+            PushError: nothing can be written there, or somebody else can exchange it.
         """
         self._directories: list[Path] = []
         self._locks: list[int] = []
-        self.base = Path(environment.get("TMPDIR") or "/var/tmp").absolute()
+        self.base = _disk(environment.get("TMPDIR") or _DISK)
         memory = _memory(environment)
         place, remedy = self.base, "set TMPDIR to a directory with space for staging-limit"
         try:
@@ -78,9 +82,11 @@ class Workspace:
         """Return a path to `directory` that every Nix reads alike: itself, or a link to it."""
         if _PLAIN.fullmatch(str(directory)):
             return directory
-        for base in ("/var/tmp", "/tmp", "/run"):
+        for base in map(_real, (_DISK, "/tmp", "/run")):
+            if _others_exchange(base):
+                continue
             with contextlib.suppress(OSError):
-                link = self._make(Path(base)) / "link"
+                link = self._make(base) / "link"
                 link.symlink_to(directory)
                 return link
         raise OSError(errno.EINVAL, "its name has characters that Nix does not take")
@@ -117,6 +123,23 @@ class Workspace:
             os.close(self._locks.pop())
 
 
+def _real(text: str) -> Path:
+    """Return a path without links in it, whose parts are what `_others_exchange` looks at."""
+    return Path(os.path.realpath(text))
+
+
+def _disk(stated: str) -> Path:
+    """Return the first directory for files on a disk in which nobody else can exchange them."""
+    for base in map(_real, (stated, _DISK)):
+        if not _others_exchange(base):
+            return base
+    raise PushError(
+        "prepare",
+        f"somebody else can exchange what is written to {stated}; set TMPDIR to a directory that "
+        "root or this user alone may write to, as all that it lies in",
+    )
+
+
 def _memory(environment: Mapping[str, str]) -> Path | None:
     """Return a directory in memory that can be written to, None where there is none.
 
@@ -125,33 +148,61 @@ def _memory(environment: Mapping[str, str]) -> Path | None:
     """
     root = Path("/").stat().st_dev
     for text in (environment.get("XDG_RUNTIME_DIR", ""), "/run", "/dev/shm"):
-        base = Path(text)
+        if not text.startswith("/"):
+            continue
+        base = _real(text)
         with contextlib.suppress(OSError):
-            if base.is_absolute() and base.stat().st_dev != root and os.access(base, os.W_OK):
+            in_memory = base.stat().st_dev != root and os.access(base, os.W_OK)
+            if in_memory and not _others_exchange(base):
                 return base
     return None
 
 
+def _others_exchange(base: Path) -> bool:
+    """Whether somebody else can put another directory, or a link, in the place of what lies there.
+
+    So can whoever owns it or may write to it, but in a sticky one, where each may exchange only
+    what is theirs. Whoever can exchange the directory itself can exchange what lies in it. One that
+    is not there is nobody's: making something in it fails by itself.
+
+    Args:
+        base: a path without links, or a link has come into its place since.
+    """
+    trusted = {0, os.geteuid(), *_unknown_root()}
+    for directory in (*reversed(base.parents), base):
+        try:
+            status = directory.lstat()
+        except OSError:
+            return False
+        if stat.S_ISLNK(status.st_mode) or status.st_uid not in trusted:
+            return True
+        # A group of the same number is the user's own, with nobody else in it.
+        own_group = status.st_gid == os.geteuid()
+        others = stat.S_IWOTH | (0 if own_group else stat.S_IWGRP)
+        if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+            return True
+    return False
+
+
+def _unknown_root() -> set[int]:
+    """Return the user as whom root appears in a namespace that does not know it; else nobody.
+
+    Source: `user_namespaces(7)`, "Unmapped user and group IDs".
+    """
+    try:
+        unknown = int(Path(_OVERFLOW_UID).read_text(encoding="ascii"))
+        rows = [line.split() for line in Path(_UID_MAP).read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return set()
+    known = any(int(first) <= unknown < int(first) + int(count) for first, _, count in rows)
+    return set() if known else {unknown}
+
+
 def _remove_leftovers(base: Path) -> None:
-    if not _keeps_names(base):
-        return
     for directory in _leftovers(base):
         # Another push may remove it at the same time.
         with contextlib.suppress(OSError):
             _remove(directory)
-
-
-def _keeps_names(base: Path) -> bool:
-    """Whether nobody else can put another directory, or a link, in the place of what is looked at.
-
-    Root may push with the TMPDIR of the user whom it was before.
-    """
-    try:
-        status = base.stat()
-    except OSError:
-        return False
-    ours = status.st_uid in (0, os.geteuid())
-    return ours and (not status.st_mode & stat.S_IWOTH or bool(status.st_mode & stat.S_ISVTX))
 
 
 def _remove(directory: Path) -> None:

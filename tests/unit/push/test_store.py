@@ -402,6 +402,16 @@ def test_stubs_are_written_where_nix_takes_them_for_a_store(tmp_path: Path) -> N
     )
 
 
+def test_no_link_leads_a_stub_to_another_file(tmp_path: Path) -> None:
+    path, precious = store_path("a"), tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / f"{path.hash_part}.narinfo").symlink_to(precious)
+    for _ in range(2):
+        write_narinfos(tmp_path, [path.narinfo("nar/stub", "none")])
+        assert precious.read_text() == "precious"
+        assert f"StorePath: {path.path}" in (tmp_path / f"{path.hash_part}.narinfo").read_text()
+
+
 # The order of a closure.
 
 

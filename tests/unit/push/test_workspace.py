@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "push.workspace._memory", lambda environment: Path(environment["XDG_RUNTIME_DIR"])
     )
     return {"TMPDIR": str(tmp_path / "disk"), "XDG_RUNTIME_DIR": str(tmp_path / "memory")}
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that passes for /var/tmp."""
+    directory = tmp_path / "var-tmp"
+    directory.mkdir()
+    monkeypatch.setattr("push.workspace._DISK", str(directory))
+    return directory
 
 
 def directories(base: str | Path) -> list[Path]:
@@ -149,6 +158,115 @@ def test_memory_is_a_directory_of_another_file_system_that_takes_files(
     assert workspace._memory({"XDG_RUNTIME_DIR": "/nowhere"}) is None  # noqa: SLF001
 
 
+# Where somebody else can exchange what lies there.
+
+GIVE_AWAY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory away")
+
+
+def given_away(directory: Path) -> None:
+    os.chown(directory, 65534, 65534)
+
+
+def given_to_a_group(directory: Path) -> None:
+    os.chown(directory, -1, 65534)
+    directory.chmod(0o775)
+
+
+def opened_to_all(directory: Path) -> None:
+    directory.chmod(0o777)
+
+
+EXCHANGED = [
+    pytest.param(given_away, marks=GIVE_AWAY),
+    pytest.param(given_to_a_group, marks=GIVE_AWAY),
+    opened_to_all,
+]
+
+
+@pytest.mark.parametrize("exchanged", EXCHANGED)
+def test_another_directory_is_taken_where_others_can_exchange_what_is_in_tmpdir(
+    places: dict[str, str], disk: Path, exchanged: Callable[[Path], None]
+) -> None:
+    outer = Path(places["TMPDIR"])
+    inner = outer / "inner"
+    inner.mkdir(mode=0o700)
+    exchanged(outer)
+    for stated in (outer, inner):
+        workspace = Workspace({**places, "TMPDIR": str(stated)})
+        assert workspace.base == workspace.stage.parent == disk
+        workspace.remove()
+
+
+def test_a_link_to_tmpdir_that_is_exchanged_leads_nowhere_else(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(places["TMPDIR"])
+    workspace = Workspace({**places, "TMPDIR": str(link)})
+    link.unlink()
+    link.symlink_to("/nowhere")
+    (workspace.stage / "nar").write_text("nar")
+    assert workspace.base == Path(places["TMPDIR"])
+    workspace.remove()
+
+
+def test_where_others_can_exchange_all_there_is_the_remedy_is_said(
+    places: dict[str, str], disk: Path
+) -> None:
+    opened_to_all(Path(places["TMPDIR"]))
+    opened_to_all(disk)
+    with pytest.raises(PushError) as caught:
+        Workspace(places)
+    assert str(caught.value) == (
+        f"prepare: somebody else can exchange what is written to {places['TMPDIR']}; set TMPDIR to "
+        "a directory that root or this user alone may write to, as all that it lies in"
+    )
+    assert not [*disk.iterdir(), *Path(places["TMPDIR"]).iterdir()]
+
+
+@pytest.mark.parametrize("exchanged", EXCHANGED)
+def test_secrets_lie_nowhere_where_others_can_exchange_them(
+    exchanged: Callable[[Path], None],
+) -> None:
+    from push import workspace  # noqa: PLC0415
+
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == Path("/").stat().st_dev:
+        pytest.skip("this machine has no tmpfs at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared) as name:
+        environment = {"XDG_RUNTIME_DIR": name}
+        assert workspace._memory(environment) == Path(name)  # noqa: SLF001
+        exchanged(Path(name))
+        assert workspace._memory(environment) in (shared, Path("/run"))  # noqa: SLF001
+
+
+def test_a_link_for_a_plain_name_is_made_where_nobody_can_exchange_it(
+    places: dict[str, str], disk: Path
+) -> None:
+    odd = Path(places["TMPDIR"]) / "a b"
+    odd.mkdir()
+    workspace = Workspace({**places, "TMPDIR": str(odd)})
+    assert workspace.stage.parent.parent == disk
+    workspace.remove()
+    opened_to_all(disk)
+    workspace = Workspace({**places, "TMPDIR": str(odd)})
+    assert workspace.stage.parent.parent == Path("/tmp").resolve()
+    workspace.remove()
+
+
+@GIVE_AWAY
+def test_root_that_a_namespace_does_not_know_is_root_all_the_same(
+    places: dict[str, str], disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_away(Path(places["TMPDIR"]))
+    for row, base in (("0 0 4294967295", disk), ("1000 1000 1", Path(places["TMPDIR"]))):
+        (tmp_path / "uid_map").write_text(f"{row}\n")
+        monkeypatch.setattr("push.workspace._UID_MAP", str(tmp_path / "uid_map"))
+        workspace = Workspace(places)
+        assert workspace.base == base
+        workspace.remove()
+
+
 # What killed pushes left.
 
 
@@ -174,13 +292,16 @@ def test_what_nobody_holds_is_removed(places: dict[str, str]) -> None:
     assert directories(places["XDG_RUNTIME_DIR"]) == []
 
 
-def test_where_others_can_exchange_it_nothing_is_removed(places: dict[str, str]) -> None:
+def test_where_others_can_exchange_it_nothing_is_removed(
+    places: dict[str, str], disk: Path
+) -> None:
     left_over(places["TMPDIR"], "dead")
     base = Path(places["TMPDIR"])
     base.chmod(0o777)
     assert survivors(places) == {"dead"}
     base.chmod(0o1777)
     assert survivors(places) == set()
+    assert not list(disk.iterdir())
 
 
 def test_what_another_push_holds_is_left_alone(places: dict[str, str]) -> None:
