@@ -14,12 +14,22 @@ FILES = ("secret-access-key", "signing-key")
 OWNER = ".placed-by"
 """The file that says which deployment's resource placed the others."""
 
+# Whoever owns what the directory lies in may put a link in its place at any time, so where this has
+# led to is looked at from within. Links above it are the machine's own. A shell's own pwd may say
+# what was there before; the program asks the system.
+_ENTER = """\
+cd -P -- "$(dirname -- "$directory")"
+within=$(env pwd -P)
+within=${within%/}/$(basename -- "$directory")
+cd -P -- "$within"
+"""
+
 # $1 is the directory, $2 who places, the rest are the files' names. Each gets one line of standard
 # input. A reader sees the old file or the new one, never a part. The directory becomes root's
 # alone, so it must be one that was made for this: not there, empty, or this program's already. One
-# that others may write to somebody uses, empty or not. It is looked at from within: whoever owns
-# what it lies in may put another in its place meanwhile. A full disk has left .placed-by empty
-# where it was written at once, and then it is nobody's.
+# that others may write to somebody uses, whatever lies in it: they may have put that there, a
+# .placed-by too. A full disk has left .placed-by empty where it was written at once, and then it is
+# nobody's.
 _PLACE = f"""\
 set -eu
 fail() {{
@@ -35,18 +45,23 @@ shift 2
 [ ! -e "$directory" ] || [ -O "$directory" ] || fail "$directory is not root's; name another"
 (umask 022 && mkdir -p -- "$(dirname -- "$directory")")
 mkdir -p -- "$directory"
-cd -P -- "$directory"
+{_ENTER}\
+[ "$(env pwd -P)" = "$within" ] || fail "$directory is a link; name the directory itself"
 [ -O . ] || fail "$directory is not root's; name another"
+case $(ls -ld .) in
+  ?????w* | ????????w*) fail "others may write to $directory; name a directory of its own, or, \
+if it is one, run chmod go-w $directory" ;;
+esac
+if [ -L {OWNER} ] || [ -e {OWNER} ]; then
+  [ ! -L {OWNER} ] && [ -f {OWNER} ] && [ -O {OWNER} ] ||
+    fail "$directory/{OWNER} is no file of root's; remove it"
+fi
 if [ -s {OWNER} ]; then
   IFS= read -r other <{OWNER} || :
   [ "${{other%% *}}" = "${{owner%% *}}" ] ||
     fail "the files in $directory are those of the stack ${{other%% *}}; name another directory, \
 or remove $directory/{OWNER} if that was this one"
 else
-  case $(ls -ld .) in
-    ?????w* | ????????w*) fail "others may write to $directory; name a directory of its own, or, \
-if it is one, run chmod go-w $directory" ;;
-  esac
   set -f
   for file in $(ls -A); do
     name=${{file#.}}
@@ -93,7 +108,8 @@ set -eu
 directory=$1 owner=$2
 shift 2
 [ -d "$directory" ] && [ ! -L "$directory" ] || exit 0
-cd -P -- "$directory"
+{_ENTER}\
+[ "$(env pwd -P)" = "$within" ] || exit 0
 if [ -s {OWNER} ]; then
   IFS= read -r other <{OWNER} || :
   [ "$other" = "$owner" ] || exit 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -320,9 +321,89 @@ def test_a_directory_whose_rights_are_taken_away_as_advised_is_taken(tmp_path: P
     assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
 
 
-def test_a_directory_that_is_this_programs_already_may_be_where_it_is(tmp_path: Path) -> None:
+def test_whoever_may_write_to_a_directory_does_not_make_it_this_programs(tmp_path: Path) -> None:
+    directory = tmp_path / "shm"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    (directory / ".placed-by").write_text(f"{OWNER}\n")
+    placed = sh(tmp_path, place_command(str(directory), OWNER))
+    assert placed.returncode == 1
+    assert f"others may write to {directory}; name a directory of its own" in placed.stderr
+    assert directory.stat().st_mode & 0o7777 == 0o1777
+    assert [path.name for path in directory.iterdir()] == [".placed-by"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "directory", "theirs"])
+def test_what_says_whose_files_they_are_is_a_file_of_roots(tmp_path: Path, kind: str) -> None:
     directory = tmp_path / "own"
-    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
-    directory.chmod(0o770)
-    assert sh(tmp_path, place_command(str(directory), OWNER)).returncode == 0
-    assert directory.stat().st_mode & 0o777 == 0o700
+    directory.mkdir(mode=0o755)
+    file = directory / ".placed-by"
+    (tmp_path / "said").write_text(f"{OWNER}\n")
+    if kind in ("link", "dangling"):
+        file.symlink_to(tmp_path / ("said" if kind == "link" else "nowhere"))
+    elif kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("only root may give a file away")
+        file.write_text(f"{OWNER}\n")
+        os.chown(file, 65534, 65534)
+    placed = sh(tmp_path, place_command(str(directory), OWNER))
+    assert placed.returncode == 1
+    assert placed.stderr == (f"credentialsDirectory: {file} is no file of root's; remove it\n")
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in directory.iterdir()] == [".placed-by"]
+
+
+def exchanging(tmp_path: Path, directory: Path, elsewhere: Path, program: str) -> None:
+    """Have a link to elsewhere take a directory's place as soon as a program has run."""
+    programs = tmp_path / "programs"
+    programs.mkdir(exist_ok=True)
+    real = shutil.which(program)
+    assert real
+    (programs / program).write_text(
+        f'#!/bin/sh\n{real} "$@"\n'
+        f"if [ -d {directory} ] && [ ! -L {directory} ]; then\n"
+        f"  mv {directory} {directory}.old && ln -s {elsewhere} {directory}\nfi\n"
+    )
+    (programs / program).chmod(0o755)
+
+
+def test_a_link_that_takes_the_directorys_place_meanwhile_leads_nowhere(tmp_path: Path) -> None:
+    elsewhere, directory = tmp_path / "elsewhere", tmp_path / "credentials"
+    elsewhere.mkdir(mode=0o755)
+    exchanging(tmp_path, directory, elsewhere, "mkdir")
+    placed = sh(tmp_path, place_command(str(directory), OWNER))
+    assert placed.returncode == 1
+    assert placed.stderr == (
+        f"credentialsDirectory: {directory} is a link; name the directory itself\n"
+    )
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+    assert not list(elsewhere.iterdir())
+
+
+def test_nothing_is_removed_through_a_link_that_takes_its_place_meanwhile(tmp_path: Path) -> None:
+    elsewhere, directory = tmp_path / "elsewhere", tmp_path / "credentials"
+    for made in (elsewhere, directory):
+        assert sh(tmp_path, place_command(str(made), OWNER)).returncode == 0
+    exchanging(tmp_path, directory, elsewhere, "basename")
+    assert sh(tmp_path, remove_command(str(directory), OWNER)).returncode == 0
+    assert directory.is_symlink()
+    assert len(list(elsewhere.iterdir())) == 3
+
+
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+def test_a_link_above_the_directory_is_the_machines_own(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"this machine has no {shell}")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "var").symlink_to("moved")
+    directory = tmp_path / "var" / "a b" / "credentials"
+    for made in (place_command, remove_command):
+        line = made(str(directory), OWNER).replace("sh", shell, 1)
+        done = sh(tmp_path, line)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "moved/a b/credentials/signing-key").exists() == (made is place_command)
+    assert not directory.exists()
