@@ -45,6 +45,7 @@ PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10, 10, 10)
 """Seconds between attempts: together longer than a server takes to start again."""
 
 _LARGEST = 1 << 22
+# For all attempts together, and their pauses: a server that drips is tried again for no longer.
 _SECONDS = 300.0
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
@@ -102,9 +103,10 @@ def _fetched(settings: str) -> bytes:
     for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=context)):
         opener.add_handler(handler)
     where = f"{_setting(settings, 'bucket')}/{KEY}"
+    end = time.monotonic() + _SECONDS
     for pause in (*PAUSES, None):
         try:
-            with _in_time(), opener.open(_request(settings), timeout=30) as answer:
+            with _in_time(end), opener.open(_request(settings), timeout=30) as answer:
                 status, body = answer.status, _body(answer)
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
@@ -131,21 +133,25 @@ def _fetched(settings: str) -> bytes:
             else:
                 told += "; run make repair STACK=NAME with the stack's name, which mends users, "
                 told += "policies and objects"
-        if pause is None or not again:
+        if pause is None or not again or pause >= end - time.monotonic():
             raise _FetchError(told)
         time.sleep(pause)
     raise AssertionError
 
 
 @contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    """Give up an answer that does not end, its head included: each byte is waited for anew."""
+def _in_time(end: float) -> Iterator[None]:
+    """Give up an answer that has not ended by then, its head included.
+
+    Each byte is waited for anew, so no other limit ends one that drips.
+    """
 
     def late(*_: object) -> None:
         raise OSError("the answer does not end")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    # A time that is over would be none at all.
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, end - time.monotonic()))
     try:
         yield
     finally:
@@ -169,8 +175,10 @@ def _body(answer: HTTPResponse) -> bytes:
 
 
 def _code(body: bytes) -> str:
-    code = body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode(errors="replace")
-    return f" {code}" if code.isalnum() else ""
+    """Return what a refusal calls itself, after a blank; nothing where that is no code of S3's."""
+    code = body.partition(b"<Code>")[2].partition(b"</Code>")[0]
+    # Of bytes, only those of ASCII are letters and digits.
+    return f" {code.decode()}" if code.isalnum() and not code[64:] else ""
 
 
 def _program(settings: str, sha256: str) -> bytes:

@@ -97,6 +97,9 @@ def test_what_may_pass_is_tried_again(loaded: Loaded, server: StandIn, status: i
             "HTTP 403 RequestTimeTooSkewed; set this machine's clock",
         ),
         (error(404, "NoSuchKey"), "HTTP 404 NoSuchKey; run make repair STACK=NAME"),
+        (error(403, "A" * 64), f"HTTP 403 {'A' * 64}; run make repair STACK=NAME"),
+        (error(403, "A" * 65), "HTTP 403; run make repair STACK=NAME"),
+        (error(403, "\u05d0\u4e2d"), "HTTP 403; run make repair STACK=NAME"),
         (error(404, "<b>$(id)</b>"), "HTTP 404; run make repair STACK=NAME"),
         (Reply(302, {"Location": "/elsewhere"}), "HTTP 302; run make repair STACK=NAME"),
         (Reply(204), "HTTP 204; run make repair STACK=NAME"),
@@ -173,9 +176,39 @@ def test_an_answer_that_drips_is_given_up(loaded: Loaded, server: StandIn, head:
     loaded["_SECONDS"] = 0.1
     before = signal.getsignal(signal.SIGALRM)
     assert "the answer does not end" in refused(loaded, server)
+    assert len(server.seen) == 1, "the time is that of all attempts together"
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) is before
     over.set()
+
+
+def test_all_attempts_together_end_in_time(
+    loaded: Loaded, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+
+    def answer(_: Seen) -> Reply:
+        nonlocal now
+        now += 80
+        return Reply(503)
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setitem(loaded, "time", clock)
+    loaded["PAUSES"] = (10.0,) * 14
+    server.script = answer
+    assert refused(loaded, server).endswith("HTTP 503; see the server's log")
+    assert len(server.seen) == 4
+    assert slept == [10.0] * 3
+    server.script = lambda _: Reply(503)
+    server.seen.clear()
+    assert refused(loaded, server)
+    assert len(server.seen) == 15, "a server that starts again is waited for"
 
 
 def test_what_a_server_says_moves_no_terminal(
