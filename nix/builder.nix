@@ -65,6 +65,12 @@ let
         "${said} \"${path}\", and the units see nothing in ${lib.concatStringsSep ", " hidden}; "
         + "${remedy}.";
     };
+  outsideStore = name: value: {
+    assertion = !lib.hasPrefix builtins.storeDir (toString value);
+    message =
+      "services.nix-binary-cache.builder.${name} is in the Nix store, which everyone can read; "
+      + "name a file outside it, as a text.";
+  };
   linkSeen = seen "name a link below /nix/var/nix/gcroots or /nix/var/nix/profiles";
 
   sandbox = {
@@ -258,16 +264,16 @@ in
               + "no setting reaches Nix; leave the hook out, and name in paths what is to be pushed.";
           }
         ]
-        ++ map
-          (name: {
-            assertion = !lib.hasPrefix builtins.storeDir cfg.${name};
-            message =
-              "services.nix-binary-cache.builder.${name} is in the Nix store, which everyone can read; "
-              + "name a file outside it, as a text.";
-          })
+        ++ map (name: outsideStore name cfg.${name}) [
+          "secretAccessKeyFile"
+          "signingKeyFile"
+        ]
+        ++ builtins.concatMap
+          (name: map (outsideStore "settings.${name}") (lib.toList (cfg.settings.${name} or [ ])))
           [
-            "secretAccessKeyFile"
-            "signingKeyFile"
+            "secret-access-key-file"
+            "session-token-file"
+            "signing-key-file"
           ]
         ++ map
           (name: {

@@ -263,6 +263,15 @@ NO_LINK = f"{UNSEEN}name a link below /nix/var/nix/gcroots or /nix/var/nix/profi
             {"settings": {"signing-key": "k:x"}},
             "settings.signing-key would be in the Ni",
         ),
+        *(
+            (
+                "builder",
+                {"settings": {name: "/nix/store/a"}},
+                f"settings.{name} is in the Nix store, which everyone can read; name a file "
+                "outside it, as a text.",
+            )
+            for name in ("signing-key-file", "secret-access-key-file", "session-token-file")
+        ),
         ("builder", {"package": "push"}, "package is of another type"),
         (
             "builder",
