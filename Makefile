@@ -34,7 +34,7 @@ down: .venv/ready ## stop the dev server, its builder and its client
 	$(run)
 
 .PHONY: clean
-clean: .venv/ready ## stop them, and remove .dev with all data
+clean: .venv/ready ## stop them, and remove .dev: the dev server's stacks, with all data
 	$(run)
 
 .PHONY: shell

@@ -22,7 +22,16 @@ from toolbox import throwaway_builder, tools
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
 from toolbox.progress import Progress, say
-from toolbox.stacks import DEV, HOME, NAMESPACE, Stack, existing, machine_stack, note_machine
+from toolbox.stacks import (
+    DEV,
+    HOME,
+    NAMESPACE,
+    Stack,
+    elsewhere,
+    existing,
+    machine_stack,
+    note_machine,
+)
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 BUILDER_NAME = "throwaway"
@@ -83,11 +92,16 @@ def down() -> None:
 
 
 def clean() -> None:
-    """Stop everything and remove `.dev`, the cached objects and the stacks' state with it."""
+    """Stop everything and remove `.dev`, the cached objects and the stacks' state with it.
+
+    Raises:
+        ToolboxError: a stack on another server would lose its state and its keys; nothing is done.
+    """
     if not HOME.exists():
         say(f"There is no {HOME}: nothing to remove.")
         return
     with _alone():
+        _keep_what_is_elsewhere()
         _stop()
         shutil.rmtree(HOME)
     say(f"Removed {HOME}: the stacks' state, the MinIO server's data and the machines.")
@@ -240,6 +254,22 @@ def _set_password(stack: Stack, password: str) -> None:
     config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
     if f"{NAMESPACE}:minioPassword" not in (config or {}):
         stack.quietly("config", "set", "--secret", f"{NAMESPACE}:minioPassword", text=password)
+
+
+def _keep_what_is_elsewhere() -> None:
+    """Refuse where resources on a server that stays would be left without state and keys."""
+    names = elsewhere()
+    if not names:
+        return
+    several = len(names) > 1
+    which = "NAME" if several else names[0]
+    raise ToolboxError(
+        f"{'stacks' if several else 'stack'} {' and '.join(names)} "
+        f"{'have' if several else 'has'} resources on another server, and state, signing keys and "
+        f"passphrase in {HOME}; destroy first what nobody needs (make pulumi "
+        f'STACK={which} ARGS="destroy --run-program"), or move state and passphrase out of it as '
+        "docs/environments.md says"
+    )
 
 
 def _stop() -> None:

@@ -7,6 +7,7 @@ the toolbox's engine, with `.dev/state` as backend.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -344,6 +346,58 @@ def _tell_of_two_values(stack: Stack, committed: Mapping[str, Any]) -> None:
                 f"{name} is {chosen} as you set it, not {value} as {COMMITTED.name} says; "
                 f'make pulumi ARGS="config rm {name}" goes back to that'
             )
+
+
+def elsewhere() -> list[str]:
+    """Return the stacks whose state is in `.dev` and whose resources are on another server.
+
+    A state that cannot be read counts as one with resources.
+
+    Raises:
+        ToolboxError: the committed settings of the dev stack cannot be used.
+    """
+    found = []
+    for file in sorted((HOME / "state" / ".pulumi" / "stacks").rglob("*.json*")):
+        name = re.sub(r"\.json(\.gz)?$", "", file.name)
+        # Beside it are an earlier version of it and the attributes of both.
+        if name != file.name and not _goes_with_the_server(name) and _has_resources(file):
+            found.append(name)
+    return found
+
+
+def _goes_with_the_server(name: str) -> bool:
+    """Return whether all of a stack's resources are on this machine's server."""
+    if name != DEV and not is_on_own_server(name):
+        return False
+    file = _settings_file(_directory(name), name)
+    config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
+    chosen = (config or {}).get(f"{NAMESPACE}:endpoint")
+    if chosen is None and name == DEV:
+        chosen = _committed().get("endpoint")
+    return chosen in (None, machine().get("settings", {}).get("endpoint"))
+
+
+def _has_resources(file: Path) -> bool:
+    """Return whether a state has more than the engine's own: the stack itself, and providers.
+
+    Source: pulumi, `sdk/go/common/apitype/core.go`.
+    """
+    try:
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+        latest = json.loads(content)["checkpoint"].get("latest") or {}
+        resources = [
+            *(latest.get("resources") or []),
+            # What was being made when the engine ended may be there.
+            *(operation["resource"] for operation in latest.get("pending_operations") or []),
+        ]
+        return not all(
+            re.match(r"pulumi:(pulumi:Stack$|providers:)", resource["type"])
+            for resource in resources
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        return True
 
 
 def _remove_locks_of(pid: int) -> None:

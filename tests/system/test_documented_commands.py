@@ -21,7 +21,7 @@ from tests.system.clone import Clone
 from tests.system.conftest import builder_settings
 from tests.system.minio_client import MinioClient
 from tests.system.stack import CHECKOUT
-from tests.system.terminal import YES, at_terminal
+from tests.system.terminal import YES, Session, at_terminal
 from toolbox.commands import COMMANDS
 from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
@@ -118,6 +118,15 @@ EXECUTED = {
         "bucket that is not empty; make empty STACK=…… removes them",
         "make up STACK=… sets such rules",
         "pulumi destroy --run-program",
+    ),
+    "test_a_newcomers_stack_outlives_make_clean": (
+        "make clean",
+        "mkdir -m 700 ~/nix-cache-stacks",
+        "mv .dev/state .dev/passphrase ~/nix-cache-stacks",
+        "export PULUMI_BACKEND_URL=file://$HOME/nix-cache-stacks/state",
+        "export PULUMI_CONFIG_PASSPHRASE_FILE=$HOME/nix-cache-stacks/passphrase",
+        'make pulumi STACK=staging ARGS="destroy --run-program"',
+        '(make pulumi STACK=… ARGS="destroy --run-program")',
     ),
     "test_another_stack_is_made_beside_it": (
         "make stack",
@@ -265,13 +274,13 @@ class Person(Clone):
         assert found, advice
         return self.done(found[0], *answers)
 
-    def newcomer(self, command: str) -> None:
+    def newcomer(self, command: str, *answers: tuple[str, str]) -> Session:
         """Type a command as somebody who has no Pulumi CLI and no backend."""
         environment = {
             **{k: v for k, v in self.environment.items() if not k.startswith("PULUMI_")},
             "PATH": os.environ["PATH"],
         }
-        at_terminal(command, self.directory, environment).succeeded()
+        return at_terminal(command, self.directory, environment, answers)
 
     def nars(self) -> dict[str, int]:
         """Return the NARs of the bucket, and their sizes."""
@@ -446,12 +455,45 @@ def test_a_stack_is_removed(person: Person) -> None:
     assert person.mc.run("ls s3") == ""
 
 
+def test_a_newcomers_stack_outlives_make_clean(person: Person) -> None:
+    person.newcomer("make stack NAME=staging").succeeded()
+    person.settings(
+        "staging",
+        endpoint=person.server.endpoint,
+        minioUser=person.server.root_user,
+        caCertificateFile=str(person.server.ca_file),
+        protect=False,
+    )
+    password = ("value", f"{person.server.root_password}\r")
+    secret = 'make pulumi STACK=staging ARGS="config set --secret minioPassword"'
+    person.newcomer(secret, password).succeeded()
+    person.newcomer("make up STACK=staging", YES).succeeded()
+    refused = person.newcomer("make clean")
+    assert refused.code != 0
+    assert '(make pulumi STACK=staging ARGS="destroy --run-program")' in refused.output
+    assert (person.directory / ".dev" / "passphrase").exists()
+
+    person.newcomer("mkdir -m 700 ~/nix-cache-stacks").succeeded()
+    person.newcomer("mv .dev/state .dev/passphrase ~/nix-cache-stacks").succeeded()
+    told = (
+        "export PULUMI_BACKEND_URL=file://$HOME/nix-cache-stacks/state && "
+        "export PULUMI_CONFIG_PASSPHRASE_FILE=$HOME/nix-cache-stacks/passphrase && "
+    )
+    person.newcomer(f"{told}make clean").succeeded()
+    assert not (person.directory / ".dev").exists()
+    person.newcomer(f"{told}make drift STACK=staging").succeeded()
+    destroy = 'make pulumi STACK=staging ARGS="destroy --run-program"'
+    person.newcomer(f"{told}{destroy}", YES).succeeded()
+    assert "nix-cache-staging" not in person.mc.run("ls s3")
+    (person.directory / "Pulumi.staging.yaml").unlink()
+
+
 def test_another_stack_is_made_beside_it(person: Person) -> None:
     address = "https://s3.homelab.local"
     file = person.directory / "Pulumi.staging.yaml"
     # Who has neither CLI nor backend has the toolbox's.
-    person.newcomer("make stack NAME=staging")
-    person.newcomer(f'make pulumi STACK=staging ARGS="config set endpoint {address}"')
+    person.newcomer("make stack NAME=staging").succeeded()
+    person.newcomer(f'make pulumi STACK=staging ARGS="config set endpoint {address}"').succeeded()
     file.unlink()
 
     person.done("pulumi stack init staging")
