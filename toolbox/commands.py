@@ -165,16 +165,23 @@ def _stack(call: Call) -> int:
             f"SERVER is {server!r}; write {DEV} for this machine's server, or leave it out and "
             "set endpoint, minioUser and minioPassword"
         )
-    stack = stacks.create(name, on_own_server=server == DEV)
-    say(f"{stack}: a bucket nix-cache-{name} and a key nix-cache-{name}-1 of its own")
-    if stack.own_server:
-        say(f"make up STACK={name} brings it up")
+    made = stacks.create(name, on_own_server=server == DEV)
+    file = made.stack.settings_file.name
+    if made.names:
+        own = [f"a {what} {own}" for what, own in made.names.items()]
+        say(f"{made.stack}: {_listed(own)} of its own")
+    if made.kept:
+        say(f"{made.stack}: {file} keeps {_listed(made.kept)}")
+    if made.missing:
+        say(f"{file} wants {_listed(made.missing)}: see docs/settings.md")
     else:
-        say(
-            f"{stack.settings_file.name} wants endpoint, minioUser and minioPassword: see "
-            "docs/settings.md"
-        )
+        say(f"make up STACK={name} brings it up")
     return 0
+
+
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _shell(call: Call) -> int:

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from toolbox import throwaway_builder, tools
 from toolbox.errors import ToolboxError
 from toolbox.minio_server import MinioServer
@@ -250,9 +248,7 @@ def _local_closure(nix: str) -> str:
 
 def _set_password(stack: Stack, password: str) -> None:
     """Let the stack know the server's password, unless a person has set one."""
-    file = stack.settings_file
-    config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
-    if f"{NAMESPACE}:minioPassword" not in (config or {}):
+    if "minioPassword" not in stack.settings:
         stack.quietly("config", "set", "--secret", f"{NAMESPACE}:minioPassword", text=password)
 
 

@@ -40,6 +40,9 @@ COMMITTED = tools.CHECKOUT / f"Pulumi.{DEV}.yaml"
 
 PROGRAM = ("__main__.py", "components", "formats", "program", "push", ".venv")
 NAMESPACE = "nixcache"
+NEEDED = ("endpoint", "minioUser", "minioPassword")
+"""The settings without which no stack can be brought up; a person knows them."""
+
 _STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _NEW_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -49,6 +52,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
 }
 
+
+_OTHER_PASSPHRASE = "incorrect passphrase"
+"""What the engine says of a file's salt that is not the passphrase's (pulumi, `pkg/secrets`)."""
 
 _INTERRUPTED = b"confirmation cancelled"
 """What the engine says of a question that is answered with Ctrl-C (pulumi, `pkg/backend`)."""
@@ -105,6 +111,15 @@ class Stack:
         """Where a person's settings of it are."""
         return _settings_file(self.directory, self.name)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a person has set of it, by the settings' bare names.
+
+        Raises:
+            ToolboxError: its file cannot be read.
+        """
+        return _settings(self.settings_file)
+
     def on_terminal(self, arguments: Sequence[str]) -> int:
         """Run the engine's command on this terminal, with its questions; return its exit code.
 
@@ -155,6 +170,19 @@ class Stack:
             reason = (errors or [f"exit code {done.returncode}"])[0].removeprefix("error: ")
             raise ToolboxError(f"pulumi {arguments[0]} failed: {reason}")
         return done.stdout
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stack that has just been made, and what its settings come to."""
+
+    stack: Stack
+    names: Mapping[str, str]
+    """The names of its own that it was given, by what they are names of."""
+    kept: Sequence[str]
+    """The settings that its file had already."""
+    missing: Sequence[str]
+    """The settings that a person has to add before it can be brought up."""
 
 
 def existing(name: str) -> Stack:
@@ -225,11 +253,12 @@ def owners_stack(name: str) -> Stack:
     return Stack(name, tools.CHECKOUT, {**environment, "PULUMI_STACK": name}, own_server=False)
 
 
-def create(name: str, *, on_own_server: bool) -> Stack:
-    """Make a stack whose bucket and key have names of their own.
+def create(name: str, *, on_own_server: bool = False) -> Made:
+    """Make a stack whose bucket and key have names of their own, where its file names none.
 
     Raises:
-        ToolboxError: the name cannot be a bucket's, or the stack is there already.
+        ToolboxError: the name cannot be a bucket's, the stack is there already, or its file cannot
+            be read or has another passphrase.
     """
     if not _NEW_NAME.fullmatch(name):
         raise ToolboxError(
@@ -244,17 +273,47 @@ def create(name: str, *, on_own_server: bool) -> Stack:
         raise ToolboxError(f"there is a stack {name} already")
     stack = machine_stack(name) if on_own_server else owners_stack(name)
     try:
-        # What is selected stays so.
-        stack.quietly("stack", "init", "--no-select", name)
-        bucket = f"nix-cache-{name}"
-        stack.quietly("config", "set", "bucket", bucket)
-        stack.quietly("config", "set", "--path", "signingKeyDomains[0]", bucket)
-        stack.quietly("config", "set", "--path", "signingKeys[0]", f"{bucket}-1")
+        kept = stack.settings
+        _initialize(stack)
+        names = _name(stack, kept)
     except BaseException:
         if on_own_server:
             shutil.rmtree(stack.directory)
         raise
-    return stack
+    missing = [] if on_own_server else [setting for setting in NEEDED if setting not in kept]
+    return Made(stack, names, list(kept), missing)
+
+
+def _initialize(stack: Stack) -> None:
+    """Make a stack for the engine; what is selected stays so."""
+    try:
+        stack.quietly("stack", "init", "--no-select", stack.name)
+    except ToolboxError as error:
+        if _OTHER_PASSPHRASE not in str(error):
+            raise
+        raise ToolboxError(
+            f"{stack.settings_file.name} is encrypted with another passphrase; take encryptionsalt "
+            "and every setting that is secure out of it, then make it: "
+            f"make stack NAME={stack.name}, and set those anew"
+        ) from None
+
+
+def _name(stack: Stack, kept: Mapping[str, Any]) -> dict[str, str]:
+    """Give bucket and key of a new stack names of their own where they have none; return those."""
+    names = {}
+    bucket = f"nix-cache-{stack.name}"
+    if "bucket" not in kept:
+        stack.quietly("config", "set", "bucket", bucket)
+        names["bucket"] = bucket
+    if "signingKeys" not in kept:
+        domains = kept.get("signingKeyDomains")
+        if not domains:
+            stack.quietly("config", "set", "--path", "signingKeyDomains[0]", bucket)
+        # A key may be named after any domain of the list.
+        domain = domains[0] if domains and isinstance(domains, list) else bucket
+        names["key"] = f"{domain}-1"
+        stack.quietly("config", "set", "--path", "signingKeys[0]", names["key"])
+    return names
 
 
 def with_defaults(
@@ -289,6 +348,23 @@ def _directory(name: str) -> Path:
 
 def _settings_file(directory: Path, name: str) -> Path:
     return directory / f"Pulumi.{name}.yaml"
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Return the settings of a stack's file by their bare names; none where there is no file."""
+    if not file.exists():
+        return {}
+    try:
+        config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+        # The engine takes one without a namespace for the project's, too.
+        keys = [str(key).rpartition(":") for key in config]
+        return {
+            setting: value
+            for (namespace, _, setting), value in zip(keys, config.values(), strict=True)
+            if namespace in ("", NAMESPACE)
+        }
+    except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError):
+        raise ToolboxError(f"{file.name} is no YAML with a config; mend it") from None
 
 
 def machine() -> dict[str, Any]:
@@ -336,11 +412,9 @@ def _committed() -> dict[str, Any]:
 
 def _tell_of_two_values(stack: Stack, committed: Mapping[str, Any]) -> None:
     """Say which setting of the committed file another one takes the place of."""
-    if not stack.settings_file.exists():
-        return
-    config = (yaml.safe_load(stack.settings_file.read_text()) or {}).get("config") or {}
+    settings = stack.settings
     for name, value in committed.items():
-        chosen = config.get(f"{NAMESPACE}:{name}", value)
+        chosen = settings.get(name, value)
         if str(chosen).lower() != str(value).lower():
             say(
                 f"{name} is {chosen} as you set it, not {value} as {COMMITTED.name} says; "
@@ -354,7 +428,7 @@ def elsewhere() -> list[str]:
     A state that cannot be read counts as one with resources.
 
     Raises:
-        ToolboxError: the committed settings of the dev stack cannot be used.
+        ToolboxError: the settings of a stack of this machine cannot be used.
     """
     found = []
     for file in sorted((HOME / "state" / ".pulumi" / "stacks").rglob("*.json*")):
@@ -369,9 +443,7 @@ def _goes_with_the_server(name: str) -> bool:
     """Return whether all of a stack's resources are on this machine's server."""
     if name != DEV and not is_on_own_server(name):
         return False
-    file = _settings_file(_directory(name), name)
-    config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
-    chosen = (config or {}).get(f"{NAMESPACE}:endpoint")
+    chosen = _settings(_settings_file(_directory(name), name)).get("endpoint")
     if chosen is None and name == DEV:
         chosen = _committed().get("endpoint")
     return chosen in (None, machine().get("settings", {}).get("endpoint"))

@@ -133,6 +133,7 @@ EXECUTED = {
         "make stack NAME=staging",
         "a stack is made by make stack NAME=staging",
         "NAME is missing; write make stack NAME=staging",
+        "then make it: make stack NAME=…, and set those anew",
         'make pulumi STACK=staging ARGS="config set endpoint https://s3.homelab.local"',
         "pulumi stack init staging",
         "pulumi config set --stack staging endpoint https://s3.homelab.local",
@@ -494,7 +495,14 @@ def test_another_stack_is_made_beside_it(person: Person) -> None:
     # Who has neither CLI nor backend has the toolbox's.
     person.newcomer("make stack NAME=staging").succeeded()
     person.newcomer(f'make pulumi STACK=staging ARGS="config set endpoint {address}"').succeeded()
-    file.unlink()
+    other = person.refused("make stack NAME=staging")
+    assert "Pulumi.staging.yaml is encrypted with another passphrase; " in other
+    config = {"nixcache:endpoint": address}
+    file.write_text(yaml.safe_dump({"config": config}))
+    kept = person.follow("then make it: make stack NAME=staging, and set those anew", other)
+    assert "Pulumi.staging.yaml keeps endpoint\n" in kept
+    assert "Pulumi.staging.yaml wants minioUser and minioPassword: see docs/settings.md" in kept
+    person.done("pulumi stack rm --yes staging")
 
     person.done("pulumi stack init staging")
     (by_hand,) = re.findall(r"```yaml\n(.*?)```", read("docs/environments.md"), re.DOTALL)

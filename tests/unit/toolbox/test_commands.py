@@ -163,3 +163,53 @@ def test_files_are_meant_where_the_call_is_made(
         ["operations.status", *own, "--json", "-", f"--prometheus={here}/x.prom"],
         ["operations.report", *own, "--output", "/srv/page.html", "--publish"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "kept", "missing", "said"),
+    [
+        (
+            {"bucket": "nix-cache-lab", "key": "nix-cache-lab-1"},
+            [],
+            ["endpoint", "minioUser", "minioPassword"],
+            [
+                "stack lab: a bucket nix-cache-lab and a key nix-cache-lab-1 of its own",
+                "Pulumi.lab.yaml wants endpoint, minioUser and minioPassword: see docs/settings.md",
+            ],
+        ),
+        (
+            {},
+            ["endpoint", "minioUser", "bucket"],
+            ["minioPassword"],
+            [
+                "stack lab: Pulumi.lab.yaml keeps endpoint, minioUser and bucket",
+                "Pulumi.lab.yaml wants minioPassword: see docs/settings.md",
+            ],
+        ),
+        (
+            {"key": "nix-cache-lab-1"},
+            ["bucket"],
+            [],
+            [
+                "stack lab: a key nix-cache-lab-1 of its own",
+                "stack lab: Pulumi.lab.yaml keeps bucket",
+                "make up STACK=lab brings it up",
+            ],
+        ),
+    ],
+)
+def test_a_new_stack_says_what_it_has_and_what_it_wants(
+    names: dict[str, str],
+    kept: list[str],
+    missing: list[str],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    stack = stacks.Stack("lab", tmp_path, {}, own_server=False)
+    made = stacks.Made(stack, names, kept, missing)
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    monkeypatch.setattr(stacks, "create", lambda *_, **__: made)
+    assert run(["stack", "NAME=lab"]) == 0
+    assert capsys.readouterr().err.splitlines() == said

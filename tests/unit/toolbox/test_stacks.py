@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +167,113 @@ def test_without_a_dev_stack_make_up_is_named(checkout: Path) -> None:
     (checkout / ".dev" / "stacks" / "dev" / "Pulumi.dev.yaml").unlink()
     with pytest.raises(ToolboxError, match="there is no dev stack yet; run make up first"):
         stacks.existing("dev")
+
+
+@pytest.fixture
+def engine(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], list[list[str]]]:
+    """An owner's engine that fails with the error it is given, and notes its calls."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pulumi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{checkout}")
+    calls: list[list[str]] = []
+
+    def failing_with(error: str) -> list[list[str]]:
+        def quietly(_: stacks.Stack, *arguments: str, text: str = "") -> str:
+            calls.append([*arguments, *filter(None, [text])])
+            if error:
+                raise ToolboxError(f"pulumi {arguments[0]} failed: {error}")
+            return ""
+
+        monkeypatch.setattr(stacks.Stack, "quietly", quietly)
+        return calls
+
+    return failing_with
+
+
+Engine = Callable[[str], list[list[str]]]
+
+INIT = ["stack", "init", "--no-select", "lab"]
+
+
+def test_a_new_stack_gets_names_of_its_own(engine: Engine) -> None:
+    calls = engine("")
+    made = stacks.create("lab", on_own_server=False)
+    assert calls == [
+        INIT,
+        ["config", "set", "bucket", "nix-cache-lab"],
+        ["config", "set", "--path", "signingKeyDomains[0]", "nix-cache-lab"],
+        ["config", "set", "--path", "signingKeys[0]", "nix-cache-lab-1"],
+    ]
+    assert made.names == {"bucket": "nix-cache-lab", "key": "nix-cache-lab-1"}
+    assert (made.kept, made.missing) == ([], ["endpoint", "minioUser", "minioPassword"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "filled", "names", "missing"),
+    [
+        (
+            "nixcache:endpoint: https://s3, nixcache:bucket: b, nixcache:signingKeys: [s3-1]",
+            [],
+            {},
+            ["minioUser", "minioPassword"],
+        ),
+        (
+            "endpoint: https://s3, minioUser: x, minioPassword: {secure: v1:x}, bucket: b",
+            [
+                ["config", "set", "--path", "signingKeyDomains[0]", "nix-cache-lab"],
+                ["config", "set", "--path", "signingKeys[0]", "nix-cache-lab-1"],
+            ],
+            {"key": "nix-cache-lab-1"},
+            [],
+        ),
+        (
+            "nixcache:signingKeyDomains: [cache.example.org, other], other:endpoint: x",
+            [
+                ["config", "set", "bucket", "nix-cache-lab"],
+                ["config", "set", "--path", "signingKeys[0]", "cache.example.org-1"],
+            ],
+            {"bucket": "nix-cache-lab", "key": "cache.example.org-1"},
+            ["endpoint", "minioUser", "minioPassword"],
+        ),
+    ],
+)
+def test_what_a_stacks_file_has_already_stays(
+    checkout: Path,
+    engine: Engine,
+    settings: str,
+    filled: list[list[str]],
+    names: dict[str, str],
+    missing: list[str],
+) -> None:
+    calls = engine("")
+    (checkout / "Pulumi.lab.yaml").write_text(f"config: {{{settings}}}")
+    made = stacks.create("lab", on_own_server=False)
+    assert calls == [INIT, *filled]
+    assert (made.names, made.missing) == (names, missing)
+
+
+def test_a_file_of_another_passphrase_is_refused_with_the_remedy(engine: Engine) -> None:
+    engine("could not create secrets manager for new stack: incorrect passphrase")
+    with pytest.raises(ToolboxError) as refused:
+        stacks.create("lab", on_own_server=False)
+    assert str(refused.value) == (
+        "Pulumi.lab.yaml is encrypted with another passphrase; take encryptionsalt and every "
+        "setting that is secure out of it, then make it: make stack NAME=lab, and set those anew"
+    )
+
+
+def test_what_else_the_engine_says_of_a_new_stack_stands(engine: Engine) -> None:
+    engine("stack 'lab' already exists")
+    with pytest.raises(ToolboxError, match="stack 'lab' already exists"):
+        stacks.create("lab", on_own_server=False)
+
+
+def test_a_file_that_is_none_makes_no_stack(checkout: Path, engine: Engine) -> None:
+    calls = engine("")
+    (checkout / "Pulumi.lab.yaml").write_text("config: [")
+    with pytest.raises(ToolboxError, match=r"Pulumi\.lab\.yaml is no YAML with a config; mend it"):
+        stacks.create("lab", on_own_server=False)
+    assert calls == []
