@@ -165,7 +165,7 @@ def _stack(call: Call) -> int:
             f"SERVER is {server!r}; write {DEV} for this machine's server, or leave it out and "
             "set endpoint, minioUser and minioPassword"
         )
-    made = stacks.create(name, on_own_server=server == DEV)
+    made = dev_stack.make_stack(name) if server == DEV else stacks.create(name)
     file = made.stack.settings_file.name
     if made.names:
         own = [f"a {what} {own}" for what, own in made.names.items()]

@@ -24,7 +24,9 @@ from toolbox.stacks import (
     DEV,
     HOME,
     NAMESPACE,
+    Made,
     Stack,
+    create,
     elsewhere,
     existing,
     machine_stack,
@@ -60,6 +62,17 @@ def up(name: str) -> Stack:
         if stack.on_terminal(["up", "--yes", "--skip-preview"]) != 0:
             raise ToolboxError("pulumi up failed; see above")
     return stack
+
+
+def make_stack(name: str) -> Made:
+    """Make another stack on this machine's server, which knows all that it needs of it.
+
+    Raises:
+        ToolboxError: there is no such server, the name cannot be a bucket's, or the stack is there.
+    """
+    made = create(name, on_own_server=True)
+    _set_password(made.stack, MinioServer(HOME / "minio", detached=True).root_password)
+    return made
 
 
 def tell_of_the_cache(stack: Stack) -> None:

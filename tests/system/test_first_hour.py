@@ -81,6 +81,8 @@ def test_what_one_sets_is_previewed_and_stays_a_rotation_and_a_retirement_too(
 
 def test_a_second_stack_on_the_same_server_is_never_meant_by_chance(clone: Clone) -> None:
     clone.done("make stack NAME=staging SERVER=dev")
+    set_by_itself = clone.done("make pulumi STACK=staging ARGS=config")
+    assert re.search(r"minioPassword +\[secret\]", set_by_itself)
     again = clone.refused("make stack NAME=staging SERVER=dev")
     assert again == "error: there is a stack staging already"
     clone.done('make pulumi STACK=staging ARGS="config set protect false"')

@@ -1,4 +1,4 @@
-"""What `make clean` removes, and what it leaves alone."""
+"""What a stack on this machine's server begins with, and what `make clean` leaves alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from tests.unit.toolbox.conftest import SERVER
-from toolbox import dev_stack
+from toolbox import dev_stack, stacks
 from toolbox.errors import ToolboxError
+from toolbox.minio_server import MinioServer
 
 STACK = "pulumi:pulumi:Stack"
 BUCKET = "minio:index/s3Bucket:S3Bucket"
@@ -129,3 +130,20 @@ def test_a_checkout_without_any_state_is_cleaned(checkout: Path, stopped: list[s
     dev_stack.clean()
     assert stopped == ["all"]
     assert not (checkout / ".dev").exists()
+
+
+def test_a_new_stack_on_this_machines_server_has_its_password(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def quietly(_: stacks.Stack, *arguments: str, text: str = "") -> str:
+        calls.append((*arguments, text))
+        return ""
+
+    monkeypatch.setattr(stacks.Stack, "quietly", quietly)
+    made = dev_stack.make_stack("fresh")
+    password = MinioServer(checkout / ".dev" / "minio").root_password
+    assert calls[-1] == ("config", "set", "--secret", "nixcache:minioPassword", password)
+    assert made.stack.own_server
+    assert made.missing == []
