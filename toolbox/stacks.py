@@ -53,6 +53,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+_NO_SUCH_STACK = "no stack named"
+"""What the engine says of a stack that its backend has not (pulumi, `pkg/cmd/pulumi/stack`)."""
+
 _OTHER_PASSPHRASE = "incorrect passphrase"
 """What the engine says of a file's salt that is not the passphrase's (pulumi, `pkg/secrets`)."""
 
@@ -189,7 +192,7 @@ def existing(name: str) -> Stack:
     """Return the stack of that name.
 
     Raises:
-        ToolboxError: the name is none, or there is no dev stack yet.
+        ToolboxError: the name is none, or there is no such stack.
     """
     if not _STACK_NAME.fullmatch(name):
         raise ToolboxError(f"STACK is {name!r}; write a stack's name, such as {DEV} or homelab")
@@ -197,7 +200,24 @@ def existing(name: str) -> Stack:
         return machine_stack(name)
     if name == DEV:
         raise ToolboxError("there is no dev stack yet; run make up first")
-    return owners_stack(name)
+    stack = owners_stack(name)
+    if _is_missing(stack):
+        # On a terminal the engine would offer another one in its place.
+        raise ToolboxError(
+            f"there is no stack {name}; write the name of one that is there, or make it first: "
+            f"make stack NAME={name}"
+        )
+    return stack
+
+
+def _is_missing(stack: Stack) -> bool:
+    """Return whether the backend answers that it has no such stack."""
+    try:
+        stack.quietly("stack", "--stack", stack.name, "--show-name")
+    except ToolboxError as error:
+        # Whatever else keeps it from answering, the command itself says, or asks for.
+        return _NO_SUCH_STACK in str(error)
+    return False
 
 
 def is_on_own_server(name: str) -> bool:

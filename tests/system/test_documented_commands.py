@@ -134,6 +134,7 @@ EXECUTED = {
         "a stack is made by make stack NAME=staging",
         "NAME is missing; write make stack NAME=staging",
         "then make it: make stack NAME=…, and set those anew",
+        "or make it first: make stack NAME=…",
         'make pulumi STACK=staging ARGS="config set endpoint https://s3.homelab.local"',
         "pulumi stack init staging",
         "pulumi config set --stack staging endpoint https://s3.homelab.local",
@@ -507,7 +508,9 @@ def test_another_stack_is_made_beside_it(person: Person) -> None:
     person.done("pulumi stack init staging")
     (by_hand,) = re.findall(r"```yaml\n(.*?)```", read("docs/environments.md"), re.DOTALL)
     person.done("pulumi stack rm --yes staging")
-    person.done("make stack NAME=staging")
+    missing = person.refused("make up STACK=staging")
+    assert missing.startswith("error: there is no stack staging; write the name of one that is ")
+    person.follow("or make it first: make stack NAME=staging", missing)
     made = yaml.safe_load(file.read_text())
     assert yaml.safe_load(by_hand)["config"] == made["config"]
     person.done(f"pulumi config set --stack staging endpoint {address}")

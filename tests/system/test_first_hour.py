@@ -148,7 +148,8 @@ def test_a_clients_terminal_fetches_what_was_pushed(clone: Clone) -> None:
         ("make stack", "error: NAME is missing; write make stack NAME=staging"),
         (
             "make audit STACK=nobody",
-            "error: pulumi config failed: no stack named 'nobody' found",
+            "error: there is no stack nobody; write the name of one that is there, or make it "
+            "first: make stack NAME=nobody",
         ),
         (
             "make push BUILDER=nobody",

@@ -12,7 +12,7 @@ import yaml
 
 from tests.unit.configuration import schema
 from tests.unit.toolbox.conftest import SERVER
-from toolbox import stacks, tools
+from toolbox import commands, stacks, tools
 from toolbox.errors import ToolboxError
 
 
@@ -115,7 +115,8 @@ def test_a_stack_of_the_owners_has_the_owners_engine_and_backend(
 ) -> None:
     (tmp_path / "bin").mkdir()
     own = tmp_path / "bin" / "pulumi"
-    own.touch(mode=0o755)
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
     monkeypatch.setenv("PATH", str(own.parent))
     monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///mine")
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "mine")
@@ -277,3 +278,23 @@ def test_a_file_that_is_none_makes_no_stack(checkout: Path, engine: Engine) -> N
     with pytest.raises(ToolboxError, match=r"Pulumi\.lab\.yaml is no YAML with a config; mend it"):
         stacks.create("lab", on_own_server=False)
     assert calls == []
+
+
+@pytest.mark.parametrize("verb", ["up", "pulumi", "shell", "audit"])
+def test_a_stack_that_is_not_there_is_one_sentence(
+    engine: Engine, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = engine("no stack named 'nosuch' found")
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    given = ["ARGS=config"] if verb == "pulumi" else []
+    assert commands.run([verb, "STACK=nosuch", *given]) == commands.FAILED
+    assert capsys.readouterr().err == (
+        "error: there is no stack nosuch; write the name of one that is there, or make it first: "
+        "make stack NAME=nosuch\n"
+    )
+    assert calls == [["stack", "--stack", "nosuch", "--show-name"]]
+
+
+def test_a_backend_that_does_not_answer_is_left_to_the_command(engine: Engine) -> None:
+    engine("PULUMI_ACCESS_TOKEN must be set for login during non-interactive CLI sessions")
+    assert stacks.existing("homelab").name == "homelab"
