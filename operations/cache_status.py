@@ -162,6 +162,8 @@ class Status:
     largest: tuple[LargeNar, ...]
     public_keys: tuple[str, ...] = ()
     """The keys that clients trust, whole: a cache keeps them where it gets another URL."""
+    pending: Rules | None = None
+    """What the settings say in place of `rules`, where no deployment has put that in force yet."""
 
     @property
     def findings(self) -> list[str]:
@@ -186,12 +188,28 @@ class Status:
         An old lease may hold where a push left something out, and where nothing expires no builder
         is ever overdue.
         """
-        return [self._told_of(builder) for builder in self.noticed]
+        told = [self._told_of(builder) for builder in self.noticed]
+        return told if self.pending is None else [*told, self._undeployed(self.pending)]
 
     @property
     def noticed(self) -> list[BuilderState]:
         """The builders that `notices` are about, in their order."""
         return [one for one in self.builders if one.doubtful and not one.overdue]
+
+    def _undeployed(self, meant: Rules) -> str:
+        rules = self.rules
+        if meant.retention_days == rules.retention_days:
+            return (
+                f"graceDays is {meant.grace_days} in the settings and not deployed; NARs outlive "
+                f"their entries by {_days_in_words(rules.grace_days)}"
+            )
+        if rules.retention_days is None:
+            return "expire is true in the settings and not deployed; nothing expires"
+        setting = f"retentionDays is {meant.retention_days}"
+        if meant.retention_days is None:
+            setting = "expire is false"
+        lived = _days_in_words(rules.retention_days)
+        return f"{setting} in the settings and not deployed; entries live for {lived}"
 
     def _told_of(self, builder: BuilderState) -> str:
         return f"builder {builder.name}: {self._why(builder)}"
@@ -284,6 +302,10 @@ def evaluate(
             for one in sorted(nars, key=lambda one: (-one.size, one.key))[:LARGEST_SHOWN]
         ),
     )
+
+
+def _days_in_words(days: int) -> str:
+    return f"{days} day{'' if days == 1 else 's'}"
 
 
 def asked_for(objects: Iterable[ListedObject], users: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from components.retention import PAGE_KEY
 from components.text_object import object_resource
 from operations.cache_status import Status
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
-from operations.deployed_stack import DeployedStack, read_stack
+from operations.deployed_stack import DeployedStack
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError, on_terminal
 from operations.report_page import (
@@ -28,8 +28,7 @@ from operations.report_page import (
     history_with,
     report_page,
 )
-from operations.state import read_state
-from operations.status import status_of
+from operations.status import read_deployed, status_of
 from program.checks.recorded import OBJECT, Recorded
 from program.outputs.figures import VARIABLE
 
@@ -48,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(name: str, output: Path | None, *, publish: bool) -> int:
-    stack = read_stack(name)
-    page = _page(stack) if publish else []
+    stack, state = read_deployed(name)
+    page = _page(stack, state) if publish else []
     # A stack's full name has slashes.
     file = output or Path("build", f"report-{name.rpartition('/')[2]}.html")
     if output is None:
         with suppress(OSError):
             file.parent.mkdir(exist_ok=True)
-    status = status_of(stack, "report")
+    status = status_of(stack, state, "report")
     history = history_with(former(file, status), status)
     write_whole(file, report_page(status, history))
     found = f"{len(status.findings)} findings, {len(status.notices)} notices"
@@ -89,7 +88,7 @@ def check_page(stack: DeployedStack) -> None:
         )
 
 
-def _page(stack: DeployedStack) -> list[str]:
+def _page(stack: DeployedStack, state: Recorded) -> list[str]:
     """Return the option that lets the page alone be written.
 
     Raises:
@@ -97,7 +96,7 @@ def _page(stack: DeployedStack) -> list[str]:
             target the engine would deploy everything.
     """
     check_page(stack)
-    target = list(page_options(read_state(stack.name), stack.settings.bucket))
+    target = list(page_options(state, stack.settings.bucket))
     if not target:
         raise OperationError(
             f"stack {stack.name}: its cache has no page {PAGE_KEY} yet to show the figures; deploy "

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from components.retention import NAR_FOLDER, expirations, is_folder
 from formats.push_status import LARGEST_STATUS
 from formats.s3 import ListedObject
 from operations.cache_client import CACHE_INFO
@@ -23,10 +24,13 @@ from operations.deployed_stack import DeployedStack, read_stack
 from operations.output_file import write_whole
 from operations.pinned_closures import PinnedClosures, is_about_one_object
 from operations.pulumi_cli import OperationError
+from operations.state import read_interrupted_state
 from operations.status_text import as_json, as_prometheus, screen
 from program.checks.deployment import server_of
+from program.checks.recorded import RETENTION_OUTPUT, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
+from program.outputs.machines import retention_in_words
 from program.settings.stack import Settings
 
 STANDARD_OUTPUT = "-"
@@ -34,11 +38,26 @@ STANDARD_OUTPUT = "-"
 _AT_ONCE = 8
 
 
-def status_of(stack: DeployedStack, operation: str) -> Status:
+def read_deployed(name: str) -> tuple[DeployedStack, Recorded]:
+    """Ask the CLI for a stack, and for its state.
+
+    Raises:
+        OperationError: as `read_stack`.
+    """
+    # The CLI takes a while to start, and is asked thrice.
+    with ThreadPoolExecutor(1) as thread:
+        exported = thread.submit(read_interrupted_state, name)
+        stack = read_stack(name)
+        state, _ = exported.result()
+    return stack, state.of(stack.settings.bucket)
+
+
+def status_of(stack: DeployedStack, state: Recorded, operation: str) -> Status:
     """Return what is known of a stack's cache.
 
     Args:
         stack: the stack.
+        state: its state, as the last deployment left it.
         operation: who asks, for what is said meanwhile.
 
     Raises:
@@ -48,27 +67,57 @@ def status_of(stack: DeployedStack, operation: str) -> Status:
         seen = _seen(stack, Progress(operation))
     except ServerError as error:
         raise OperationError(f"{error.setting}: {error}") from None
+    rules = rules_in_force(stack.settings, state)
     status = evaluate(
         stack.name,
         stack.substituter,
         [key.name for key in stack.public_keys],
         stack.builders,
         stack.signed_by,
-        rules_of(stack.settings),
+        rules,
         seen,
         datetime.now(timezone.utc),
     )
-    return replace(status, public_keys=tuple(str(key) for key in stack.public_keys))
+    meant = rules_of(stack.settings)
+    return replace(
+        status,
+        public_keys=tuple(str(key) for key in stack.public_keys),
+        pending=None if meant == rules else meant,
+    )
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return how long a stack's cache keeps what nobody pushes."""
+    """Return how long a stack's cache is to keep what nobody pushes, by its settings."""
     return Rules(
         settings.retention_days,
         settings.rule_days,
         settings.grace_days,
         settings.expires_at_midnight,
     )
+
+
+def rules_in_force(settings: Settings, state: Recorded) -> Rules:
+    """Return how long a stack's cache keeps what nobody pushes, by the last deployment.
+
+    A setting that was changed since takes and keeps nothing. Where the state does not tell, the
+    settings do.
+
+    Args:
+        settings: the stack's settings.
+        state: its state.
+    """
+    meant = rules_of(settings)
+    days = expirations(state.lifecycle_rules(settings.bucket))
+    entries = min((n for prefix, n in days.items() if not is_folder(prefix)), default=None)
+    if entries is None:
+        never = retention_in_words(replace(settings, retention_days=None))
+        if state.stack_output(RETENTION_OUTPUT) != never:
+            return meant
+        return replace(meant, retention_days=None, rule_days=None)
+    # When expiry is rounded up is the server's way, which no deployment changes.
+    promised = entries if settings.expires_at_midnight else max(1, entries - 1)
+    grace = days.get(NAR_FOLDER, entries + meant.grace_days) - entries
+    return Rules(promised, entries, grace, settings.expires_at_midnight)
 
 
 def _seen(stack: DeployedStack, progress: Progress) -> Seen:
@@ -126,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status(stack: str, json_file: str | None, prometheus_file: str | None) -> int:
-    status = status_of(read_stack(stack), "status")
+    status = status_of(*read_deployed(stack), "status")
     wanted = [(json_file, as_json), (prometheus_file, as_prometheus)]
     printed = [render(status) for file, render in wanted if file == STANDARD_OUTPUT]
     print("".join(printed) if printed else f"{screen(status)}\n", end="")

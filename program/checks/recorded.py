@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -160,6 +160,13 @@ class Recorded:
         """Whether the lifecycle that this stack has set is one for a bucket that keeps versions."""
         rules = next(self.outputs(LIFECYCLE), {}).get("rules") or ()
         return any(rule.get("noncurrentVersionExpirationDays") for rule in rules)
+
+    def lifecycle_rules(self, bucket: str) -> Sequence[Mapping[str, Any]]:
+        """Return the rules that this stack has set on a bucket; none where it has set none."""
+        for lifecycle in self.outputs(LIFECYCLE):
+            if lifecycle.get("bucket") == bucket:
+                return lifecycle.get("rules") or ()
+        return ()
 
     def objects(self, bucket: str) -> frozenset[str]:
         """Return the names of the objects that the program itself keeps in a bucket."""

@@ -294,7 +294,7 @@ def test_one_file_for_two_stacks_mixes_nothing(
 ) -> None:
     file = tmp_path / "report.html"
     status = STATUS
-    monkeypatch.setattr(report, "read_stack", lambda _: stack())
+    monkeypatch.setattr(report, "read_deployed", lambda _: (stack(), Recorded({})))
     monkeypatch.setattr(report, "status_of", lambda *_: status)
     for day, name in ((3, "one"), (2, "two"), (1, "two")):
         status = replace(STATUS, stack=name, at=NOW - timedelta(days=day))
@@ -366,8 +366,8 @@ def test_nothing_else_is_deployed_where_no_page_is_there_to_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "read_stack", lambda _: stack(pageFigures=True))
-    monkeypatch.setattr(report, "read_state", lambda _: Recorded({}))
+    known = stack(pageFigures=True), Recorded({})
+    monkeypatch.setattr(report, "read_deployed", lambda _: known)
     monkeypatch.setattr(report, "on_terminal", lambda *_: pytest.fail("it deployed"))
     assert report.main(["--stack", "homelab", "--publish"]) == 2
     assert "its cache has no page use.html yet" in capsys.readouterr().err
@@ -378,7 +378,7 @@ def test_a_report_is_put_below_the_stacks_last_name_or_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "read_stack", lambda _: stack())
+    monkeypatch.setattr(report, "read_deployed", lambda _: (stack(), Recorded({})))
     monkeypatch.setattr(report, "status_of", lambda *_: STATUS)
     assert report.main(["--stack", "organization/nixcache/homelab"]) == 0
     assert [file.name for file in Path("build").iterdir()] == ["report-homelab.html"]

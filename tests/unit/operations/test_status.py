@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from components.retention import expiration_rules
 from formats.keys import PublicKey
 from formats.pin import format_pin, pin_key
 from formats.s3 import ListedObject
 from operations import status
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
+from operations.report_page import report_page
 from operations.status import status_of
+from operations.status_text import as_prometheus, screen
+from program.checks.recorded import LIFECYCLE, RETENTION_OUTPUT, STACK, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
@@ -26,6 +30,7 @@ from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, StandIn, error, serv
 
 CHECKOUT = Path(__file__).parents[3]
 NOW = datetime.now(timezone.utc)
+NO_STATE = Recorded({})
 
 
 @dataclass
@@ -53,12 +58,95 @@ def test_ten_thousand_entries_are_one_listing_and_nothing_more(
     monkeypatch.setattr(status, "server_of", lambda _: server)
     key = PublicKey("cache.test-1", bytes(32))
     builders = {"a": "one", "b": "two"}
-    found = status_of(replace(stack(), builders=builders, public_keys=(key,)), "status")
+    found = status_of(replace(stack(), builders=builders, public_keys=(key,)), NO_STATE, "status")
     assert (found.entries, found.former) == (10_000, ("former",))
     assert (found.keys, found.public_keys) == (("cache.test-1",), (str(key),))
     assert sorted(server.asked) == sorted(
         ["list nix-cache", "read _nixcache/status/one", f"read {pin_key('live')}"]
     )
+
+
+def deployed(retention_days: int | None, grace_days: int = 1) -> Recorded:
+    """Return the state of a stack that was deployed with these settings."""
+    words = "Entries never expire." if retention_days is None else "An entry expires."
+    resources = {"urn:stack": {"type": STACK, "outputs": {RETENTION_OUTPUT: words}}}
+    if retention_days is not None:
+        rules = [
+            {"id": rule.id, "filter": rule.prefix, "expiration": f"{rule.days}d"}
+            for rule in expiration_rules(retention_days, grace_days)
+        ]
+        for bucket, of_it in (("another", []), ("nix-cache", rules)):
+            outputs = {"bucket": bucket, "rules": of_it}
+            resources[f"urn:{bucket}"] = {"type": LIFECYCLE, "outputs": outputs}
+    return Recorded(resources)
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "days", "notice"),
+    [
+        ({}, deployed(7), 7, None),
+        ({}, NO_STATE, 7, None),
+        (
+            {"retentionDays": 30},
+            deployed(7),
+            7,
+            "retentionDays is 30 in the settings and not deployed; entries live for 7 days",
+        ),
+        (
+            {"retentionDays": 3},
+            deployed(1),
+            1,
+            "retentionDays is 3 in the settings and not deployed; entries live for 1 day",
+        ),
+        (
+            {"expire": "false"},
+            deployed(7),
+            7,
+            "expire is false in the settings and not deployed; entries live for 7 days",
+        ),
+        (
+            {},
+            deployed(None),
+            None,
+            "expire is true in the settings and not deployed; nothing expires",
+        ),
+        ({"expire": "false"}, deployed(None), None, None),
+        (
+            {"graceDays": 3},
+            deployed(7, 2),
+            7,
+            "graceDays is 3 in the settings and not deployed; NARs outlive their entries by 2 days",
+        ),
+        ({"expiresAtMidnight": "false"}, deployed(8), 7, None),
+        (
+            {"expiresAtMidnight": "false", "retentionDays": 9},
+            deployed(8),
+            7,
+            "retentionDays is 9 in the settings and not deployed; entries live for 7 days",
+        ),
+    ],
+)
+def test_what_expires_when_is_told_by_what_is_deployed_and_not_by_what_is_only_set(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
+    state: Recorded,
+    days: int | None,
+    notice: str | None,
+) -> None:
+    monkeypatch.setattr(status, "server_of", lambda _: FakeServer())
+    found = status_of(stack(**settings), state, "status")
+    assert found.rules.retention_days == days
+    assert found.notices == ([] if notice is None else [notice])
+    assert found.findings == []
+    shown = screen(found)
+    assert ("nothing, ever" in shown) is (days is None)
+    assert notice is None or shown.endswith(f"\n- {notice}")
+    seconds = "nix_binary_cache_retention_seconds"
+    assert (f'{seconds}{{stack="test"}} {86_400 * (days or 0)}\n' in as_prometheus(found)) is (
+        days is not None
+    )
+    page = report_page(found, [])
+    assert (notice is not None) is ("尚未部署" in page)
 
 
 def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +157,12 @@ def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(FakeServer, "listing", refused)
     monkeypatch.setattr(status, "server_of", lambda _: FakeServer())
     with pytest.raises(OperationError, match="minioUser: the server denies it"):
-        status_of(stack(), "status")
+        status_of(stack(), NO_STATE, "status")
 
 
 def test_a_server_that_is_silent_is_one_sentence() -> None:
     with pytest.raises(OperationError, match=r"endpoint: .*no S3 server answers"):
-        status_of(stack(endpoint=NOWHERE), "status")
+        status_of(stack(endpoint=NOWHERE), NO_STATE, "status")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +185,7 @@ def test_what_the_server_cannot_give_is_told_beside_the_rest(
             server.put(key, b"x" * 700)
         server.put(pin_key("live"), format_pin([path]).encode())
         server.script = lambda one: answer if one.key in damaged else None
-        found = status_of(replace(stack(bucket=BUCKET), builders={"a": "one"}), "status")
+        found = status_of(replace(stack(bucket=BUCKET), builders={"a": "one"}), NO_STATE, "status")
         live, odd = found.pins
         assert live.lost == {path: "its narinfo cannot be read"}
         assert odd.unreadable.endswith("; see its log")
@@ -112,7 +200,7 @@ def test_a_server_that_stops_answering_meanwhile_is_one_sentence(
         server.put(pin_key("live"), b"")
         server.script = lambda one: Raw([]) if one.key else None
         with pytest.raises(OperationError, match=r"endpoint: .*no S3 server answers"):
-            status_of(stack(bucket=BUCKET), "status")
+            status_of(stack(bucket=BUCKET), NO_STATE, "status")
 
 
 def reached(server: StandIn) -> Server:
