@@ -197,19 +197,13 @@ class Status:
         return [one for one in self.builders if one.doubtful and not one.overdue]
 
     def _undeployed(self, meant: Rules) -> str:
-        rules = self.rules
-        if meant.retention_days == rules.retention_days:
-            return (
-                f"graceDays is {meant.grace_days} in the settings and not deployed; NARs outlive "
-                f"their entries by {_days_in_words(rules.grace_days)}"
-            )
-        if rules.retention_days is None:
-            return "expire is true in the settings and not deployed; nothing expires"
-        setting = f"retentionDays is {meant.retention_days}"
-        if meant.retention_days is None:
-            setting = "expire is false"
-        lived = _days_in_words(rules.retention_days)
-        return f"{setting} in the settings and not deployed; entries live for {lived}"
+        if self.rules.retention_days is None:
+            holds = "nothing expires"
+        elif meant.retention_days == self.rules.retention_days:
+            holds = f"NARs outlive their entries by {_days_in_words(self.rules.grace_days)}"
+        else:
+            holds = f"entries live for {_days_in_words(self.rules.retention_days)}"
+        return f"{changed_setting(meant, self.rules)} in the settings and not deployed; {holds}"
 
     def _told_of(self, builder: BuilderState) -> str:
         return f"builder {builder.name}: {self._why(builder)}"
@@ -302,6 +296,22 @@ def evaluate(
             for one in sorted(nars, key=lambda one: (-one.size, one.key))[:LARGEST_SHOWN]
         ),
     )
+
+
+def changed_setting(meant: Rules, in_force: Rules) -> str:
+    """Return in words the setting by which two rules differ, as it is set now.
+
+    Args:
+        meant: what the settings say.
+        in_force: what the last deployment has set.
+    """
+    if meant.retention_days == in_force.retention_days:
+        return f"graceDays is {meant.grace_days}"
+    if meant.retention_days is None:
+        return "expire is false"
+    if in_force.retention_days is None:
+        return "expire is true"
+    return f"retentionDays is {meant.retention_days}"
 
 
 def _days_in_words(days: int) -> str:

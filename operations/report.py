@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.retention import PAGE_KEY
 from components.text_object import object_resource
-from operations.cache_status import Status
+from operations.cache_status import Status, changed_setting
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import DeployedStack
 from operations.output_file import write_whole
@@ -28,9 +28,10 @@ from operations.report_page import (
     history_with,
     report_page,
 )
-from operations.status import read_deployed, status_of
+from operations.status import read_deployed, rules_in_force, rules_of, status_of
 from program.checks.recorded import OBJECT, Recorded
 from program.outputs.figures import VARIABLE
+from program.outputs.machines import substituter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,11 +75,18 @@ def former(file: Path, status: Status) -> list[Reported]:
         return []
 
 
-def check_page(stack: DeployedStack) -> None:
-    """Refuse to publish where no page shows it.
+def check_page(stack: DeployedStack, state: Recorded) -> None:
+    """Refuse to publish where no page shows it, or where the page would say what is not so yet.
+
+    The engine writes the page by the settings, and nothing else of them.
+
+    Args:
+        stack: the stack.
+        state: its state, as the last deployment left it.
 
     Raises:
-        OperationError: the cache is private, or its setting is off.
+        OperationError: the cache is private, or its setting is off; or the settings' retention or
+            address is not deployed.
     """
     if stack.settings.private:
         raise OperationError(f"stack {stack.name}: a private cache has no page for people")
@@ -86,6 +94,21 @@ def check_page(stack: DeployedStack) -> None:
         raise OperationError(
             f"stack {stack.name}: its page shows no figures; set pageFigures to true"
         )
+    pending = _pending(stack, state)
+    if pending is not None:
+        raise OperationError(
+            f"stack {stack.name}: {pending} in the settings and not deployed, and its page would "
+            "promise that; run pulumi up first"
+        )
+
+
+def _pending(stack: DeployedStack, state: Recorded) -> str | None:
+    """Return in words a setting that is not deployed and that the page would tell; None without."""
+    meant, in_force = rules_of(stack.settings), rules_in_force(stack.settings, state)
+    if meant.retention_days != in_force.retention_days:
+        return changed_setting(meant, in_force)
+    address = substituter(stack.settings)
+    return None if address == stack.substituter else f"publicUrl is {address}"
 
 
 def _page(stack: DeployedStack, state: Recorded) -> list[str]:
@@ -95,7 +118,7 @@ def _page(stack: DeployedStack, state: Recorded) -> list[str]:
         OperationError: as `check_page`; or no deployment has put the page there, and without a
             target the engine would deploy everything.
     """
-    check_page(stack)
+    check_page(stack, state)
     target = list(page_options(state, stack.settings.bucket))
     if not target:
         raise OperationError(

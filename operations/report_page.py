@@ -19,7 +19,14 @@ from typing import Any
 from formats.error import FormatError
 from formats.http_date import parse_iso_time
 from formats.printable import printable
-from operations.cache_status import BuilderState, Day, PinnedClosure, Rules, Status
+from operations.cache_status import (
+    BuilderState,
+    Day,
+    PinnedClosure,
+    Rules,
+    Status,
+    changed_setting,
+)
 from operations.status_text import STARTED_BY, age_in_words
 from program.outputs.figures import Figures, size_in_words
 from program.outputs.page import STYLE, both, document, section
@@ -320,17 +327,13 @@ def _notices_in_chinese(status: Status) -> Iterator[str]:
 
 
 def _undeployed_in_chinese(meant: Rules, rules: Rules) -> str:
-    if meant.retention_days == rules.retention_days:
-        return (
-            f"设置中 graceDays 为 {meant.grace_days}，尚未部署；NAR 比其条目多保留 "
-            f"{rules.grace_days} 天"
-        )
     if rules.retention_days is None:
-        return "设置中 expire 为 true，尚未部署；没有条目会过期"
-    setting = f"retentionDays 为 {meant.retention_days}"
-    if meant.retention_days is None:
-        setting = "expire 为 false"
-    return f"设置中 {setting}，尚未部署；条目保留 {rules.retention_days} 天"
+        holds = "没有条目会过期"
+    elif meant.retention_days == rules.retention_days:
+        holds = f"NAR 比其条目多保留 {rules.grace_days} 天"
+    else:
+        holds = f"条目保留 {rules.retention_days} 天"
+    return f"设置中 {changed_setting(meant, rules).replace(' is ', ' 为 ')}，尚未部署；{holds}"
 
 
 def _builder_in_chinese(builder: BuilderState, status: Status) -> str:

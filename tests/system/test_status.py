@@ -186,6 +186,18 @@ def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no
     assert not stack.changes()
     stack.operate(*report, "--publish").succeeded()
     assert f"<dd>{PATHS}</dd>" in page()
+    # Nor does it promise what is not deployed.
+    stack.set(retentionDays=30)
+    told_before, promised = told(stack)
+    assert "retentionDays is 30 in the settings and not deployed" in told_before.output
+    assert promised["rules"]["retention_days"] == 7
+    refused = stack.operate(*report, "--publish")
+    advice = "and its page would promise that; run pulumi up first"
+    assert (refused.code, advice in refused.output) == (2, True)
+    assert "30 days" not in page()
+    stack.up().succeeded()
+    stack.operate(*report, "--publish").succeeded()
+    assert "30 days" in page()
     assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in page()
     shown = page()
     # Neither a preview, a refresh nor a deployment measures anything.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from components.retention import PAGE_KEY
+from components.text_object import object_resource
 from formats.push_status import Lease, PushStatus, format_status
 from formats.s3 import ListedObject
 from operations import report
@@ -30,7 +32,8 @@ from operations.report_page import (
 )
 from program.checks.recorded import OBJECT, Recorded
 from tests.unit.formats import told
-from tests.unit.operations.test_audit import stack
+from tests.unit.operations.test_audit import NOWHERE, stack
+from tests.unit.operations.test_status import deployed
 
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
 WEEK = Rules(7, 7, 1, at_midnight=True)
@@ -346,10 +349,10 @@ def test_a_former_report_that_somebody_changed_is_none(reports: str, tmp_path: P
 
 
 def test_figures_are_published_where_a_page_shows_them() -> None:
-    check_page(stack(pageFigures=True))
+    check_page(stack(pageFigures=True), Recorded({}))
     for changes, why in (({}, "set pageFigures to true"), ({"access": "private"}, "no page")):
         with pytest.raises(OperationError, match=why):
-            check_page(stack(**changes))
+            check_page(stack(**changes), Recorded({}))
     state = Recorded(
         {
             f"urn::{name}": {"type": OBJECT}
@@ -360,6 +363,40 @@ def test_figures_are_published_where_a_page_shows_them() -> None:
     assert not list(page_options(state, "c"))
     figures = figures_of(STATUS)
     assert (figures.at, figures.entries) == (NOW, STATUS.entries)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pending"),
+    [
+        ({"retentionDays": 30}, "retentionDays is 30"),
+        ({"expire": "false"}, "expire is false"),
+        ({"publicUrl": "https://new.test"}, "publicUrl is https://new.test"),
+        ({"bucket": "another"}, f"publicUrl is {NOWHERE}/another"),
+    ],
+)
+def test_no_page_promises_what_is_not_deployed(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, object],
+    pending: str,
+) -> None:
+    name = object_resource("nix-cache", PAGE_KEY)
+    page = {f"urn::{name}": {"type": OBJECT, "outputs": {}}}
+    state = Recorded({**deployed(7).resources, **page})
+    changed = replace(stack(pageFigures=True, **settings), substituter=f"{NOWHERE}/nix-cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "read_deployed", lambda _: (changed, state))
+    monkeypatch.setattr(report, "status_of", lambda *_: STATUS)
+    monkeypatch.setattr(report, "on_terminal", lambda *_: pytest.fail("it deployed"))
+    assert report.main(["--stack", "homelab", "--publish"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: stack test: {pending} in the settings and not deployed, and its page would "
+        "promise that; run pulumi up first\n"
+    )
+    assert not list(tmp_path.iterdir())
+    # What the page does not tell keeps nothing from being published.
+    check_page(stack(pageFigures=True, graceDays=3), deployed(7))
 
 
 def test_nothing_else_is_deployed_where_no_page_is_there_to_be_written(
