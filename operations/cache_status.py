@@ -24,7 +24,12 @@ DAYS_AHEAD = 7
 LARGEST_SHOWN = 10
 """How many of the largest NARs are told."""
 
+ON_TIME = timedelta(hours=26)
+"""How long a builder that pushes daily may take from the end of one push to that of the next: its
+timer delays each by up to an hour (`nix/builder.nix`)."""
+
 _NARINFO = ".narinfo"
+_TWO_DAYS = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Seen:
     pins: Sequence[PinnedClosure] = ()
     path_of: Mapping[str, str] = field(default_factory=dict)
     """The store path that a NAR is known to be, by the NAR's name: of pins alone."""
+    declared: Mapping[str, datetime] = field(default_factory=dict)
+    """Since when each builder's user is there, by the user's name, as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ class BuilderState:
     expires: datetime | None
     """When what that one kept begins to expire, if nothing pushes; None where nothing does."""
     overdue: bool
-    """Whether no push has kept all for half of the retention."""
+    """Whether no push has kept all for half of the retention, and for longer than `ON_TIME`; or
+    what it tells cannot be read."""
     signed_by: str = ""
     """The name of the key that signs what it pushes."""
 
@@ -185,8 +193,8 @@ class Status:
     def notices(self) -> list[str]:
         """What is not as it should be and endangers nothing yet, a sentence each.
 
-        An old lease may hold where a push left something out, and where nothing expires no builder
-        is ever overdue.
+        An old lease may hold where a push left something out, a builder may have been declared just
+        now, and where nothing expires none is ever overdue.
         """
         told = [self._told_of(builder) for builder in self.noticed]
         return told if self.pending is None else [*told, self._undeployed(self.pending)]
@@ -218,9 +226,14 @@ class Status:
             return f"{builder.status.failures:,} not pushed by its last push, on {on}"
         if builder.lease is None:
             return "no push that kept all it has is known"
-        days = (self.at - builder.lease.at).days
-        lived = self.rules.retention_days
-        return f"no push has kept all it has for {days} of the {lived} days that entries live"
+        age, lived = self.at - builder.lease.at, self.rules.retention_days or 0
+        count, in_hours = late_by(age)
+        if not in_hours and count <= lived:
+            late = f"{count} of the {lived} days that entries live"
+        else:
+            unit = "hours" if in_hours else "days"
+            late = f"{count:,} {unit}; entries live for {_days_in_words(lived)}"
+        return f"no push has kept all it has for {late}"
 
     def expiring_by(self, day: date) -> Day:
         """Return what expires until the end of a day."""
@@ -275,7 +288,7 @@ def evaluate(
         newest=max(moments, default=None),
         builders=tuple(
             replace(
-                _builder(name, user, told.get(user), seen.statuses.get(user), rules, now),
+                _builder(name, user, told.get(user), seen, rules, now),
                 signed_by=signed_by.get(name) or next(reversed(keys), ""),
             )
             for name, user in builders.items()
@@ -296,6 +309,12 @@ def evaluate(
             for one in sorted(nars, key=lambda one: (-one.size, one.key))[:LARGEST_SHOWN]
         ),
     )
+
+
+def late_by(age: timedelta) -> tuple[int, bool]:
+    """Return an age in days, or in hours where it is of less than two days; and whether it is."""
+    in_hours = age < _TWO_DAYS
+    return (int(age / timedelta(hours=1)) if in_hours else age.days), in_hours
 
 
 def changed_setting(meant: Rules, in_force: Rules) -> str:
@@ -333,11 +352,11 @@ def _builder(
     name: str,
     user: str,
     written: datetime | None,
-    content: bytes | None,
+    seen: Seen,
     rules: Rules,
     now: datetime,
 ) -> BuilderState:
-    status = None
+    status, content = None, seen.statuses.get(user)
     if written is not None and content is not None:
         try:
             status = parse_status(content)
@@ -347,13 +366,21 @@ def _builder(
     # What a builder tells of a push before is its own word: it cannot have been later than this.
     if lease is not None and written is not None and lease.at > written:
         lease = None
+    since = None
+    if lease is not None:
+        since = lease.at
+    elif status is not None and not status.failures:
+        # It has only ever pushed what it built: that it does so is all there is to expect.
+        since = written
+    elif status is not None or written is None:
+        # It has never kept all, so nothing of it can be late before it could have.
+        since = seen.declared.get(user)
     overdue = False
     if rules.retention_days is not None:
-        since = lease.at if lease is not None else None
-        if since is None and status is not None and not status.failures:
-            # It has only ever pushed what it built: that it does so is all there is to expect.
-            since = written
-        overdue = since is None or now - since > timedelta(days=rules.retention_days / 2)
+        # One that has told nothing may have been declared just now, where nobody knows.
+        overdue = written is not None
+        if since is not None:
+            overdue = now - since > max(timedelta(days=rules.retention_days / 2), ON_TIME)
     return BuilderState(
         name,
         user,

@@ -26,6 +26,7 @@ from operations.cache_status import (
     Rules,
     Status,
     changed_setting,
+    late_by,
 )
 from operations.status_text import STARTED_BY, age_in_words
 from program.outputs.figures import Figures, size_in_words
@@ -347,8 +348,9 @@ def _builder_in_chinese(builder: BuilderState, status: Status) -> str:
     elif builder.lease is None:
         what = "没有已知的推送保留了它的全部内容"
     else:
-        days, lived = (status.at - builder.lease.at).days, status.rules.retention_days
-        what = f"已有 {days} 天没有推送保留它的全部内容（条目保留 {lived} 天）"
+        count, in_hours = late_by(status.at - builder.lease.at)
+        late, lived = f"{count:,} {'小时' if in_hours else '天'}", status.rules.retention_days
+        what = f"已有 {late}没有推送保留它的全部内容（条目保留 {lived} 天）"
     return f"构建机 {builder.name}：{what}"
 
 

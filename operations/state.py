@@ -50,6 +50,7 @@ def read_interrupted_state(stack: str) -> tuple[Recorded, tuple[Interrupted, ...
         {
             resource["urn"]: {
                 "type": resource["type"],
+                "created": resource.get("created"),
                 "outputs": _plain(resource.get("outputs") or {}),
             }
             for resource in deployment.get("resources") or ()

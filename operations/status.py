@@ -2,7 +2,8 @@
 
 It lists the bucket once, and reads what each builder has left there of its last push, and what pins
 keep. It changes nothing. Exit code 1: a builder has not pushed all it has for half of the
-retention, or a pin is incomplete; 0: neither; 2: it could not be told.
+retention and for 26 hours, what it tells cannot be read, or a pin is incomplete; 0: none of it; 2:
+it could not be told.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def status_of(stack: DeployedStack, state: Recorded, operation: str) -> Status:
         OperationError: the server does not answer, or refuses the user.
     """
     try:
-        seen = _seen(stack, Progress(operation))
+        seen = _seen(stack, state, Progress(operation))
     except ServerError as error:
         raise OperationError(f"{error.setting}: {error}") from None
     rules = rules_in_force(stack.settings, state)
@@ -120,7 +121,7 @@ def rules_in_force(settings: Settings, state: Recorded) -> Rules:
     return Rules(promised, entries, grace, settings.expires_at_midnight)
 
 
-def _seen(stack: DeployedStack, progress: Progress) -> Seen:
+def _seen(stack: DeployedStack, state: Recorded, progress: Progress) -> Seen:
     settings = stack.settings
     server = server_of(settings)
     objects: list[ListedObject] = []
@@ -150,7 +151,7 @@ def _seen(stack: DeployedStack, progress: Progress) -> Seen:
         statuses = dict(zip(told, threads.map(status, told.values()), strict=True))
         sizes = {one.key: one.size for one in objects}
         closures = PinnedClosures(read, sizes, stack.public_keys, threads)
-        return Seen(objects, statuses, closures.all(), closures.path_of)
+        return Seen(objects, statuses, closures.all(), closures.path_of, state.users_since)
 
 
 def _answers(server: Server, bucket: str) -> bool:

@@ -265,7 +265,7 @@ def _builder_metrics(metrics: _Metrics, builder: BuilderState) -> None:
     )
     metrics.add(
         "builder_overdue",
-        "Whether no push of a builder has kept all it has for half of the retention.",
+        "Whether no push of a builder has kept all it has for half of the retention and 26 hours.",
         builder.overdue,
         builder=name,
     )

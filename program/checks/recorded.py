@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import cache
 from typing import Any
 
@@ -49,7 +50,7 @@ class Recorded:
     """The resources of a state. Their outputs hold secrets: no message shows more than names."""
 
     resources: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    """By URN: `type`, and `outputs` with secrets in plain text."""
+    """By URN: `type`, and `outputs` with secrets in plain text; `created` in an exported state."""
 
     def outputs(self, type_: str) -> Iterator[Mapping[str, Any]]:
         """Yield the outputs of every resource of a type."""
@@ -118,6 +119,18 @@ class Recorded:
     def users(self) -> frozenset[str]:
         """The users that this stack has made or adopted on the server."""
         return frozenset(str(user["name"]) for user in self.outputs(USER))
+
+    @property
+    def users_since(self) -> dict[str, datetime]:
+        """When this stack made or adopted each of its users, as far as the state tells."""
+        found = {}
+        for resource in self.resources.values():
+            if resource["type"] == USER:
+                # To the second: the engine writes more digits than Python 3.10 reads.
+                with suppress(ValueError):
+                    moment = datetime.fromisoformat(str(resource.get("created"))[:19])
+                    found[str(resource["outputs"]["name"])] = moment.replace(tzinfo=timezone.utc)
+        return found
 
     def names_of(self, role: str, type_: str) -> frozenset[str]:
         """Return what the server calls the resources of a type that belong to a role.

@@ -51,9 +51,10 @@ def status_of(
     builders: tuple[tuple[str, str], ...] = (("one", "cache-one"),),
     stack: str = "homelab",
     signed_by: Mapping[str, str] | None = None,
+    declared: Mapping[str, datetime] | None = None,
 ) -> Status:
     statuses = {} if told is None else {"cache-one": told}
-    seen = Seen(objects, statuses, pins)
+    seen = Seen(objects, statuses, pins, declared=declared or {})
     keys = ["cache.test-1", "cache.test-2"]
     url = "https://s3.test/cache"
     return evaluate(stack, url, keys, dict(builders), signed_by or {}, rules, seen, NOW)
@@ -96,6 +97,55 @@ def test_a_builder_is_overdue_where_nothing_kept_all_it_has_for_half_of_the_rete
     assert forever.builders[0].expires is None
 
 
+@pytest.mark.parametrize(
+    ("retention_days", "hours", "why"),
+    [
+        (1, 13, None),
+        (1, 25.9, None),
+        (1, 26.1, "no push has kept all it has for 26 hours; entries live for 1 day"),
+        (2, 25.9, None),
+        (2, 47.9, "no push has kept all it has for 47 hours; entries live for 2 days"),
+        (2, 48.1, "no push has kept all it has for 2 of the 2 days that entries live"),
+        (3, 40, "no push has kept all it has for 40 hours; entries live for 3 days"),
+        (7, 7 * 24, "no push has kept all it has for 7 of the 7 days that entries live"),
+        (7, 58 * 24, "no push has kept all it has for 58 days; entries live for 7 days"),
+    ],
+)
+def test_a_daily_push_is_never_late_and_how_late_another_is_makes_sense(
+    retention_days: int, hours: float, why: str | None
+) -> None:
+    rules = Rules(retention_days, retention_days, 1, at_midnight=True)
+    status = status_of(listed(KEY, hours / 24), told=format_status(TOLD), rules=rules)
+    assert status.findings == ([] if why is None else [f"builder one: {why}"])
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (None, "it has told of no push yet"),
+        (format_status(replace(TOLD, failures=2)), "2 not pushed by its last push, on 2026-11-27"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("declared", "late"), [(0, False), (3.4, False), (3.6, True), (None, None)]
+)
+def test_a_builder_is_not_late_before_it_could_have_pushed(
+    told: bytes | None, why: str, declared: float | None, late: bool | None
+) -> None:
+    since = {} if declared is None else {"cache-one": NOW - timedelta(days=declared)}
+    objects = [] if told is None else [listed(KEY, 0)]
+    status = status_of(*objects, told=told, declared=since)
+    # Where nobody knows, one that has told something is: of what it kept there may be some.
+    expected = told is not None if late is None else late
+    assert [one.overdue for one in status.builders] == [expected]
+    if expected:
+        assert (len(status.findings), status.notices) == (1, [])
+    else:
+        assert (status.findings, status.notices) == ([], [f"builder one: {why}"])
+    overdue = 'nix_binary_cache_builder_overdue{stack="homelab",builder="one"}'
+    assert f"{overdue} {int(expected)}\n" in as_prometheus(status)
+
+
 def test_a_push_that_failed_hides_neither_the_one_before_nor_its_lease() -> None:
     before = TOLD.lease(NOW - timedelta(days=2))
     told = replace(TOLD, failures=3, pushed=0, before=before)
@@ -134,8 +184,8 @@ def test_where_nothing_expires_a_push_that_failed_is_said_and_so_is_one_that_nob
 
 
 def test_what_is_found_of_a_builder_is_not_said_twice() -> None:
-    for told in (format_status(replace(TOLD, failures=2)), b"{}", None):
-        status = status_of(*([] if told is None else [listed(KEY, 1)]), told=told)
+    for told in (format_status(replace(TOLD, failures=2)), b"{}"):
+        status = status_of(listed(KEY, 1), told=told)
         assert (len(status.findings), status.notices) == (1, [])
 
 
@@ -159,9 +209,10 @@ def test_an_age_is_told_in_its_largest_unit_and_is_never_less_than_nothing(
     assert ("just now" if words is None else f"{words[0]} ago") in told
 
 
-def test_a_builder_that_never_told_is_found_and_a_former_one_is_shown() -> None:
+def test_a_builder_that_never_told_is_noticed_and_a_former_one_is_shown() -> None:
     status = status_of(listed("_nixcache/status/gone", 5))
-    assert status.findings == ["builder one: it has told of no push yet"]
+    assert status.findings == []
+    assert status.notices == ["builder one: it has told of no push yet"]
     assert status.former == ("gone",)
     assert "gone: no builder of this stack" in screen(status)
 

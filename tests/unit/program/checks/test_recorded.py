@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime, timezone
 from typing import Any
 
 import pulumi
@@ -14,6 +15,7 @@ from program.checks.recorded import (
     LIFECYCLE,
     OBJECT,
     STACK,
+    USER,
     Recorded,
     without_unknowns,
 )
@@ -55,6 +57,20 @@ def test_of_two_buckets_the_one_that_is_named_is_the_stacks_and_the_other_one_go
     assert both.objects("first") == {KEY, "use.html"}
     assert both.objects("second") == {"use.html"}
     assert both.of("third").going("third") == ("first", "second")
+
+
+def test_it_is_known_since_when_a_user_is_there() -> None:
+    users = {
+        "named": {"created": "2026-11-27T09:30:00.123456789Z"},
+        "whole": {"created": "2026-11-27T09:30:00Z"},
+        "odd": {"created": "yesterday"},
+        "unknown": {},
+    }
+    state = Recorded(
+        {name: {"type": USER, "outputs": {"name": name}, **made} for name, made in users.items()}
+    )
+    then = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
+    assert state.users_since == {"named": then, "whole": then}
 
 
 def test_what_nobody_knows_of_a_stacks_outputs_is_left_out() -> None:
