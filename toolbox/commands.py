@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,6 +245,19 @@ def _from_here(words: Sequence[str]) -> list[str]:
     return found
 
 
+def _place_of_a_report(name: str, words: Sequence[str]) -> list[str]:
+    """Return the option with which a report without a place of its own lies where it is asked for.
+
+    In the stack's directory nobody would look for it.
+    """
+    if any(word.partition("=")[0] in ("--output", "--help", "-h") for word in words):
+        return []
+    with suppress(OSError):
+        Path("build").mkdir(exist_ok=True)
+    # A stack's full name has slashes.
+    return ["--output", f"build/report-{name.rpartition('/')[2]}.html"]
+
+
 def _absolute(file: str) -> str:
     return file if file in ("", "-") else str(Path(file).absolute())
 
@@ -253,6 +267,8 @@ def _operate(stack: Stack | None, operation: str, arguments: Sequence[str]) -> i
     module = f"operations.{operation.replace('-', '_')}"
     words = list(arguments)
     if stack is not None:
+        if operation == "report":
+            words += _place_of_a_report(stack.name, words)
         words = ["--stack", stack.name, *_from_here(words)]
         os.environ.clear()
         os.environ.update(stack.environment)

@@ -149,6 +149,7 @@ def test_files_are_meant_where_the_call_is_made(
         ["audit", "ARGS=--hash all --json report.json"],
         ["status", "ARGS=--json - --prometheus=x.prom"],
         ["report", "ARGS=--output /srv/page.html --publish"],
+        ["report", "ARGS=--publish"],
     )
     for words in calls:
         monkeypatch.chdir(here)
@@ -162,6 +163,7 @@ def test_files_are_meant_where_the_call_is_made(
         ["operations.audit", *own, "--hash", "all", "--json", f"{here}/report.json"],
         ["operations.status", *own, "--json", "-", f"--prometheus={here}/x.prom"],
         ["operations.report", *own, "--output", "/srv/page.html", "--publish"],
+        ["operations.report", *own, "--publish", "--output", f"{here}/build/report-own.html"],
     ]  # fmt: skip
 
 
