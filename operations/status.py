@@ -28,7 +28,7 @@ from operations.pulumi_cli import OperationError
 from operations.state import read_interrupted_state
 from operations.status_text import as_json, as_prometheus, screen
 from program.checks.deployment import server_of
-from program.checks.recorded import RETENTION_OUTPUT, Recorded
+from program.checks.recorded import COMMANDS, RETENTION_OUTPUT, SIGNING_KEY, Recorded
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.outputs.machines import retention_in_words
@@ -74,7 +74,7 @@ def status_of(stack: DeployedStack, state: Recorded, operation: str) -> Status:
         stack.substituter,
         [key.name for key in stack.public_keys],
         stack.builders,
-        stack.signed_by,
+        {**stack.signed_by, **signers(state)},
         rules,
         seen,
         datetime.now(timezone.utc),
@@ -119,6 +119,27 @@ def rules_in_force(settings: Settings, state: Recorded) -> Rules:
     promised = entries if settings.expires_at_midnight else max(1, entries - 1)
     grace = days.get(NAR_FOLDER, entries + meant.grace_days) - entries
     return Rules(promised, entries, grace, settings.expires_at_midnight)
+
+
+def signers(state: Recorded) -> dict[str, str]:
+    """Return the name of the key that builders have been given to sign with, by the builder's name.
+
+    The outputs name the key that the next deployment gives them, where one has made keys alone. Of
+    a builder that no command reaches they alone tell.
+    """
+    secrets = {
+        str(key["secret_key"]): str(key["key_name"])
+        for key in state.outputs(SIGNING_KEY)
+        if "secret_key" in key
+    }
+    given = [str(one.get("stdin")) for type_ in COMMANDS for one in state.outputs(type_)]
+    found = {}
+    for name, builder in (state.stack_output("builders") or {}).items():
+        own = str(builder.get("secretAccessKey"))
+        for secret, key in secrets.items():
+            if any(own in text and secret in text for text in given):
+                found[str(name)] = key
+    return found
 
 
 def _seen(stack: DeployedStack, state: Recorded, progress: Progress) -> Seen:

@@ -129,6 +129,8 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     stack.set(signingKeys=[FIRST, SECOND])
     stack.up("--target", "**SigningKey**").succeeded()
     assert len(stack.outputs()["nixos"]["publicKeys"]) == 2
+    status = stack.operate("status", "--stack", stack.name).succeeded().output
+    assert f"{SECOND} is trusted; {FIRST} signs\n" in status
     assert audit(stack).keys() == {
         FIRST: (True, PATHS, PATHS, 0),
         SECOND: (True, 0, 0, 0),
@@ -136,6 +138,8 @@ def test_a_rotation_signs_what_is_there_and_a_retired_key_is_not_missed(
     stack.up().succeeded()
     (pushed,) = stack.outputs()["builders"].values()
     assert pushed["lastPush"].startswith("pushed 0 paths")
+    status = stack.operate("status", "--stack", stack.name).succeeded().output
+    assert f"{SECOND} signs; {FIRST} is trusted\n" in status
     both = audit(stack)
     assert both.findings() == set()
     assert both.keys() == {FIRST: (True, PATHS, 0, 0), SECOND: (True, PATHS, 0, 0)}

@@ -16,13 +16,21 @@ from components.retention import expiration_rules
 from formats.keys import PublicKey
 from formats.pin import format_pin, pin_key
 from formats.s3 import ListedObject
+from formats.signing import SecretKey
 from operations import status
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
 from operations.report_page import report_page
-from operations.status import status_of
+from operations.status import signers, status_of
 from operations.status_text import as_prometheus, screen
-from program.checks.recorded import LIFECYCLE, RETENTION_OUTPUT, STACK, Recorded
+from program.checks.recorded import (
+    COMMANDS,
+    LIFECYCLE,
+    RETENTION_OUTPUT,
+    SIGNING_KEY,
+    STACK,
+    Recorded,
+)
 from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from tests.unit.operations.test_audit import NOWHERE, stack
@@ -147,6 +155,39 @@ def test_what_expires_when_is_told_by_what_is_deployed_and_not_by_what_is_only_s
     )
     page = report_page(found, [])
     assert (notice is not None) is ("尚未部署" in page)
+
+
+def test_a_key_that_no_builder_has_been_given_yet_does_not_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after the first step of a rotation, which makes the key and gives it to nobody."""
+    monkeypatch.setattr(status, "server_of", lambda _: FakeServer())
+    keys = [SecretKey.generate(f"cache.test-{number}") for number in (1, 2)]
+    resources: list[tuple[str, dict[str, object]]] = [
+        (SIGNING_KEY, {"key_name": key.name, "secret_key": key.to_nix()}) for key in keys
+    ]
+    builders = {
+        name: {"accessKeyId": f"cache-{name}", "secretAccessKey": f"secret of {name}"}
+        for name in ("pushed", "placed", "by-itself")
+    }
+    resources += [
+        (STACK, {"builders": builders}),
+        (COMMANDS[0], {"stdin": f"bucket x\nsecret of pushed\nsigning-key {keys[0].to_nix()}\n"}),
+        (COMMANDS[1], {"stdin": f"secret of placed\n{keys[0].to_nix()}\n"}),
+        (COMMANDS[1], {}),
+    ]
+    state = Recorded(
+        {f"urn:{n}": {"type": type_, "outputs": of} for n, (type_, of) in enumerate(resources)}
+    )
+    assert signers(state) == {"pushed": "cache.test-1", "placed": "cache.test-1"}
+    known = replace(
+        stack(),
+        public_keys=tuple(key.public_key for key in keys),
+        builders={"pushed": "cache-pushed", "placed": "cache-placed"},
+        signed_by={"pushed": "cache.test-2", "placed": "cache.test-2"},
+    )
+    told = screen(status_of(known, state, "status"))
+    assert "cache.test-2 is trusted; cache.test-1 signs\n" in told
 
 
 def test_a_server_that_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
