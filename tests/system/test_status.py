@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from formats.narinfo import narinfo_of
 from formats.pin import pin_key
 from formats.push_status import parse_status, status_key
+from program.checks.recorded import USER, Recorded
 from tests.system import midnight
 from tests.system.cache_bucket import connections, put_as_of
 from tests.system.conftest import builder_settings, server_settings
@@ -93,6 +94,10 @@ def test_one_screen_shows_what_pushed_what_is_kept_and_what_expires(
     )
     assert "cache.test-1 signs" in outcome.output
     assert f"{PATHS} later" in outcome.output
+    # Since when a builder can be late, the engine tells.
+    users = {str(n): one for n, one in enumerate(stack.resources()) if one["type"] == USER}
+    (since,) = Recorded(users).users_since.values()
+    assert timedelta(0) < datetime.now(timezone.utc) - since < timedelta(hours=1)
 
 
 def test_metrics_are_written_whole_for_node_exporter(stack: Stack, tmp_path: Path) -> None:
