@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from formats.signing import SecretKey
@@ -65,11 +65,17 @@ def said(changes: dict[str, object]) -> str:
     return ""
 
 
-def shows(message: str, secret: str) -> bool:
-    """Tell whether a message has a part of a secret that is worth something."""
+def shows(message: str, secret: str, anyway: str = "") -> bool:
+    """Tell whether a message has a part of a secret that is worth something.
+
+    Args:
+        message: the message.
+        secret: the secret.
+        anyway: what it says of another secret, whose words may be drawn for one.
+    """
     escaped = json.dumps(secret)[1:-1]
     return any(
-        text[start : start + 8] in message
+        text[start : start + 8] in message and text[start : start + 8] not in anyway
         for text in {secret, escaped}
         for start in range(max(1, len(text) - 7))
     )
@@ -100,6 +106,7 @@ def test_a_private_key_in_the_wrong_setting_is_not_shown(setting: str, body: str
 
 @pytest.mark.parametrize("setting", WRONG)
 @given(password=st.text(st.characters(codec="utf-8"), min_size=4).map(lambda text: f"h7Q{text}r2"))
+@example(password="h7Qwrite a r2")
 @some
 def test_a_login_in_a_url_is_not_shown(setting: str, password: str) -> None:
     for text in (
@@ -107,7 +114,8 @@ def test_a_login_in_a_url_is_not_shown(setting: str, password: str) -> None:
         f"https://{password}@minio.test/nix-cache",
         f"root:{password}@minio.test",
     ):
-        assert not shows(said(WRONG[setting](text)), password)
+        anyway = said(WRONG[setting](text.replace(password, "h7Q-another-r2")))
+        assert not shows(said(WRONG[setting](text)), password, anyway)
 
 
 @pytest.mark.parametrize("setting", WRONG)
