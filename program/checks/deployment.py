@@ -49,14 +49,16 @@ def server_of(settings: Settings) -> Server:
 
 def as_setting_error(settings: Settings, error: ServerError) -> SettingError:
     """Return what is wrong with the server in the words of the settings that name it."""
-    setting, value = {
-        "user": ("minioUser", settings.minio_user),
-        "password": ("minioPassword", None),
-        "bucket": ("bucket", settings.bucket),
-        "region": ("region", settings.region),
-        "users": ("users", "minio"),
-    }.get(error.subject, ("endpoint", str(settings.endpoint)))
-    return SettingError(setting, value, str(error))
+    values = {
+        "user": settings.minio_user,
+        "password": None,
+        "bucket": settings.bucket,
+        "region": settings.region,
+        "users": "minio",
+    }
+    if error.subject in values:
+        return SettingError(error.setting, values[error.subject], str(error))
+    return SettingError("endpoint", str(settings.endpoint), str(error))
 
 
 @dataclass(frozen=True)
