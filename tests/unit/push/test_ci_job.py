@@ -113,9 +113,7 @@ def test_what_is_no_file_of_this_users_stays(
 def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
+    first, second = two_places(pushing, tmp_path)
     file = tmp_path / "nix" / "nix.conf"
     assert main(["start"], first) == 0
     configured = file.read_text()
@@ -211,6 +209,14 @@ def pushing(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
         "NIX_BINARY_CACHE_SECRET_ACCESS_KEY": "a secret",
         "NIX_BINARY_CACHE_SIGNING_KEY": SecretKey.generate("cache.test-1").to_nix(),
     }
+
+
+def two_places(environment: dict[str, str], directory: Path) -> list[dict[str, str]]:
+    """Return the environments of two jobs of one user, each with a directory of its own."""
+    places = [directory / name for name in ("1", "2")]
+    for place in places:
+        place.mkdir()
+    return [{**environment, "RUNNER_TEMP": str(place)} for place in places]
 
 
 def test_a_disk_that_is_full_costs_nobody_their_settings(
@@ -511,9 +517,7 @@ def test_the_secrets_of_a_job_that_queues_nothing_go_with_its_time_and_keep_nobo
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
+    first, second = two_places(pushing, tmp_path)
     outputs: list[int] = []
 
     def starts(*_: object, **more: Any) -> Pushes:
@@ -859,9 +863,7 @@ def test_a_start_that_goes_on_is_another_job_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    first, second = ({**pushing, "RUNNER_TEMP": str(tmp_path / name)} for name in ("1", "2"))
-    for name in ("1", "2"):
-        (tmp_path / name).mkdir()
+    first, second = two_places(pushing, tmp_path)
     codes: list[int] = []
 
     def starts(*_: object, **__: object) -> Pushes:

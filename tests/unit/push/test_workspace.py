@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from push.failure import PushError
-from push.workspace import Workspace
+from push.workspace import Workspace, _memory
 
 CHECKOUT = Path(__file__).parents[3]
 OLD = 1_000_000_000
@@ -142,20 +142,24 @@ def test_where_a_secret_finds_no_space_is_named(places: dict[str, str]) -> None:
     workspace.remove()
 
 
-def test_memory_is_a_directory_of_another_file_system_that_takes_files(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from push import workspace  # noqa: PLC0415
-
-    shared = Path("/dev/shm")
-    if not shared.is_dir() or shared.stat().st_dev == Path("/").stat().st_dev:
+@pytest.fixture
+def shared() -> Path:
+    """A directory in memory that is every user's."""
+    directory = Path("/dev/shm")
+    if not directory.is_dir() or directory.stat().st_dev == Path("/").stat().st_dev:
         pytest.skip("this machine has no tmpfs at /dev/shm")
+    return directory
+
+
+def test_memory_is_a_directory_of_another_file_system_that_takes_files(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("push.workspace.os.access", lambda path, _: path == shared)
-    assert workspace._memory({}) == shared  # noqa: SLF001
-    assert workspace._memory({"XDG_RUNTIME_DIR": "dev/shm"}) == shared  # noqa: SLF001
-    assert workspace._memory({"XDG_RUNTIME_DIR": "/"}) == shared  # noqa: SLF001
+    assert _memory({}) == shared
+    assert _memory({"XDG_RUNTIME_DIR": "dev/shm"}) == shared
+    assert _memory({"XDG_RUNTIME_DIR": "/"}) == shared
     monkeypatch.setattr("push.workspace.os.access", lambda *_: False)
-    assert workspace._memory({"XDG_RUNTIME_DIR": "/nowhere"}) is None  # noqa: SLF001
+    assert _memory({"XDG_RUNTIME_DIR": "/nowhere"}) is None
 
 
 # Where somebody else can exchange what lies there.
@@ -226,18 +230,13 @@ def test_where_others_can_exchange_all_there_is_the_remedy_is_said(
 
 @pytest.mark.parametrize("exchanged", EXCHANGED)
 def test_secrets_lie_nowhere_where_others_can_exchange_them(
-    exchanged: Callable[[Path], None],
+    shared: Path, exchanged: Callable[[Path], None]
 ) -> None:
-    from push import workspace  # noqa: PLC0415
-
-    shared = Path("/dev/shm")
-    if not shared.is_dir() or shared.stat().st_dev == Path("/").stat().st_dev:
-        pytest.skip("this machine has no tmpfs at /dev/shm")
     with tempfile.TemporaryDirectory(dir=shared) as name:
         environment = {"XDG_RUNTIME_DIR": name}
-        assert workspace._memory(environment) == Path(name)  # noqa: SLF001
+        assert _memory(environment) == Path(name)
         exchanged(Path(name))
-        assert workspace._memory(environment) in (shared, Path("/run"))  # noqa: SLF001
+        assert _memory(environment) in (shared, Path("/run"))
 
 
 def test_a_link_for_a_plain_name_is_made_where_nobody_can_exchange_it(
