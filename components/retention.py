@@ -226,11 +226,16 @@ def is_cache_file(key: str) -> bool:
     return key in OWN_KEYS or key.startswith(OWN_FOLDER) or bool(_CACHE_FILE.fullmatch(key))
 
 
-def foreign_keys(keys: Iterable[str], rules: Iterable[ExpirationRule]) -> Iterator[str]:
-    """Yield those of `keys` that `rules` would take and that are no file of a binary cache."""
-    prefixes = tuple(rule.prefix for rule in rules)
+def foreign_keys(keys: Iterable[str], prefixes: Iterable[str]) -> Iterator[str]:
+    """Yield those of `keys` that expire and that are no file of a binary cache.
+
+    Args:
+        keys: names of a bucket's objects.
+        prefixes: what the names of objects that expire begin with.
+    """
+    expiring = tuple(prefixes)
     for key in keys:
-        if not is_cache_file(key) and key.startswith(prefixes):
+        if not is_cache_file(key) and key.startswith(expiring):
             yield key
 
 

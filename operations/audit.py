@@ -18,27 +18,33 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
-from components.retention import expiration_rules
+from components.retention import expirations
 from formats.printable import printable
 from operations.bucket import Bucket, Credential
 from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
 from operations.command_line import DONE, FOUND, Parser, Progress, run
-from operations.deployed_stack import DeployedStack, read_stack
+from operations.deployed_stack import DeployedStack, read_deployed
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError
-from operations.state import read_state
 from operations.upstream import upstream_caches
+from program.checks.recorded import Recorded
 from program.checks.s3_client import unreachable
 from program.checks.server_error import ServerError
+from program.outputs.counted import counted
 
 _SHOWN = 20
 _PUSHED_AGAIN = ("closure-missing", "nar-missing", "nar-size", "reference-missing", "unsigned")
 _WRONG = ("bad-signature", "content-type", "malformed", "misplaced", "nar-content", "unanswered")
 
 
-def cache_of(stack: DeployedStack) -> Cache:
-    """Return the cache of a stack, read as its clients do."""
+def cache_of(stack: DeployedStack, state: Recorded) -> Cache:
+    """Return the cache of a stack, read as its clients do.
+
+    Args:
+        stack: the stack.
+        state: its state, which tells what expires since the last deployment.
+    """
     settings = stack.settings
     deployer = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
     if stack.reader is None:
@@ -51,8 +57,8 @@ def cache_of(stack: DeployedStack) -> Cache:
         stack.public_keys,
         stack.closures,
         upstream_caches(settings.upstream_keys, CONNECTIONS),
-        expiration_rules(settings.rule_days, settings.grace_days),
-        lambda: read_state(stack.name).objects(stack.settings.bucket),
+        expirations(state.lifecycle_rules(settings.bucket)),
+        state.objects(settings.bucket),
     )
 
 
@@ -65,23 +71,24 @@ def summary(report: Report) -> str:
     """Return the report for people: a few lines, and the first findings of each kind."""
     lines = [
         f"{report.stack}: {report.substituter}",
-        f"{report.narinfos:,} narinfos, {report.nars:,} NARs with {report.nar_bytes:,} bytes, "
+        f"{counted(report.narinfos, 'narinfo')}, {counted(report.nars, 'NAR')} with "
+        f"{counted(report.nar_bytes, 'byte')}, "
         f"{report.unused_nars:,} of them unused, {report.hashed:,} hashed",
-        f"{report.closures:,} closures pushed by this stack, {report.upstream:,} paths left to "
-        "other caches",
+        f"{counted(report.closures, 'closure')} pushed by this stack, "
+        f"{counted(report.upstream, 'path')} left to other caches",
     ]
     if report.listings or report.logs:
         lines.append(
-            f"{report.listings:,} listings and {report.logs:,} build logs, "
+            f"{counted(report.listings, 'listing')} and {counted(report.logs, 'build log')}, "
             f"{report.unused_beside:,} of them of no narinfo"
         )
     if report.gone:
-        lines.append(f"{report.gone:,} narinfos went while the audit ran")
+        lines.append(f"{counted(report.gone, 'narinfo')} went while the audit ran")
     for name, key in report.keys.items():
         trust = "trusted" if key.trusted else "not this stack's"
         unknown = f", {key.unknown:,} not verified" if key.unknown else ""
         lines.append(
-            f"{name} ({trust}): {key.verified:,} narinfos verified{unknown}, "
+            f"{name} ({trust}): {counted(key.verified, 'narinfo')} verified{unknown}, "
             f"{key.failed:,} bad; the only trusted key of {key.alone:,}"
         )
     shown: Counter[str] = Counter()
@@ -90,7 +97,7 @@ def summary(report: Report) -> str:
         if shown[finding.kind] <= _SHOWN:
             lines.append(f"{finding.kind} {finding.object}: {finding.detail}")
     lines += [f"{kind}: {count:,} in all" for kind, count in shown.items() if count > _SHOWN]
-    lines.append(f"{len(report.findings):,} findings in {report.seconds:.1f} s")
+    lines.append(f"{counted(len(report.findings), 'finding')} in {report.seconds:.1f} s")
     lines += remedies(report)
     # What stands in a narinfo is anybody's text.
     return "\n".join(map(printable, lines))
@@ -129,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _audit(stack: str, sample: int | None, file: Path | None) -> int:
-    report = audited(read_stack(stack), sample)
+    report = audited(*read_deployed(stack), sample)
     print(summary(report))
     # Afterwards: a file that cannot be written does not cost what took hours.
     if file is not None:
@@ -137,11 +144,12 @@ def _audit(stack: str, sample: int | None, file: Path | None) -> int:
     return FOUND if report.findings else DONE
 
 
-def audited(stack: DeployedStack, sample: int | None) -> Report:
+def audited(stack: DeployedStack, state: Recorded, sample: int | None) -> Report:
     """Audit a stack's cache, and return the report.
 
     Args:
         stack: the stack.
+        state: its state, as the last deployment left it.
         sample: how many NARs to read whole; None is all of them.
 
     Raises:
@@ -150,7 +158,7 @@ def audited(stack: DeployedStack, sample: int | None) -> Report:
     """
     report = Report(stack.name, stack.substituter)
     try:
-        audit(cache_of(stack), report, sample, Progress("audit"))
+        audit(cache_of(stack, state), report, sample, Progress("audit"))
     except ServerError as error:
         raise OperationError(f"{error.setting}: {error}") from None
     except HTTPError as error:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
-from components.retention import ExpirationRule, foreign_keys
+from components.retention import foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
 from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, listing_of, log_of, narinfo_of
@@ -29,6 +29,7 @@ from operations.cache_client import CACHE_INFO, GONE, OK, SERVER_ERROR, Answer, 
 from operations.nar_measure import NarError, measure_nar
 from operations.upstream import Answer as Elsewhere
 from operations.upstream import Upstream, ask
+from program.outputs.counted import counted
 
 NIXOS_KEY = PublicKey.parse("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
 """The key that every Nix trusts by default (Nix manual, `trusted-public-keys`)."""
@@ -124,10 +125,10 @@ class Cache:
     """Store paths that were pushed, and what they refer to with them, by the builder's name."""
     upstreams: Sequence[Upstream] = ()
     """The caches that clients have beside this one."""
-    rules: Sequence[ExpirationRule] = ()
-    """What expires, and when."""
-    own: Callable[[], Collection[str]] = frozenset
-    """Names the objects that the stack itself keeps there; asked where one may be foreign."""
+    expiring: Collection[str] = ()
+    """What the names of objects that expire begin with."""
+    own: Collection[str] = ()
+    """The objects that the stack itself keeps there."""
 
 
 def audit(
@@ -151,14 +152,12 @@ def audit(
     sizes: dict[str, int] = {}
     for name, size in cache.objects(""):
         sizes[name] = size
-        progress(f"{len(sizes):,} objects listed")
-    foreign = list(foreign_keys(sizes, cache.rules))
+        progress(f"{counted(len(sizes), 'object')} listed")
     # A stack that was deployed by a former version knows its page by another name.
-    own = cache.own() if foreign else ()
     report.findings += [
         Finding("foreign", name, "no file of a cache, and it expires with it")
-        for name in foreign
-        if name not in own
+        for name in foreign_keys(sizes, cache.expiring)
+        if name not in cache.own
     ]
     narinfos = [name for name in sizes if name.endswith(".narinfo") and "/" not in name]
     unused = {name for name in sizes if name.startswith("nar/")}
@@ -182,7 +181,9 @@ def audit(
             logs.discard(log_of(examined.deriver))
             wanted.refer(examined)
             _count(report, examined)
-            progress(f"{done:,} of {len(narinfos):,} narinfos, {len(report.findings):,} findings")
+            progress(
+                f"{done:,} of {len(narinfos):,} narinfos, {counted(len(report.findings), 'finding')}"
+            )
         wanted.settle(report, threads)
     # Anybody who may write can point to a good NAR, and say something else of it.
     report.findings = [

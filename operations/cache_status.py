@@ -17,6 +17,7 @@ from formats.error import FormatError
 from formats.narinfo import is_nar_key
 from formats.push_status import Lease, PushStatus, parse_status, status_key, user_of
 from formats.s3 import ListedObject
+from program.outputs.counted import counted
 
 DAYS_AHEAD = 7
 """Days of which is told what expires on them, where entries live for so long."""
@@ -208,9 +209,9 @@ class Status:
         if self.rules.retention_days is None:
             holds = "nothing expires"
         elif meant.retention_days == self.rules.retention_days:
-            holds = f"NARs outlive their entries by {_days_in_words(self.rules.grace_days)}"
+            holds = f"NARs outlive their entries by {counted(self.rules.grace_days, 'day')}"
         else:
-            holds = f"entries live for {_days_in_words(self.rules.retention_days)}"
+            holds = f"entries live for {counted(self.rules.retention_days, 'day')}"
         return f"{changed_setting(meant, self.rules)} in the settings and not deployed; {holds}"
 
     def _told_of(self, builder: BuilderState) -> str:
@@ -232,7 +233,7 @@ class Status:
             late = f"{count} of the {lived} days that entries live"
         else:
             unit = "hours" if in_hours else "days"
-            late = f"{count:,} {unit}; entries live for {_days_in_words(lived)}"
+            late = f"{count:,} {unit}; entries live for {counted(lived, 'day')}"
         return f"no push has kept all it has for {late}"
 
     def expiring_by(self, day: date) -> Day:
@@ -331,10 +332,6 @@ def changed_setting(meant: Rules, in_force: Rules) -> str:
     if in_force.retention_days is None:
         return "expire is true"
     return f"retentionDays is {meant.retention_days}"
-
-
-def _days_in_words(days: int) -> str:
-    return f"{days} day{'' if days == 1 else 's'}"
 
 
 def asked_for(objects: Iterable[ListedObject], users: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,9 @@ from formats.keys import PublicKey
 from formats.store_path import is_store_path
 from operations.bucket import Credential
 from operations.pulumi_cli import OperationError, read_output
+from operations.state import read_interrupted_state
 from program.checks.key_rotation import PUBLIC_KEYS_OUTPUT, SIGNED_BY
+from program.checks.recorded import Recorded
 from program.settings.reader import SettingError
 from program.settings.stack import Settings, parse
 
@@ -104,6 +106,20 @@ def read_stack(name: str) -> DeployedStack:
             f"stack {name} has no substituter or public keys among its outputs; run make up "
             f"STACK={name}"
         ) from None
+
+
+def read_deployed(name: str) -> tuple[DeployedStack, Recorded]:
+    """Ask the CLI for a stack, and for its state.
+
+    Raises:
+        OperationError: as `read_stack`.
+    """
+    # The CLI takes a while to start, and is asked thrice.
+    with ThreadPoolExecutor(1) as thread:
+        exported = thread.submit(read_interrupted_state, name)
+        stack = read_stack(name)
+        state, _ = exported.result()
+    return stack, state.of(stack.settings.bucket)
 
 
 def _closures(builders: Mapping[str, Any], pins: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.access import same_policy, unwrapped
-from components.retention import expiration_rules, foreign_keys
+from components.retention import expirations, foreign_keys
 from formats.narinfo import narinfo_of
 from operations.bucket import Bucket, Credential
 from operations.command_line import DONE, FOUND, Parser, run
-from operations.deployed_stack import DeployedStack, read_stack
+from operations.deployed_stack import DeployedStack, read_deployed
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
-from operations.state import read_state
 from operations.upstream import ask, upstream_caches
 from program.checks import readable
 from program.checks.deployment import server_of
 from program.checks.expiry import in_words
+from program.checks.recorded import Recorded
 from program.checks.server_error import ServerError
 
 _IAM_POLICY = "minio:index/iamPolicy:IamPolicy::"
@@ -93,21 +93,22 @@ def lost_closures(stack: DeployedStack) -> Iterator[str]:
                 yield f"{whose} {path}, which the cache does not have"
 
 
-def endangered(stack: DeployedStack) -> Iterator[str]:
+def endangered(stack: DeployedStack, state: Recorded) -> Iterator[str]:
     """Yield a sentence about what the bucket's lifecycle takes or keeps, and should not.
+
+    It is the last deployment's: a setting that was changed since takes and keeps nothing.
 
     Raises:
         ServerError: the server does not answer, or refuses the user.
-        OperationError: the state cannot be read.
     """
     settings = stack.settings
-    rules = expiration_rules(settings.rule_days, settings.grace_days)
-    if not rules:
+    expiring = expirations(state.lifecycle_rules(settings.bucket))
+    if not expiring:
         return
     bucket = Bucket(settings, Credential(settings.minio_user, settings.minio_password))
-    names = list(foreign_keys((name for name, _ in bucket.objects()), rules))
+    names = foreign_keys((name for name, _ in bucket.objects()), expiring)
     # A stack that was deployed by a former version knows its page by another name.
-    own = read_state(stack.name).objects(settings.bucket) if names else ()
+    own = state.objects(settings.bucket)
     foreign = in_words(name for name in names if name not in own)
     if foreign is not None:
         yield (
@@ -116,21 +117,17 @@ def endangered(stack: DeployedStack) -> Iterator[str]:
         )
     server = server_of(settings)
     lifecycle = server.lifecycle(settings.bucket)
-    expiring = lifecycle is None or any(rule.noncurrent_days for rule in lifecycle.rules)
-    if not expiring and server.keeps_versions(settings.bucket):
+    let_go = lifecycle is None or any(rule.noncurrent_days for rule in lifecycle.rules)
+    if not let_go and server.keeps_versions(settings.bucket):
         yield (
             f"bucket {settings.bucket} keeps versions, and no rule lets go those that others have "
             f"followed; make up STACK={stack.name} sets such rules"
         )
 
 
-def unfinished(stack: DeployedStack) -> Iterator[str]:
-    """Yield a sentence for each bucket that a change of the setting has not come to delete yet.
-
-    Raises:
-        OperationError: the state cannot be read.
-    """
-    for bucket in read_state(stack.name).going(stack.settings.bucket):
+def unfinished(stack: DeployedStack, state: Recorded) -> Iterator[str]:
+    """Yield a sentence for each bucket that a change of the setting has not come to delete yet."""
+    for bucket in state.going(stack.settings.bucket):
         yield (
             f"bucket {bucket} is still there beside {stack.settings.bucket}, and goes with the "
             "next deployment"
@@ -177,14 +174,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _drift(name: str) -> int:
     repair = f"make repair STACK={name} puts it right"
-    stack = read_stack(name)
+    stack, state = read_deployed(name)
     try:
         check_deployer(stack)
         differs, report = refreshed(name)
         builders = read_output("stack", "output", "builders", "--show-secrets", "--stack", name)
         refused = list(refused_builders(stack, builders))
         lost = list(lost_closures(stack))
-        astray = [*endangered(stack), *unfinished(stack)]
+        astray = [*endangered(stack, state), *unfinished(stack, state)]
         shut = None if stack.settings.bucket_policy else readable.finding(stack.settings)
     except ServerError as error:
         if error.subject == "bucket":

@@ -17,7 +17,7 @@ from components.retention import PAGE_KEY
 from components.text_object import object_resource
 from operations.cache_status import Status, changed_setting
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
-from operations.deployed_stack import DeployedStack
+from operations.deployed_stack import DeployedStack, read_deployed
 from operations.output_file import write_whole
 from operations.pulumi_cli import OperationError, on_terminal
 from operations.report_page import (
@@ -28,8 +28,9 @@ from operations.report_page import (
     history_with,
     report_page,
 )
-from operations.status import read_deployed, rules_in_force, rules_of, status_of
+from operations.status import rules_in_force, rules_of, status_of
 from program.checks.recorded import OBJECT, Recorded
+from program.outputs.counted import counted
 from program.outputs.figures import VARIABLE
 from program.outputs.machines import substituter
 
@@ -58,8 +59,10 @@ def _report(name: str, output: Path | None, *, publish: bool) -> int:
     status = status_of(stack, state, "report")
     history = history_with(former(file, status), status)
     write_whole(file, report_page(status, history))
-    found = f"{len(status.findings)} findings, {len(status.notices)} notices"
-    print(f"{file}: {status.entries:,} entries, {found}")
+    found = ", ".join(
+        (counted(len(status.findings), "finding"), counted(len(status.notices), "notice"))
+    )
+    print(f"{file}: {counted(status.entries, 'entry', 'entries')}, {found}")
     return _publish(name, page, status) if publish else DONE
 
 

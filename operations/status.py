@@ -21,11 +21,10 @@ from formats.s3 import ListedObject
 from operations.cache_client import CACHE_INFO
 from operations.cache_status import Rules, Seen, Status, asked_for, evaluate
 from operations.command_line import DONE, FOUND, Parser, Progress, run
-from operations.deployed_stack import DeployedStack, read_stack
+from operations.deployed_stack import DeployedStack, read_deployed
 from operations.output_file import write_whole
 from operations.pinned_closures import PinnedClosures, is_about_one_object
 from operations.pulumi_cli import OperationError
-from operations.state import read_interrupted_state
 from operations.status_text import as_json, as_prometheus, screen
 from program.checks.deployment import server_of
 from program.checks.recorded import COMMANDS, RETENTION_OUTPUT, SIGNING_KEY, Recorded
@@ -37,20 +36,6 @@ from program.settings.stack import Settings
 STANDARD_OUTPUT = "-"
 
 _AT_ONCE = 8
-
-
-def read_deployed(name: str) -> tuple[DeployedStack, Recorded]:
-    """Ask the CLI for a stack, and for its state.
-
-    Raises:
-        OperationError: as `read_stack`.
-    """
-    # The CLI takes a while to start, and is asked thrice.
-    with ThreadPoolExecutor(1) as thread:
-        exported = thread.submit(read_interrupted_state, name)
-        stack = read_stack(name)
-        state, _ = exported.result()
-    return stack, state.of(stack.settings.bucket)
 
 
 def status_of(stack: DeployedStack, state: Recorded, operation: str) -> Status:

@@ -10,6 +10,7 @@ from typing import Any
 
 from formats.printable import printable
 from operations.cache_status import DAYS_AHEAD, BuilderState, PinnedClosure, Status
+from program.outputs.counted import counted
 from program.outputs.figures import size_in_words
 
 _NAMED = 8
@@ -55,7 +56,8 @@ def screen(status: Status) -> str:
 def _facts(status: Status) -> Iterator[str]:
     yield _fact(
         "cache",
-        f"{status.entries:,} entries, {status.nars:,} NARs with {size_in_words(status.nar_bytes)}",
+        f"{counted(status.entries, 'entry', 'entries')}, {counted(status.nars, 'NAR')} with "
+        f"{size_in_words(status.nar_bytes)}",
     )
     if status.rules.retention_days is None:
         yield _fact("expires", "nothing, ever")
@@ -119,7 +121,9 @@ def _builder_row(builder: BuilderState, status: Status) -> Sequence[str]:
     if told.renewed and not told.failures:
         outcome += f", {told.renewed:,} renewed"
     lease = builder.lease
-    keeps = "" if lease is None else f"{lease.own:,} paths, {size_in_words(lease.own_bytes)}"
+    keeps = (
+        "" if lease is None else f"{counted(lease.own, 'path')}, {size_in_words(lease.own_bytes)}"
+    )
     expires = "never" if builder.expires is None else _day(builder.expires)
     return builder.name, when, f"{by} on {told.host}", outcome, keeps, expires if lease else ""
 
@@ -167,7 +171,7 @@ def age_in_words(age: timedelta) -> tuple[str, str] | None:
     minutes = int(age.total_seconds()) // 60
     for length, unit, chinese in _MINUTES:
         if (count := minutes // length) > 0:
-            return f"{count:,} {unit}{'s' if count > 1 else ''}", f"{count:,} {chinese}"
+            return counted(count, unit), f"{count:,} {chinese}"
     return None
 
 

@@ -140,7 +140,9 @@ def in_words(keys: Iterable[str]) -> str | None:
 
 def _check_foreign(settings: Settings, lifecycle: Lifecycle, keys: Iterable[str]) -> None:
     rules = [*lifecycle.others, *(rule.id for rule in foreign_rules(lifecycle.rules))]
-    lost = foreign_keys(keys, expiration_rules(settings.rule_days, settings.grace_days))
+    lost = foreign_keys(
+        keys, (rule.prefix for rule in expiration_rules(settings.rule_days, settings.grace_days))
+    )
     found = [
         f"{what}: {which}"
         for what, which in (

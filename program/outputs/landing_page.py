@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from program.outputs.counted import counted
 from program.outputs.figures import Figures
 from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
 from program.outputs.page import STYLE, both, document, section
@@ -45,7 +46,7 @@ def _about(retention_days: int | None) -> tuple[str, str]:
     chinese = "Nix 二进制缓存：Nix 直接下载构建好的软件包，无需自行构建。"
     if retention_days is None:
         return english + "Entries do not expire.", chinese + "条目不会过期。"
-    days = f"{retention_days} day{'s' if retention_days > 1 else ''}"
+    days = counted(retention_days, "day")
     return (
         f"{english}An entry lives {days} after the last push that contains it.",
         f"{chinese}条目在最后一次推送后保留 {retention_days} 天。",

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from operations import audit
-from operations.audit import audited
+from operations.audit import audited, cache_of
 from operations.cache_audit import Report
 from operations.deployed_stack import DeployedStack
 from operations.pulumi_cli import OperationError
+from program.checks.recorded import LIFECYCLE, Recorded
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
 from toolbox.certificates import make_authority
@@ -25,7 +26,7 @@ def stack(**changes: object) -> DeployedStack:
 
 def test_a_server_that_does_not_answer_is_told_as_such() -> None:
     with pytest.raises(OperationError, match=rf"{NOWHERE}/nix-cache: no S3 server answers there"):
-        audited(stack(), sample=0)
+        audited(stack(), Recorded({}), sample=0)
 
 
 def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path: Path) -> None:
@@ -33,16 +34,26 @@ def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path:
     damaged = stack(endpoint="https://127.0.0.1:1", caCertificateFile=str(file))
     file.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     with pytest.raises(OperationError, match=rf"caCertificateFile is {file}: holds a damaged"):
-        audited(damaged, sample=0)
+        audited(damaged, Recorded({}), sample=0)
 
 
 def test_what_was_found_is_told_before_a_file_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report("test", NOWHERE)
-    monkeypatch.setattr(audit, "read_stack", lambda _: None)
+    monkeypatch.setattr(audit, "read_deployed", lambda _: (stack(), Recorded({})))
     monkeypatch.setattr(audit, "audited", lambda *_: report)
     assert audit.main(["--stack", "test", "--json", str(tmp_path / "nowhere" / "report.json")]) == 2
     said = capsys.readouterr()
     assert said.out == f"{audit.summary(report)}\n"
     assert said.err.startswith(f"error: {tmp_path}/nowhere/report.json cannot be written: No such")
+
+
+@pytest.mark.parametrize("setting", [{}, {"expire": False}])
+def test_what_expires_is_what_the_last_deployment_lets_expire(setting: dict[str, object]) -> None:
+    changed = stack(**setting)
+    rules = [{"filter": "nar/", "expiration": "8d"}]
+    outputs = {"bucket": changed.settings.bucket, "rules": rules}
+    state = Recorded({"urn:rules": {"type": LIFECYCLE, "outputs": outputs}})
+    assert list(cache_of(changed, state).expiring) == ["nar/"]
+    assert list(cache_of(changed, Recorded({})).expiring) == []

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 from urllib3.exceptions import HTTPError
 
-from components.retention import ExpirationRule, expiration_rules
+from components.retention import expiration_rules
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
@@ -103,14 +103,14 @@ class SmallCache:
         sample: int | None = 0,
         closures: Mapping[str, Sequence[str]] = {},
         upstreams: Sequence[Upstream] = (),
-        rules: Sequence[ExpirationRule] = (),
+        expiring: Collection[str] = (),
         own: Collection[str] = (),
     ) -> Report:
         """Audit it with the keys that clients trust."""
         client = CacheClient(lambda _, name: f"{self.url}/{name}", None, 2)
         public_keys = [key.public_key for key in keys or (OLD,)]
         report = Report("test", self.url)
-        cache = Cache(client, self.listing, public_keys, closures, upstreams, rules, lambda: own)
+        cache = Cache(client, self.listing, public_keys, closures, upstreams, expiring, own)
         audit(cache, report, sample, print)
         return report
 
@@ -617,10 +617,10 @@ def test_a_nar_that_clients_are_refused_only_now_is_no_overload(cache: SmallCach
 
 def test_what_the_stack_itself_keeps_is_not_foreign_whatever_its_name(cache: SmallCache) -> None:
     cache.objects |= {"index.html": b"the page", "logo.png": b"somebody else's"}
-    rules = expiration_rules(7, 1)
-    foreign = [one.object for one in cache.audit(rules=rules).findings]
+    prefixes = [rule.prefix for rule in expiration_rules(7, 1)]
+    foreign = [one.object for one in cache.audit(expiring=prefixes).findings]
     assert foreign == ["index.html", "logo.png"]
-    report = cache.audit(rules=rules, own={"nix-cache-info", "index.html"})
+    report = cache.audit(expiring=prefixes, own={"nix-cache-info", "index.html"})
     assert [(one.kind, one.object) for one in report.findings] == [("foreign", "logo.png")]
 
 
