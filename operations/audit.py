@@ -25,7 +25,7 @@ from operations.cache_audit import CONNECTIONS, Cache, Report, audit
 from operations.cache_client import CacheClient
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_deployed
-from operations.output_file import write_whole
+from operations.output_file import STANDARD_OUTPUT, write_whole
 from operations.pulumi_cli import OperationError
 from operations.upstream import upstream_caches
 from program.checks.recorded import Recorded
@@ -130,17 +130,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hash", type=_sample, default=0, metavar="all|N", help="read NARs whole, all or N of them"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    what = "write the report there too; - prints it in place of the text"
+    parser.add_argument("--json", metavar="FILE", help=what)
     chosen = parser.parse_args(arguments)
     return run(lambda: _audit(chosen.stack, chosen.hash, chosen.json))
 
 
-def _audit(stack: str, sample: int | None, file: Path | None) -> int:
+def _audit(stack: str, sample: int | None, file: str | None) -> int:
     report = audited(*read_deployed(stack), sample)
-    print(summary(report))
+    for_machines = json.dumps(asdict(report), indent=2)
+    print(for_machines if file == STANDARD_OUTPUT else summary(report))
     # Afterwards: a file that cannot be written does not cost what took hours.
-    if file is not None:
-        write_whole(file, f"{json.dumps(asdict(report), indent=2)}\n")
+    if file not in (None, STANDARD_OUTPUT):
+        write_whole(Path(file), f"{for_machines}\n")
     return FOUND if report.findings else DONE
 
 

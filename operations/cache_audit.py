@@ -181,9 +181,8 @@ def audit(
             logs.discard(log_of(examined.deriver))
             wanted.refer(examined)
             _count(report, examined)
-            progress(
-                f"{done:,} of {len(narinfos):,} narinfos, {counted(len(report.findings), 'finding')}"
-            )
+            found = counted(len(report.findings), "finding")
+            progress(f"{done:,} of {len(narinfos):,} narinfos, {found}")
         wanted.settle(report, threads)
     # Anybody who may write can point to a good NAR, and say something else of it.
     report.findings = [

@@ -24,6 +24,7 @@ from operations.state import read_state
 from program.checks import same_server
 from program.checks.deployment import server_of
 from program.checks.server_error import ServerError
+from program.outputs.counted import counted
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
 
@@ -80,10 +81,13 @@ def _empty_one(
         if not names:
             print(f"bucket {settings.bucket} holds nothing to remove")
         return None
+    objects = counted(count, "object or version", "objects and versions")
     of_names = " of these names" if names else ""
+    unknown = sorted(set(names) - wanted.found)
+    nothing_of = f" It has none of the name {listed(unknown)}." if unknown else ""
     print(
-        f"stack {stack}: bucket {settings.bucket} at {settings.endpoint} holds {count:,} objects "
-        f"and versions{of_names}, {size:,} bytes, to remove for good.\n"
+        f"stack {stack}: bucket {settings.bucket} at {settings.endpoint} holds "
+        f"{objects}{of_names}, {counted(size, 'byte')}, to remove for good.{nothing_of}\n"
         "Type the bucket's name to remove them: ",
         end="",
         file=sys.stderr,
@@ -96,10 +100,10 @@ def _empty_one(
     left, _ = wanted.measure(bucket.versions())
     if left:
         raise OperationError(
-            f"{left:,} objects came while the others went; stop what pushes to "
+            f"{counted(left, 'object')} came while the others went; stop what pushes to "
             f"{settings.bucket}, and run it again"
         )
-    print(f"removed {count:,} objects from bucket {settings.bucket}")
+    print(f"removed {counted(count, 'object')} from bucket {settings.bucket}")
     return DONE
 
 
@@ -112,6 +116,8 @@ class _Wanted:
         self._names = names
         self._kept = kept
         self._progress = progress
+        self.found: set[str] = set()
+        """The names that were asked for and that `measure` has come upon."""
 
     def __contains__(self, version: ListedVersion) -> bool:
         if self._names:
@@ -124,6 +130,8 @@ class _Wanted:
         for version in versions:
             if version in self:
                 count, size = count + 1, size + version.size
+                if self._names:
+                    self.found.add(version.key)
                 self._progress(f"{count:,} objects counted")
         return count, size
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from operations.pulumi_cli import OperationError
 from push.whole_file import replace_whole
 
+STANDARD_OUTPUT = "-"
+"""The name of a file that stands for what the operation prints."""
+
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file at once: whoever reads it meanwhile gets the one before.

@@ -22,7 +22,7 @@ from operations.cache_client import CACHE_INFO
 from operations.cache_status import Rules, Seen, Status, asked_for, evaluate
 from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_deployed
-from operations.output_file import write_whole
+from operations.output_file import STANDARD_OUTPUT, write_whole
 from operations.pinned_closures import PinnedClosures, is_about_one_object
 from operations.pulumi_cli import OperationError
 from operations.status_text import as_json, as_prometheus, screen
@@ -32,8 +32,6 @@ from program.checks.s3_client import Server
 from program.checks.server_error import ServerError
 from program.outputs.machines import retention_in_words
 from program.settings.stack import Settings
-
-STANDARD_OUTPUT = "-"
 
 _AT_ONCE = 8
 

@@ -83,6 +83,9 @@ def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_k
     assert "bucket lasting at https://127.0.0.1" in refused.output
     assert "holds 2 objects and versions, 2 bytes" in refused.output
     assert refused.output.endswith("error: that is not its name; nothing was removed\n")
+    some = full.operate("empty", "--stack", full.name, "no-such", "use.html", text="no\n")
+    assert "1 object or version of these names" in some.output
+    assert "It has none of the name no-such.\n" in some.output
     assert left() == before
 
     emptied = full.operate("empty", "--stack", full.name, text="lasting\n").succeeded()

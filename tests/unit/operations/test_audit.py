@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,12 +39,28 @@ def test_a_damaged_ca_file_is_told_as_such_and_not_as_the_reports_file(tmp_path:
         audited(damaged, Recorded({}), sample=0)
 
 
-def test_what_was_found_is_told_before_a_file_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def audited_as(monkeypatch: pytest.MonkeyPatch) -> Report:
+    """Let every audit come to the report that is returned."""
     report = Report("test", NOWHERE)
     monkeypatch.setattr(audit, "read_deployed", lambda _: (stack(), Recorded({})))
     monkeypatch.setattr(audit, "audited", lambda *_: report)
+    return report
+
+
+def test_a_report_for_machines_is_printed_alone_in_place_of_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = audited_as(monkeypatch)
+    assert audit.main(["--stack", "test", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == asdict(report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_found_is_told_before_a_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = audited_as(monkeypatch)
     assert audit.main(["--stack", "test", "--json", str(tmp_path / "nowhere" / "report.json")]) == 2
     said = capsys.readouterr()
     assert said.out == f"{audit.summary(report)}\n"
