@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.configuration import PROJECT_ROOT, schema
+from program.settings.stack import parse
+from tests.unit.configuration import PROJECT_ROOT, configuration, refusal, schema
 
 LANGUAGES = ("README.md", "README.zh.md")
 SETTINGS = ("docs/settings.md", "docs/settings.zh.md")
@@ -63,6 +64,25 @@ def test_the_english_table_describes_a_setting_in_the_schemas_words() -> None:
     for name, declared in schema().items():
         description = str(declared["description"]).replace("|", "\\|")
         assert rows[name][2] == description, f"| `{name}` | … | {description} |"
+
+
+INTEGERS = [name for name, declared in schema().items() if declared["type"] == "integer"]
+
+
+@pytest.mark.parametrize("setting", INTEGERS)
+@pytest.mark.parametrize("page", SETTINGS)
+def test_the_range_of_a_number_is_told_and_is_what_the_program_takes(
+    page: str, setting: str
+) -> None:
+    described = table(page, "endpoint")[setting][2]
+    found = re.findall(r"(?:`(zstd|xz)`(?: \w+)? )?(\d+) (?:to|至) (\d+)", described)
+    assert found
+    for compression, low, high in found:
+        chosen = {"compression": compression} if compression else {}
+        for taken in (int(low), int(high)):
+            parse(configuration(**{setting: taken, **chosen}))
+        for refused in (int(low) - 1, int(high) + 1):
+            assert f"{low} to {high}" in refusal(**{setting: refused, **chosen})
 
 
 def settings_of_a_builder() -> Iterator[str]:
