@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,9 @@ from typing import IO, Any
 
 _INTERRUPTED = b"confirmation cancelled"
 """What the engine says of a question that is answered with Ctrl-C (pulumi, `pkg/backend`)."""
+
+_NO_SUCH_STACK = re.compile("no stack named '(.+)' found")
+"""What the engine says of a stack that its backend has not (pulumi, `pkg/cmd/pulumi/stack`)."""
 
 _REMEMBERED = 1000
 
@@ -166,4 +170,9 @@ def _parsed(arguments: tuple[str, ...], done: subprocess.CompletedProcess[str]) 
 def _failure(arguments: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> OperationError:
     reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     reason = reasons[0].removeprefix("error: ") if reasons else f"exit code {done.returncode}"
+    if missing := _NO_SUCH_STACK.search(reason):
+        return OperationError(
+            f"there is no stack {missing[1]}; write the name of one that is there, or make it "
+            f"first: make stack NAME={missing[1]}"
+        )
     return OperationError(f"pulumi {arguments[0]} failed: {reason}")

@@ -117,7 +117,7 @@ def _reason(error: OSError) -> str:
 
 def _up(call: Call) -> int:
     if call.stack != DEV and not stacks.is_on_own_server(call.stack):
-        return _engine(_told(call), ["up"])
+        return _engine(call, ["up"])
     say(f"stack {call.stack}, on this machine's server")
     stack = dev_stack.up(call.stack)
     dev_stack.tell_of_the_cache(stack)
@@ -147,10 +147,12 @@ def _pulumi(call: Call) -> int:
         raise ToolboxError("ARGS names a stack; write it as STACK=NAME beside ARGS")
     if words[:2] == ["stack", "init"]:
         raise ToolboxError("a stack is made by make stack NAME=staging")
-    return _engine(_told(call), words)
+    return _engine(call, words)
 
 
-def _engine(stack: Stack, words: Sequence[str]) -> int:
+def _engine(call: Call, words: Sequence[str]) -> int:
+    stack = stacks.existing(call.stack)
+    say(str(stack))
     code = stack.on_terminal(words)
     if code != 0:
         raise ToolboxError(f"pulumi {words[0]} failed with exit code {code}; see above")
@@ -217,8 +219,8 @@ def _import(call: Call) -> int:
 
 
 def _told(call: Call) -> Stack:
-    """Return the stack that is meant, and say which it is."""
-    stack = stacks.existing(call.stack)
+    """Return the stack that an operation is told, which says itself where there is none."""
+    stack = stacks.named(call.stack)
     say(str(stack))
     return stack
 

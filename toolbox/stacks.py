@@ -194,20 +194,29 @@ def existing(name: str) -> Stack:
     Raises:
         ToolboxError: the name is none, or there is no such stack.
     """
-    if not _STACK_NAME.fullmatch(name):
-        raise ToolboxError(f"STACK is {name!r}; write a stack's name, such as {DEV} or homelab")
-    if is_on_own_server(name):
-        return machine_stack(name)
-    if name == DEV:
-        raise ToolboxError("there is no dev stack yet; run make up first")
-    stack = owners_stack(name)
-    if _is_missing(stack):
+    stack = named(name)
+    if not stack.own_server and _is_missing(stack):
         # On a terminal the engine would offer another one in its place.
         raise ToolboxError(
             f"there is no stack {name}; write the name of one that is there, or make it first: "
             f"make stack NAME={name}"
         )
     return stack
+
+
+def named(name: str) -> Stack:
+    """Return the stack that a name means, whether the backend has it or not.
+
+    Raises:
+        ToolboxError: the name is none, or there is no dev stack.
+    """
+    if not _STACK_NAME.fullmatch(name):
+        raise ToolboxError(f"STACK is {name!r}; write a stack's name, such as {DEV} or homelab")
+    if is_on_own_server(name):
+        return machine_stack(name)
+    if name == DEV:
+        raise ToolboxError("there is no dev stack yet; run make up first")
+    return owners_stack(name)
 
 
 def _is_missing(stack: Stack) -> bool:

@@ -385,7 +385,7 @@ def test_what_cannot_be_audited_is_told_from_findings(
         assert "run make up STACK=test" in never.output
         stack.up().succeeded()
         wrong = stack.operate("audit", "--stack", "nobody")
-        assert (wrong.code, "no stack named 'nobody'" in wrong.output) == (2, True)
+        assert (wrong.code, "there is no stack nobody" in wrong.output) == (2, True)
         missing = stack.operate(*command, PULUMI_COMMAND="no-such-pulumi")
         assert (missing.code, "PULUMI_COMMAND" in missing.output) == (2, True)
     stopped = stack.operate(*command)

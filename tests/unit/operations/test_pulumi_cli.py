@@ -66,9 +66,23 @@ def test_what_the_cli_refuses_is_told_in_its_words(
     cli: Callable[[str], Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    cli('echo "error: the backend is on fire" >&2; exit 255')
+    assert operation(["--stack", "homelab"]) == 2
+    assert capsys.readouterr().err.endswith("failed: the backend is on fire\n")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_stack_that_is_not_there_is_one_sentence(
+    operation: Callable[[list[str]], int],
+    cli: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     cli("echo \"error: no stack named 'nobody' found\" >&2; exit 255")
     assert operation(["--stack", "nobody"]) == 2
-    assert capsys.readouterr().err.endswith("failed: no stack named 'nobody' found\n")
+    assert capsys.readouterr().err == (
+        "error: there is no stack nobody; write the name of one that is there, or make it first: "
+        "make stack NAME=nobody\n"
+    )
 
 
 def test_the_cli_is_asked_for_json_and_for_no_answer_of_a_person(

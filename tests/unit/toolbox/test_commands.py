@@ -120,7 +120,7 @@ def test_what_the_disk_refuses_is_one_sentence(
 def test_a_builders_name_and_arguments_reach_the_push(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
     monkeypatch.delenv("MAKEFLAGS", raising=False)
-    monkeypatch.setattr(stacks, "existing", lambda name: name)
+    monkeypatch.setattr(stacks, "named", lambda name: name)
 
     def operate(_: object, operation: str, words: list[str]) -> int:
         given.append([operation, *words])
@@ -140,7 +140,7 @@ def test_files_are_meant_where_the_call_is_made(
     there.mkdir()
     stack = stacks.Stack("own", there, dict(os.environ), own_server=True)
     monkeypatch.delenv("MAKEFLAGS", raising=False)
-    monkeypatch.setattr(stacks, "existing", lambda _: stack)
+    monkeypatch.setattr(stacks, "named", lambda _: stack)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr("runpy.run_module", lambda *_, **__: given.append(sys.argv))
     calls = (

@@ -280,7 +280,7 @@ def test_a_file_that_is_none_makes_no_stack(checkout: Path, engine: Engine) -> N
     assert calls == []
 
 
-@pytest.mark.parametrize("verb", ["up", "pulumi", "shell", "audit"])
+@pytest.mark.parametrize("verb", ["up", "pulumi", "shell"])
 def test_a_stack_that_is_not_there_is_one_sentence(
     engine: Engine, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
