@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.cache_bucket import CacheBucket
 from tests.system.preloaded_python.environment import preloaded_python, with_python
 from tests.system.stack import Stack
 from toolbox import throwaway_builder, tools
@@ -64,6 +65,19 @@ def second_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Throwaw
         pytest.skip(f"no client with a real Nix: {reason}")
     with ThrowawayBuilder(tmp_path_factory.mktemp("client")) as machine:
         yield machine
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(minio: MinioServer) -> CacheBucket:
+    """A cache's bucket of the module's own, for its builders to push to."""
+    return CacheBucket(minio, "pushed")
+
+
+@pytest.fixture
+def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
+    """The same with nothing but `nix-cache-info` in it."""
+    yield shared_bucket
+    shared_bucket.empty()
 
 
 StackFactory = Callable[..., Stack]

@@ -15,17 +15,11 @@ from components.push_program import PROGRAM_KEY, archive, bootstrap, bootstrap_t
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, Pushed
 from tests.system.fault_proxy import PASS, RESET_BEFORE, Request, fault_proxy
-from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 3
 TRANSIENT = (503, RESET_BEFORE, 429)
 KEPT = "root/.cache/nix-binary-cache"
-
-
-@pytest.fixture(scope="module")
-def shared_bucket(minio: MinioServer) -> CacheBucket:
-    return CacheBucket(minio, "fetched")
 
 
 @pytest.fixture
@@ -105,7 +99,7 @@ def test_what_somebody_else_wrote_there_is_not_run(
 ) -> None:
     bucket.put(PROGRAM_KEY, b"open('/tmp/run-by-mistake', 'w')\n")
     assert push(builder, bucket, closure).refused() == (
-        "push: fetch: fetched/_nixcache/push.pyz is not what this deployment uploaded; "
+        "push: fetch: pushed/_nixcache/push.pyz is not what this deployment uploaded; "
         "run pulumi up --refresh to put it back"
     )
     assert builder.run("test ! -e /tmp/run-by-mistake").returncode == 0
@@ -116,7 +110,7 @@ def test_where_it_is_gone_one_sentence_says_how_it_comes_back(
 ) -> None:
     bucket.remove(PROGRAM_KEY)
     assert push(builder, bucket, closure).refused() == (
-        "push: fetch: GET fetched/_nixcache/push.pyz: HTTP 404 NoSuchKey; "
+        "push: fetch: GET pushed/_nixcache/push.pyz: HTTP 404 NoSuchKey; "
         "run make repair STACK=NAME with the stack's name, which mends users, policies and objects"
     )
 

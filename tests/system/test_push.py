@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timezone
 
@@ -18,23 +17,10 @@ from formats.signing import SecretKey, verified_by
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, leftovers, place, small_disk, trust
 from tests.system.fault_proxy import PASS, Fault, Request, fault_proxy
-from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 40
 BYTES = 4_000_000
-
-
-@pytest.fixture(scope="module")
-def shared_bucket(minio: MinioServer) -> CacheBucket:
-    return CacheBucket(minio, "push")
-
-
-@pytest.fixture
-def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
-    """A bucket with nothing but `nix-cache-info`."""
-    yield shared_bucket
-    shared_bucket.empty()
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +377,7 @@ def test_an_upload_in_parts_that_fails_is_taken_back(
     with fault_proxy(bucket.server, refuse_third) as proxy:
         part = 5 * 1024 * 1024
         refused = bucket.push(builder, path, part_size=part, endpoint=proxy.url).refused()
-    assert refused.startswith("push: upload: PUT push/nar/")
+    assert refused.startswith("push: upload: PUT pushed/nar/")
     assert any(r.method == "DELETE" and "uploadId" in r.key for r in proxy.requests)
     assert bucket.objects().keys() == {"nix-cache-info"}
 

@@ -6,7 +6,6 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,25 +24,12 @@ from tests.system.fault_proxy import (
     fault_proxy,
     until_asked_again,
 )
-from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 30
 BYTES = 2_000_000
 KILLS = 50
-
-
-@pytest.fixture(scope="module")
-def shared_bucket(minio: MinioServer) -> CacheBucket:
-    return CacheBucket(minio, "faults")
-
-
-@pytest.fixture
-def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
-    """A bucket with nothing but `nix-cache-info`."""
-    yield shared_bucket
-    shared_bucket.empty()
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +117,9 @@ def test_a_wrong_secret_is_refused_at_once_and_named(
         refused = bucket.push(
             builder, closure, secret_access_key="wrong-secret", endpoint=proxy.url
         ).refused()
-    assert refused.startswith("push: list: GET faults/")
+    assert refused.startswith("push: list: GET pushed/")
     assert "HTTP 403 SignatureDoesNotMatch" in refused
-    assert refused.endswith("set secret-access-key to the secret of user faults-builder")
+    assert refused.endswith("set secret-access-key to the secret of user pushed-builder")
     assert len(proxy.requests) == len({r.key for r in proxy.requests}), "a 403 was retried"
 
 
@@ -161,9 +147,9 @@ def test_a_user_who_is_revoked_during_a_push_stops_it_at_once(
             refused = bucket.push(builder, closure, endpoint=proxy.url).refused()
     finally:
         bucket.admin.user_enable(bucket.user)
-    assert refused.startswith("push: upload: PUT faults/nar/")
+    assert refused.startswith("push: upload: PUT pushed/nar/")
     assert "HTTP 403" in refused
-    assert "faults-builder" in refused
+    assert "pushed-builder" in refused
     assert len(proxy.requests) == len({r.key for r in proxy.requests}), "a 403 was retried"
     assert verify(bucket).problems == []
     assert bucket.push(builder, closure).counts()["pushed"] == PATHS

@@ -28,7 +28,6 @@ from tests.system.cache_bucket import CacheBucket, Pushed, leftovers, place, sma
 from tests.system.fault_proxy import PASS, RESET_AFTER, Request, fault_proxy, until_asked_again
 from tests.unit.push.s3_stand_in import Raw, Reply, Script, Seen, StandIn, error, serving
 from toolbox import throwaway_builder
-from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 10
@@ -46,18 +45,6 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThrowawayBuild
         pytest.skip(f"no builder with a real Nix: {reason}")
     with ThrowawayBuilder(tmp_path_factory.mktemp("bookworm"), suite="bookworm") as machine:
         yield machine
-
-
-@pytest.fixture(scope="module")
-def shared_bucket(minio: MinioServer) -> CacheBucket:
-    return CacheBucket(minio, "hostile")
-
-
-@pytest.fixture
-def bucket(shared_bucket: CacheBucket) -> Iterator[CacheBucket]:
-    """A bucket with nothing but `nix-cache-info`."""
-    yield shared_bucket
-    shared_bucket.empty()
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +392,7 @@ def test_a_nar_that_a_proxy_takes_for_too_large_keeps_nothing_else_back(
 
     with fault_proxy(bucket.server, too_large) as proxy:
         pushed = bucket.push(builder, closure, endpoint=proxy.url)
-    assert re.search(rf"PUT hostile/{victim}: HTTP 413; the server, or a proxy", pushed.refused())
+    assert re.search(rf"PUT pushed/{victim}: HTTP 413; the server, or a proxy", pushed.refused())
     assert f"push: not pushed: {paths[0]}" in pushed.log
     found = verify(bucket)
     assert found.problems == []
