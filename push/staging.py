@@ -16,7 +16,16 @@ from formats.narinfo import NarInfo
 from formats.store_path import STORE_DIR
 from push.inventory import Present, signed_by, verify_key
 from push.settings import PushSettings
-from push.store import Nix, NixError, StorePath, error_in, read_narinfo, write_narinfos
+from push.store import (
+    MODIFIED,
+    Nix,
+    NixError,
+    StorePath,
+    error_in,
+    modified,
+    read_narinfo,
+    write_narinfos,
+)
 from push.workspace import Workspace
 
 _BLOCK = 1 << 20
@@ -119,17 +128,38 @@ class Staging:
             for command in self._nix.copy_command(
                 [one.path for one in batch], self._url(directory)
             ):
-                self._run(command, directory, outcome)
+                code, told = self._run(command, directory)
+                if code != 0:
+                    outcome.error = error_in(told)
         except OSError as error:
             outcome.error = f"{error.strerror}: {directory.parent}"
+        read = {path.path: self._read(directory, path, nars, today, outcome) for path in batch}
+        sound = self._sound([path for path, done in read.items() if done], directory, outcome)
         for path in batch:
-            done = self._read(directory, path, nars, today, outcome)
-            if done is None:
+            done = read[path.path]
+            if done is None or path.path not in sound:
                 outcome.left.append(path)
             else:
                 outcome.done.append(done)
         self._clear(directory, outcome.done)
         return outcome
+
+    def _sound(self, paths: Sequence[str], directory: Path, outcome: Compressed) -> set[str]:
+        """Return those of `paths` whose files are what the store says of them.
+
+        They are read after they were copied: what was damaged by then was copied as it is.
+        """
+        sound = set(paths)
+        try:
+            for command in self._nix.verify_command(paths):
+                code, told = self._run(command, directory)
+                if code != 0:
+                    sound -= (code == MODIFIED and modified(told)) or sound
+                    outcome.error = outcome.error or error_in(told)
+        except OSError as error:
+            outcome.error = outcome.error or f"nix cannot be run ({error.strerror})"
+            return set()
+        return sound
 
     def _clear(self, directory: Path, done: Sequence[CompressedPath]) -> None:
         """Remove what Nix left of paths that it did not finish: they may have filled the disk."""
@@ -172,11 +202,12 @@ class Staging:
         level = settings.compression_level
         return f"{url}&compression-level={level}" if level else url
 
-    def _run(self, command: Sequence[str], directory: Path, outcome: Compressed) -> None:
+    def _run(self, command: Sequence[str], directory: Path) -> tuple[int, str]:
+        """Run a command; return its exit code, and what Nix told."""
         private = str(directory / "tmp")
         with self._lock:
             if self._closed:
-                return
+                return -1, ""
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -189,11 +220,10 @@ class Staging:
                 ),
             )
             self._processes.add(process)
-        _, errors = process.communicate()
+        _, told = process.communicate()
         with self._lock:
             self._processes.discard(process)
-        if process.returncode != 0:
-            outcome.error = error_in(errors)
+        return process.returncode, told
 
     def _read(
         self,

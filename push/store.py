@@ -27,12 +27,16 @@ from formats.printable import SHOWN, printable
 from formats.store_path import STORE_DIR, is_store_path
 from push.failure import PushError
 
+MODIFIED = 1
+"""The exit code of `nix store verify` for it alone (`src/nix/verify.cc`)."""
+
 _MOST_LINKS = 64
 _BEGUN = 2
 _PIECE = 1 << 16
 # A command line takes 2 MiB on Linux, and a quarter of that on other systems.
 _ARGUMENT_BYTES = 100_000
 _UNTRUSTED = re.compile(r"path '([^']+)' is untrusted")
+_MODIFIED = re.compile(r"path '([^']+)' was modified!")
 _HINT = re.compile(r" \(use '--show-trace' to show [a-z ]*\)")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+[0-9A-Za-z.+_-]*")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -297,6 +301,18 @@ class Nix:
             for group, flags in _groups(paths)
         ]
 
+    def verify_command(self, paths: Sequence[str]) -> list[list[str]]:
+        """Return the command lines that read paths whole, and fail where one is not what it was.
+
+        Nix copies what lies in the store, under the hash that the store's database has, and
+        compares the two only where it takes a path in (`src/libstore/binary-cache-store.cc`). They
+        end with `MODIFIED` where that is all that they found.
+        """
+        return [
+            self.command("store", "verify", "--no-trust", *flags, *group)
+            for group, flags in _groups(paths)
+        ]
+
     def log_size(self, derivation: str, most_stored: int, most: int) -> int | None:
         """Return the bytes of the text of a build log of this machine's, None where it has none.
 
@@ -361,6 +377,11 @@ class Nix:
             errors="replace",
             env=self._environment,
         )
+
+
+def modified(told: str) -> set[str]:
+    """Return the paths of which `nix store verify` has told that they are not what they were."""
+    return set(_MODIFIED.findall(_STYLE.sub("", told)))
 
 
 def write_narinfos(directory: Path, narinfos: Iterable[NarInfo]) -> None:

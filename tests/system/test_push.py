@@ -484,3 +484,23 @@ def test_secrets_are_in_no_command_line_environment_or_readable_file(
     assert places == {"run"}
     assert not [secret for secret in secrets if secret in pushed.log + pushed.output]
     assert leftovers(builder) == []
+
+
+@pytest.mark.parametrize(
+    "harm", ["printf x | dd of=$file bs=1 seek=3 conv=notrunc", ": >$file", "rm $file", "touch new"]
+)
+def test_a_path_that_was_damaged_on_the_builder_is_not_pushed(
+    builder: ThrowawayBuilder, bucket: CacheBucket, harm: str
+) -> None:
+    top = builder.make_closure(3, 30_000, seed=len(harm), name="damaged")
+    builder.run(
+        f"cp -a {top} /tmp/sound && cd {top} && chmod -R u+w . && "
+        f"file=$(find . -type f | head -n 1) && {harm}"
+    )
+    refused = bucket.push(builder, top).refused()
+    assert f"path '{top}' was modified!" in refused
+    assert refused.endswith("; see that the store is sound, and push again")
+    assert verify(bucket).problems == []
+    builder.run(f"rm -rf {top} && mv /tmp/sound {top} && nix-store --verify-path {top}")
+    assert bucket.push(builder, top).counts()["pushed"] == 1
+    assert bucket.pull(builder, top) == 3

@@ -73,6 +73,10 @@ class StoneNix:
     """What Nix says when it comes to a path."""
     contents: dict[str, str] = field(default_factory=dict)
     """What is in a path; where nothing is said, its name."""
+    damaged: set[str] = field(default_factory=set)
+    """Paths whose files are not what they were when Nix took them in."""
+    unreadable: str = ""
+    """What Nix says where it is to compare them."""
     logs: dict[str, bytes] = field(default_factory=dict)
     """Build logs by the derivation's base name."""
     asked: list[str] = field(default_factory=list)
@@ -93,6 +97,8 @@ class StoneNix:
                 return Ran(0, json.dumps(self._closure(paths)), "")
             if "sign" in arguments:
                 _sign(store, Key(named["--key-file"]), paths)
+            elif "--no-trust" in arguments:
+                self._read_whole(paths)
             elif "verify" in arguments:
                 keys = named["trusted-public-keys"].split()
                 _verify(store, [PublicKey.parse(key) for key in keys], paths)
@@ -131,6 +137,13 @@ class StoneNix:
             }
             left += references
         return found
+
+    def _read_whole(self, paths: Sequence[str]) -> None:
+        if self.unreadable:
+            raise FailedError(self.unreadable)
+        told = [f"path '{path}' was modified! expected hash" for path in self.damaged & {*paths}]
+        if told:
+            raise FailedError("\n".join(told))
 
     def _copy_logs(self, directory: Path, derivations: Sequence[str]) -> None:
         for path in derivations:

@@ -282,10 +282,10 @@ def test_what_is_signed_upstream_is_skipped_once_it_is_verified(machine: Machine
     key = str(UPSTREAM.public_key)
     assert machine.push(TOP, upstream_key=key).counts() == (3, 0, 1, 0, 0)
     assert narinfo_key(LIBC) not in machine.server.objects
-    verifications = [line for line in machine.nix.asked if "verify" in line]
+    verifications = [line for line in machine.nix.asked if "--no-contents" in line]
     assert machine.push(TOP, upstream_key=key).counts() == (0, 3, 1, 0, 0)
     # What was verified is remembered; what was not is asked again.
-    (first, second) = [line for line in machine.nix.asked if "verify" in line]
+    (first, second) = [line for line in machine.nix.asked if "--no-contents" in line]
     assert [first] == verifications
     assert LIBC.path in first
     assert LIBC.path not in second
@@ -555,6 +555,27 @@ def test_a_path_that_nix_cannot_read_keeps_only_what_refers_to_it_back(closure: 
     ]
     ran = closure.push(OTHER)
     assert ran.counts() == (0, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("damaged", [{TOOL}, {LIBC, TOOL}, {LIBC, SHELL, TOOL, TOP, OTHER}])
+def test_a_path_whose_files_are_not_what_they_were_is_not_pushed(
+    closure: Machine, damaged: set[StorePath]
+) -> None:
+    closure.nix.damaged = {path.path for path in damaged}
+    log = closure.push(TOP, OTHER).refused()
+    assert log[-1].endswith("; see that the store is sound, and push again")
+    assert "was modified! expected hash" in log[-1]
+    sound = {LIBC, SHELL, OTHER} - damaged
+    assert_whole(closure.server, *(sound if LIBC in sound else sound - {SHELL}))
+    closure.nix.damaged = set()
+    assert closure.push(TOP, OTHER).code == 0
+    assert_whole(closure.server, LIBC, SHELL, TOOL, TOP, OTHER)
+
+
+def test_what_cannot_be_read_again_counts_as_damaged(closure: Machine) -> None:
+    closure.nix.unreadable = "cannot connect to the daemon"
+    assert closure.push(TOP).refused()[-1].startswith("push: stage: cannot connect to the daemon")
+    assert_whole(closure.server)
 
 
 def test_a_path_that_went_away_is_told_from_a_broken_store(closure: Machine) -> None:
