@@ -181,8 +181,8 @@ class Status:
         for pin in self.pins:
             if pin.unreadable:
                 found.append(
-                    f"pin {pin.name}: cannot be read: {pin.unreadable}; run pulumi up --refresh to "
-                    "put it back"
+                    f"pin {pin.name}: cannot be read: {pin.unreadable}; run pulumi up "
+                    "--refresh --run-program to put it back"
                 )
             elif pin.lost:
                 path, why = next(iter(pin.lost.items()))

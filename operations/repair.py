@@ -12,6 +12,7 @@ Exit code 0: all is as declared; 2: it is not.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ from program.checks.recorded import BUCKET, POLICY, STACK, USER, Recorded
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import ADOPTED_BUCKET, Settings
+
+_SECRET_BYTES = 24
+"""Of the secret of a user that stands in: MinIO takes 8 to 40 characters."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +66,10 @@ def _repair(stack: str, arguments: Sequence[str]) -> int:
             "it until then",
             flush=True,
         )
-    with _adopting(bucket_to_adopt(wanted, state, making)):
+    with (
+        _adopting(bucket_to_adopt(wanted, state, making)),
+        _stood_in(stack, settings, state),
+    ):
         up = on_terminal("up", "--refresh", "--run-program", "--stack", stack, *arguments)
     if up != 0:
         return CANNOT_RUN
@@ -99,13 +106,16 @@ def _place_anew(stack: str, state: Recorded) -> int:
 def bucket_to_adopt(
     settings: Settings, state: Recorded, making: Iterable[Interrupted]
 ) -> str | None:
-    """Return the bucket of the settings if the interrupted `up` was making just that one.
+    """Return the bucket of the settings if it is this stack's, and not in its state.
 
-    A bucket of another name, or of that name on another server, is somebody else's.
+    That is one that the interrupted `up` was making, or whose objects the state has: a refresh with
+    a credential that the server did not take has forgotten the bucket itself, and not those. A
+    bucket of another name, or of that name on another server, is somebody else's.
     """
     names = {one.inputs["bucket"] for one in making if one.type == BUCKET}
+    known = settings.bucket in names or state.lacks_bucket_of_objects(settings.bucket)
     there = state.endpoint == str(settings.endpoint)
-    return settings.bucket if there and settings.bucket in names else None
+    return settings.bucket if there and known else None
 
 
 @contextmanager
@@ -122,6 +132,36 @@ def _adopting(bucket: str | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[ADOPTED_BUCKET]
+
+
+@contextmanager
+def _stood_in(stack: str, settings: Settings, state: Recorded) -> Iterator[None]:
+    """Let a refresh get past the policies of users that a refresh before has forgotten.
+
+    The provider fails at what was given to a user that is gone, so there is one meanwhile. The
+    deployment makes it its own, or it goes again.
+
+    Raises:
+        OperationError: the server does not answer, or refuses the deploying user.
+    """
+    forgotten = sorted(state.attached_users - state.users)
+    administration = Administration(server_of(settings))
+    made: list[str] = []
+    try:
+        for user in forgotten:
+            if administration.user_status(user) is None:
+                administration.put_user(user, secrets.token_urlsafe(_SECRET_BYTES))
+                made.append(user)
+                print(f"user {user} was gone: made again, with another secret", flush=True)
+        try:
+            yield
+        finally:
+            if made:
+                now, _ = read_interrupted_state(stack)
+                for user in sorted({*made} - now.users):
+                    administration.remove_user(user)
+    except ServerError as error:
+        raise OperationError(f"{error.setting}: {error}") from None
 
 
 def put_back(settings: Settings, state: Recorded) -> Iterator[str]:

@@ -191,7 +191,7 @@ def _program(settings: str, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise _FetchError(
             f"{_setting(settings, 'bucket')}/{KEY} is not what this deployment uploaded; run "
-            "pulumi up --refresh to put it back"
+            "pulumi up --refresh --run-program to put it back"
         )
     _keep(path, content)
     return content

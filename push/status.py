@@ -142,6 +142,6 @@ class StatusObject:
         if failure.kind.endswith("AccessDenied"):
             return (
                 f"the server does not let {self._user} write {self._key}; run pulumi up "
-                "--refresh to give builders that right"
+                "--refresh --run-program to give builders that right"
             )
         return failure.what

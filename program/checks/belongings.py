@@ -108,6 +108,13 @@ def _check_bucket(settings: Settings, server: Server, recorded: Recorded, *, exi
     kept = removal.not_empty(server, recorded, going)
     if kept is not None:
         raise SettingError("bucket", settings.bucket, f"this stack's {kept}, or {keep}")
+    if exists and not settings.adopt_bucket and recorded.lacks_bucket_of_objects(settings.bucket):
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            "a refresh that the server did not answer has forgotten it, and what is in it not; "
+            f"make repair STACK={pulumi.get_stack()} takes it back with all it holds",
+        )
     if exists and not mine and not settings.adopt_bucket:
         raise SettingError(
             "bucket",

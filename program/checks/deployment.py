@@ -275,5 +275,5 @@ def _check_in_force(settings: Settings, settled: Settled) -> None:
     if found is not None:
         raise pulumi.RunError(
             f"bucket {settings.bucket}: of the lifecycle rules in force, {found}; see that "
-            "the deploying user may set the lifecycle, then run pulumi up --refresh"
+            "the deploying user may set the lifecycle, then run pulumi up --refresh --run-program"
         )

@@ -22,6 +22,7 @@ COMMANDS = ("command:remote:Command", "command:local:Command")
 OBJECT = "minio:index/s3Object:S3Object"
 USER = "minio:index/iamUser:IamUser"
 POLICY = "minio:index/iamPolicy:IamPolicy"
+ATTACHMENT = "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment"
 LIFECYCLE = "minio:index/ilmPolicy:IlmPolicy"
 SIGNING_KEY = "pulumi-python:dynamic/nixcache:SigningKey"
 STACK = "pulumi:pulumi:Stack"
@@ -121,6 +122,14 @@ class Recorded:
         return frozenset(str(user["name"]) for user in self.outputs(USER))
 
     @property
+    def attached_users(self) -> frozenset[str]:
+        """The users that this stack has given a policy.
+
+        A refresh that found such a user gone has forgotten it, and failed at its policy.
+        """
+        return frozenset(str(found["userName"]) for found in self.outputs(ATTACHMENT))
+
+    @property
     def users_since(self) -> dict[str, datetime]:
         """When this stack made or adopted each of its users, as far as the state tells."""
         found = {}
@@ -188,6 +197,14 @@ class Recorded:
             for found in self.outputs(OBJECT)
             if found["bucketName"] == bucket
         )
+
+    def lacks_bucket_of_objects(self, bucket: str) -> bool:
+        """Tell whether the program's objects in a bucket are known, and the bucket itself is not.
+
+        The provider takes a server that does not answer, or refuses the user, for one that has no
+        such bucket, and a refresh forgets it.
+        """
+        return bucket not in self.buckets and bool(self.objects(bucket))
 
     def content(self, key: str) -> str:
         """Return the text of an object since the last deployment; empty where it has none."""

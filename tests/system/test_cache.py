@@ -211,7 +211,7 @@ def test_an_object_changed_behind_its_back_is_found_and_put_right(deployed: Depl
     root = s3(deployed.server, deployed.server.root_user, deployed.server.root_password)
     root.put_object("nix-cache", "nix-cache-info", io.BytesIO(b"StoreDir: /x\n"), 13)
     assert sum(deployed.stack.changes("--refresh").values()) == 1
-    deployed.stack.type("pulumi up --refresh", YES).succeeded()
+    deployed.stack.type("pulumi up --refresh --run-program", YES).succeeded()
     assert b"Priority: 40" in root.get_object("nix-cache", "nix-cache-info").read()
 
 

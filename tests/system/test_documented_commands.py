@@ -179,7 +179,7 @@ EXECUTED = {
         "pulumi config set endpoint https://s3.new.homelab.local",
     ),
     "test_status.py::test_where_builders_may_not_tell_a_refresh_gives_them_the_right": (
-        "run pulumi up --refresh to give builders that right",
+        "run pulumi up --refresh --run-program to give builders that right",
     ),
     "test_status.py::"
     "test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no_other_time": (
@@ -206,11 +206,11 @@ EXECUTED = {
         "run pulumi up, which pushes, too, or says what keeps it",
     ),
     "test_retention.py::test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown": (
-        "the deploying user may set the lifecycle, then run pulumi up --refresh",
+        "the deploying user may set the lifecycle, then run pulumi up --refresh --run-program",
     ),
     "test_cache.py::test_an_object_changed_behind_its_back_is_found_and_put_right": (
-        "is not what this deployment uploaded; run pulumi up --refresh to put it back",
-        "cannot be read: …; run pulumi up --refresh to put it back",
+        "what this deployment uploaded; run pulumi up --refresh --run-program to put it back",
+        "cannot be read: …; run pulumi up --refresh --run-program to put it back",
     ),
     "test_given_users.py::test_a_secret_is_rotated_by_giving_the_new_one": (
         "(pulumi config set --secret givenUserSecrets)",

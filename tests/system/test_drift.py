@@ -192,3 +192,35 @@ def test_an_unusable_server_is_told_before_a_refresh_can_empty_the_state(
     assert "minioPassword: the server refuses it" in refused.output
     assert "endpoint: no S3 server answers there" in silent.output
     assert stack.export() == before
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_user_that_a_refresh_has_forgotten_and_not_its_policy_comes_back_or_goes(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path, stays: bool
+) -> None:
+    bucket = f"forgotten-{stays}".lower()
+    builders = [{"name": "stays", "local": True}, {"name": "gone", "local": True}]
+    stack = new_stack(**server_settings(minio), bucket=bucket, builders=builders)
+    stack.up().succeeded()
+    mc = MinioClient(minio, tmp_path)
+    user = f"{bucket}-gone"
+    mc.run(f"admin user rm s3 {user}")
+    left = builders if stays else builders[:1]
+    if not stays:
+        stack.set(builders=left)
+        refused = stack.up().refused()
+        assert f"the user {user} would be deleted, and is gone from the server" in refused
+        assert "make repair STACK=test puts it back first" in refused
+        stack.set(builders=builders)
+    assert "does not exist" in stack.refresh().refused()
+    refused = stack.up().refused()
+    assert f"builders: a refresh has forgotten {user}, gone from the server" in refused
+    stack.set(builders=left)
+    repaired = stack.operate("repair", "--stack", stack.name, "--yes").succeeded()
+    assert f"user {user} was gone: made again, with another secret\n" in repaired.output
+    assert not stack.changes("--refresh", "--run-program")
+    users = mc.run("admin user ls s3")
+    assert (user in users) == stays
+    if stays:
+        assert f"{bucket}-write" in mc.run(f"admin user info s3 {user}")
+    stack.destroy().succeeded()

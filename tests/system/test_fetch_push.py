@@ -100,7 +100,7 @@ def test_what_somebody_else_wrote_there_is_not_run(
     bucket.put(PROGRAM_KEY, b"open('/tmp/run-by-mistake', 'w')\n")
     assert push(builder, bucket, closure).refused() == (
         "push: fetch: pushed/_nixcache/push.pyz is not what this deployment uploaded; "
-        "run pulumi up --refresh to put it back"
+        "run pulumi up --refresh --run-program to put it back"
     )
     assert builder.run("test ! -e /tmp/run-by-mistake").returncode == 0
 

@@ -19,6 +19,7 @@ from threading import Event
 
 import pytest
 
+from program.checks.recorded import BUCKET, LIFECYCLE
 from tests.plugins.ssh_server import SshServer
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.fault_proxy import Request, fault_proxy
@@ -347,6 +348,39 @@ def test_an_old_state_catches_up_with_what_was_deployed_since(
     assert_whole(stack)
     assert stack.outputs()["signingKeyBackup"] == key
     assert set(stack.outputs()["builders"]) == {"after"}
+
+
+def test_a_bucket_that_a_refresh_has_forgotten_is_taken_back_by_a_repair_alone(
+    new_stack: StackFactory, minio: MinioServer
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="forgotten")
+    stack.set(builders=[{"name": "here", "local": True}])
+    stack.up().succeeded()
+    server = s3(minio, minio.root_user, minio.root_password)
+    server.put_object("forgotten", "nar/1", io.BytesIO(b"x"), 1)
+    # What the official provider makes of a refresh that the server refuses.
+    exported = json.loads(stack.export())
+    forgotten = [
+        one["urn"]
+        for one in exported["deployment"]["resources"]
+        if one["type"] in (BUCKET, LIFECYCLE)
+    ]
+    for one in exported["deployment"]["resources"]:
+        depends = {*one.get("dependencies", ())} - {*forgotten}
+        one["dependencies"] = sorted(depends)
+        for name, urns in one.get("propertyDependencies", {}).items():
+            one["propertyDependencies"][name] = [urn for urn in urns if urn not in forgotten]
+    exported["deployment"]["resources"] = [
+        one for one in exported["deployment"]["resources"] if one["urn"] not in forgotten
+    ]
+    stack.run("stack", "import", "-s", stack.name, text=json.dumps(exported)).succeeded()
+
+    refused = stack.up().refused()
+    assert "a refresh that the server did not answer has forgotten it" in refused
+    assert "make repair STACK=test takes it back with all it holds" in refused
+    recover(stack)
+    assert_whole(stack)
+    assert server.stat_object("forgotten", "nar/1")
 
 
 def test_an_old_state_from_before_the_bucket_had_another_name_takes_over_the_one_of_now(

@@ -122,8 +122,8 @@ def test_rules_that_are_not_in_force_fail_the_deployment_and_are_shown(deployed:
     refused = stack.up().refused()
     assert f"{len(expiration_rules(7, 1))} missing (nar: nar/ after 8 days)" in refused
     assert "1 not declared (expire: everything after 7 days)" in refused
-    assert "pulumi up --refresh" in refused
-    stack.type("pulumi up --refresh", YES).succeeded()
+    assert "pulumi up --refresh --run-program" in refused
+    stack.type("pulumi up --refresh --run-program", YES).succeeded()
     assert difference(expiration_rules(7, 1), deployed.rules()) is None
 
 

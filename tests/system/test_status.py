@@ -166,7 +166,7 @@ def test_where_builders_may_not_tell_a_refresh_gives_them_the_right(
             statement["Resource"] = resources
     before.write_text(json.dumps(policy))
     mc.run(f"admin policy create s3 told-write {before}")
-    advice = "run pulumi up --refresh to give builders that right"
+    advice = "run pulumi up --refresh --run-program to give builders that right"
     pushed = stack.operate("push", "--stack", stack.name).succeeded()
     assert advice in pushed.output
     outcome, _ = told(stack)

@@ -327,7 +327,8 @@ def test_a_pin_that_is_incomplete_is_found_with_what_it_lacks() -> None:
     status = status_of(listed(KEY, 0), told=format_status(TOLD), pins=pins)
     assert status.findings == [
         f"pin live is incomplete: {path}: its NAR is gone, or has another size (and 1 more)",
-        "pin odd: cannot be read: a pin is no text; run pulumi up --refresh to put it back",
+        "pin odd: cannot be read: a pin is no text; run pulumi up --refresh --run-program to put "
+        "it back",
     ]
 
 

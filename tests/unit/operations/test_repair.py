@@ -13,7 +13,7 @@ from components.access import read_policy
 from operations import deployed_stack, repair, state
 from operations.administration import Administration
 from operations.state import Interrupted
-from program.checks.recorded import BUCKET, COMMANDS, POLICY, SERVER, STACK, USER
+from program.checks.recorded import BUCKET, COMMANDS, OBJECT, POLICY, SERVER, STACK, USER
 from program.checks.s3_client import Server
 from program.settings.stack import ADOPTED_BUCKET
 from tests.unit.configuration import configuration
@@ -56,15 +56,16 @@ class Repaired:
         up: int = 0,
         made: tuple[dict[str, Any], ...] = (),
         server: str = HERE,
+        known: tuple[dict[str, Any], ...] = (),
         options: tuple[str, ...] = (),
         placing: int = 0,
         **settings: object,
     ) -> None:
         """Repair; `made` is what the deployment makes, and it exits with `up`.
 
-        That which places files exits with `placing`.
+        The state has what is `known`. That which places files exits with `placing`.
         """
-        there = [resource(STACK), provider(server)]
+        there = [resource(STACK), provider(server), *known]
 
         def read_text(*arguments: str) -> str:
             if arguments[:2] == ("stack", "export"):
@@ -133,6 +134,20 @@ def test_a_bucket_of_another_name_or_server_than_was_being_made_is_not_taken_ove
     repaired.run(MAKING, server="another.homelab.local", up=255)
     assert repaired.adopted is None
     repaired.run(resource(POLICY, name="nix-cache-write", policy="{}"), up=255)
+    assert repaired.adopted is None
+    repaired.run(known=(resource(OBJECT, bucketName="another", objectName="x"),))
+    assert repaired.adopted is None
+
+
+def test_a_bucket_that_a_refresh_has_forgotten_and_not_what_is_in_it_is_taken_over(
+    repaired: Repaired,
+) -> None:
+    page = resource(OBJECT, bucketName="nix-cache", objectName="use.html")
+    repaired.run(known=(page,))
+    assert repaired.adopted == "nix-cache"
+    repaired.run(known=(page,), server="another.homelab.local")
+    assert repaired.adopted is None
+    repaired.run(known=(page, MAKING))
     assert repaired.adopted is None
 
 

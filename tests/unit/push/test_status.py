@@ -131,7 +131,7 @@ def test_where_it_may_not_be_written_one_line_says_so_and_the_push_has_succeeded
     (line,) = [line for line in pushed.log.splitlines() if "status" in line]
     assert line == (
         "push: status: what this push came to is not told: the server does not let builder write "
-        f"{KEY}; run pulumi up --refresh to give builders that right"
+        f"{KEY}; run pulumi up --refresh --run-program to give builders that right"
     )
 
 
