@@ -7,17 +7,20 @@ waiting for ever. Here a request has so many seconds, retries and the answer's b
 from __future__ import annotations
 
 import io
+import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
+from urllib.parse import unquote
 
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
-from urllib3.poolmanager import PoolManager
+from urllib3.poolmanager import PoolManager, ProxyManager
+from urllib3.util import make_headers, parse_url
 
 LARGEST_ANSWER = 1 << 24
 """Bytes of the largest answer that is read whole: twice a page of a listing."""
@@ -121,6 +124,8 @@ class BoundedConnections(PoolManager):
         self.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         self._seconds = seconds
         self._most = most
+        self._options = kwargs
+        self._by_proxy: dict[str, ProxyManager] = {}
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **kwargs: Any
@@ -134,7 +139,8 @@ class BoundedConnections(PoolManager):
         watch = _Watch(self._seconds)
         try:
             with watch:
-                answer = super().urlopen(method, url, redirect, preload_content=False, **kwargs)
+                ask = super().urlopen if (proxy := proxy_of(url)) is None else self._by(proxy)
+                answer = ask(method, url, redirect, preload_content=False, **kwargs)
                 if not whole:
                     return answer
                 body = self._body(answer)
@@ -158,6 +164,16 @@ class BoundedConnections(PoolManager):
             request_url=url,
         )
 
+    def _by(self, proxy: str) -> Callable[..., BaseHTTPResponse]:
+        """Return how a proxy is asked."""
+        if proxy not in self._by_proxy:
+            auth = parse_url(proxy).auth
+            headers = make_headers(proxy_basic_auth=unquote(auth)) if auth else None
+            manager = ProxyManager(proxy, proxy_headers=headers, **self._options)
+            manager.pool_classes_by_scheme = self.pool_classes_by_scheme
+            self._by_proxy[proxy] = manager
+        return self._by_proxy[proxy].urlopen
+
     def _body(self, answer: BaseHTTPResponse) -> bytes:
         pieces: list[bytes] = []
         left = self._most
@@ -169,6 +185,22 @@ class BoundedConnections(PoolManager):
             pieces.append(piece)
         answer.release_conn()
         return b"".join(pieces)
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the proxy by which the environment wants a URL asked for, None where by none.
+
+    Pushes ask by it, and so does the provider: a check that did not would tell of another way.
+    """
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    # Imported here: few have a proxy, and a preview would wait for it.
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415
+
+    parts = parse_url(url)
+    if parts.host is None or proxy_bypass(parts.host.strip("[]")):
+        return None
+    return getproxies().get(parts.scheme or "http")
 
 
 def read(answer: BaseHTTPResponse, most: int) -> bytes:

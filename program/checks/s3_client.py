@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from urllib3 import BaseHTTPResponse, PoolManager
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProxyError, ProxySchemeUnknown
 
 from components.retention import ExpirationRule
 from formats.error import FormatError
@@ -481,6 +481,13 @@ class Server:
 
 def unreachable(error: Exception) -> ServerError:
     """Return what it means to a user that no answer came."""
+    if isinstance(error, (ProxyError, ProxySchemeUnknown)):
+        return ServerError(
+            "endpoint",
+            "the environment's proxy passes no request on to it; mend the proxy, or name the host "
+            "in no_proxy",
+            reachable=False,
+        )
     return ServerError("endpoint", _why_unreachable(str(error)), reachable=False)
 
 

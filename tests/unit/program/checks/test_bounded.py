@@ -142,3 +142,30 @@ def test_an_answer_is_what_it_was() -> None:
             assert (answer.status, answer.headers["x"], answer.data) == (200, "y", b"ab")
         stand_in.script = lambda _: Raw([OK + b"Content-Length: 0\r\n\r\n"])
         assert BoundedConnections(5.0).request("GET", f"{stand_in.url}/x").data == b""
+
+
+def test_the_environments_proxy_is_asked_as_pushes_and_the_provider_ask_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(StandIn()) as stand_in:
+        stand_in.script = lambda _: Reply(200, {}, b"by the proxy")
+        monkeypatch.setenv("http_proxy", stand_in.url.replace("//", "//me:a%20word@"))
+        connections = BoundedConnections(SECONDS)
+        assert connections.request("GET", "http://cache.test/x").data == b"by the proxy"
+        (asked,) = stand_in.seen
+        assert asked.headers["proxy-authorization"] == "Basic bWU6YSB3b3Jk"
+        server = Server("cache.test", False, "r", "u", "p", None)
+        assert server.ask("GET", "bucket").body == b"by the proxy"
+        monkeypatch.setenv("no_proxy", "cache.test")
+        with pytest.raises(HTTPError):
+            BoundedConnections(SECONDS, timeout=0.1).request("GET", "http://cache.test/x")
+
+
+@pytest.mark.parametrize("url", ["nonsense://proxy", "http://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_asked_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("https_proxy", url)
+    with pytest.raises(ServerError) as told:
+        Server("cache.test", True, "r", "u", "p", None).ask("GET", "bucket")
+    assert "proxy" in str(told.value)
