@@ -5,14 +5,16 @@ is walked through and renewed, as it is, only if it is well-formed and a signatu
 verifies. Nothing is signed anew, and nothing is given to Nix. What a writer of the bucket makes a
 pin name costs requests, and no more.
 
-Whatever renews a path has renewed all that it refers to on the same day, so a pin whose top was
-written today is walked no further: of many builders, the first one of a day does the work.
+Whatever renews the top of a pin has renewed all of the pin before it, on the same day, so a pin
+whose top was written today is walked no further: of many builders, the first one of a day does the
+work. Where something failed, the top is kept back, and the next push walks again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import partial
 
 from formats.error import FormatError
@@ -53,6 +55,8 @@ class _Entry:
     narinfo: NarInfo
     content: bytes
     etag: str | None
+    day: str
+    """When it was last written, such as 2026-11-26."""
 
     @property
     def path(self) -> str:
@@ -123,8 +127,11 @@ class PinRenewal:
         self._today = today
         self._known = known
         self._order = WriteOrder({}, ())
-        self._due: dict[str, _Entry] = {}
+        self._walked: dict[str, _Entry] = {}
         self._pin_of: dict[str, str] = {}
+        self._tops: set[str] = set()
+        # What was not renewed though it may be another time, and all that refers to it.
+        self._doubtful: set[str] = set()
         self.renewed: set[str] = set()
         """Store paths whose lease began anew."""
         self.failures: dict[str, Failure] = {}
@@ -137,7 +144,10 @@ class PinRenewal:
     @property
     def due(self) -> list[NarInfo]:
         """The narinfos that were walked through and had not been written today."""
-        return [one.narinfo for one in self._due.values()]
+        return [one.narinfo for one in self._walked.values() if self._is_due(one)]
+
+    def _is_due(self, one: _Entry) -> bool:
+        return one.day < self._today
 
     def run(self, pins: Sequence[Pin]) -> None:
         """Walk through the closures of pins, and renew what is due.
@@ -149,11 +159,15 @@ class PinRenewal:
             for target in pin.targets:
                 if target not in self._known:
                     self._pin_of.setdefault(target, pin.name)
+        self._tops = set(self._pin_of)
         self._walk(list(self._pin_of))
         self._order = WriteOrder(
-            {one.path: one.references for one in self._due.values()}, self._due
+            {one.path: one.references for one in self._walked.values()}, self._walked
         )
-        for one in list(self._due.values()):
+        for one in list(self._walked.values()):
+            if not self._is_due(one):
+                self._advance(self._order.nar_is_there(one.path))
+                continue
             self._transfers.submit(
                 self._bucket.look_at(one.narinfo.url),
                 partial(self._looked_at_nar, one),
@@ -197,11 +211,13 @@ class PinRenewal:
         if narinfo is None or not any(signed_by(narinfo, key) for key in self._keys):
             self._break(path, "its narinfo is broken, or no key of this cache has signed it")
             return {}
-        if day_of(answer) >= self._today:
+        entry = _Entry(narinfo, answer.body, answer.etag, day_of(answer))
+        if not self._is_due(entry):
             self.not_due.append(narinfo)
-            return {}
-        entry = _Entry(narinfo, answer.body, answer.etag)
-        self._due[path] = entry
+            # Below an old top it may be of a push that failed further down.
+            if path in self._tops:
+                return {}
+        self._walked[path] = entry
         pin = self._pin_of[path]
         return {
             reference: pin
@@ -228,8 +244,26 @@ class PinRenewal:
             )
 
     def _advance(self, ready: Sequence[str]) -> None:
-        for path in ready:
-            self._renew_narinfo(self._due[path])
+        """Renew narinfos whose turn it is, and go on with what needs nothing written."""
+        pending = list(ready)
+        while pending:
+            one = self._walked[pending.pop()]
+            if not self._doubtful.isdisjoint(one.references):
+                self._doubtful.add(one.path)
+            if self._is_due(one) and not self._is_kept_back(one):
+                self._renew_narinfo(one)
+            else:
+                pending += self._order.settle(one.path)
+
+    def _is_kept_back(self, one: _Entry) -> bool:
+        """Tell whether the top of a pin is to stay old, so that the next push walks again.
+
+        For a day and no longer: an object that a server never renews must not cost the whole pin.
+        """
+        if one.path not in self._tops or one.path not in self._doubtful:
+            return False
+        yesterday = date.fromisoformat(self._today) - timedelta(days=1)
+        return one.day >= yesterday.isoformat()
 
     def _renew_narinfo(self, one: _Entry) -> None:
         def renewed(_: str | None) -> None:
@@ -256,6 +290,7 @@ class PinRenewal:
     def _fail(self, path: str, failure: Failure) -> None:
         what = f"pin {self._pin_of[path]}: {failure.what}"
         self.failures[path] = Failure("renew", what, failure.kind)
+        self._doubtful.add(path)
 
     def _lost(self, one: _Entry, why: str) -> None:
         """Note what cannot be renewed; what refers to it is renewed all the same, to be mended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -194,7 +194,10 @@ class Session:
                 self.done = self._complete(closure, own)
                 raise
         self._prove(closure, own, outcome)
-        failures |= self._renew_pins(pins, closure, beside)
+        lost = {path.path for path in own} - self._proven.keys()
+        # What could not be pushed may be there all the same, and is a pin's as any other's.
+        known = {path.path for path in closure.paths} - lost
+        failures |= self._renew_pins(pins, known, beside)
         beside.tell()
         outcome.summary.reused = (
             len(own)
@@ -202,7 +205,7 @@ class Session:
             - (len(outcome.unpushed.keys() & {path.path for path in own}) + len(outcome.blocked))
         )
         if failures:
-            outcome.unpushed |= failures
+            outcome.unpushed = failures | outcome.unpushed
             # The next push of this session tries again.
             self._pins_on = ""
         self._memory.save()
@@ -251,9 +254,9 @@ class Session:
         return self._memory.nix[1]
 
     def _renew_pins(
-        self, pins: Sequence[Pin], closure: _Closure, beside: Beside
+        self, pins: Sequence[Pin], known: Collection[str], beside: Beside
     ) -> Mapping[str, Failure]:
-        """Renew what pins keep and is not in the closure: this machine may never have had it.
+        """Renew what pins keep and this push has not: this machine may never have had it.
 
         Returns:
             what could not be renewed, and may be another time.
@@ -267,7 +270,7 @@ class Session:
                 self._loop,
                 keys=self._settings.trusted_keys,
                 today=day,
-                known={path.path for path in closure.paths},
+                known=known,
             )
             renewal.run(pins)
             tell(renewal)

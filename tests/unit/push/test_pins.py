@@ -176,7 +176,59 @@ def test_one_object_that_is_refused_keeps_no_other_back(elsewhere: Machine) -> N
     assert f"push: not renewed: {LIBC.path}\n" in ran.log
     assert f"push: renew: pin release: GET cache/{refused}: HTTP 403" in ran.log
     assert "incomplete" not in ran.log
-    assert {key for key in keys_of(SHELL, TOOL, TOP) if days(elsewhere.server)[key]} == set()
+    assert {key for key in keys_of(SHELL, TOOL) if days(elsewhere.server)[key]} == set()
+
+
+READ, NAR, NARINFO = "GET", "nar", "narinfo"
+
+
+def refuse(server: StandIn, path: StorePath, what: str) -> None:
+    """Refuse to have one object read or copied."""
+
+    def denied(seen: Seen) -> Reply | None:
+        key = nar_of(path) if what == NAR else narinfo_key(path)
+        method = "GET" if what == READ else "PUT"
+        return error(403, "AccessDenied") if (seen.method, seen.key) == (method, key) else None
+
+    server.script = denied
+
+
+@pytest.mark.parametrize("what", [READ, NAR, NARINFO])
+@pytest.mark.parametrize("path", [LIBC, SHELL], ids=["libc", "shell"])
+def test_what_one_push_could_not_renew_the_next_one_of_the_day_does(
+    elsewhere: Machine, what: str, path: StorePath
+) -> None:
+    server = elsewhere.server
+    pin(elsewhere, "tool", TOOL)
+    refuse(server, path, what)
+    assert elsewhere.push(OTHER).code == 1
+    assert elsewhere.push(OTHER).code == 1
+    server.script = lambda _: None
+    assert elsewhere.push(OTHER).code == 0
+    assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
+    server.seen.clear()
+    assert elsewhere.push(OTHER).code == 0
+    assert narinfo_key(LIBC) not in {seen.key for seen in server.seen}
+
+
+def test_what_a_push_could_not_push_keeps_the_top_of_a_pin_back(elsewhere: Machine) -> None:
+    server = elsewhere.server
+    elsewhere.has(LIBC)
+    refuse(server, LIBC, NARINFO)
+    assert elsewhere.push(LIBC).code == 1
+    elsewhere.nix.paths = {OTHER.path: OTHER}
+    server.script = lambda _: None
+    assert elsewhere.push(OTHER).code == 0
+    assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
+
+
+def test_what_is_never_renewed_does_not_cost_the_whole_pin(elsewhere: Machine) -> None:
+    server = elsewhere.server
+    refuse(server, LIBC, NAR)
+    for _ in range(4):
+        assert elsewhere.push(OTHER).code == 1
+        assert days(server)[narinfo_key(TOP)] <= 1
+        server.now += timedelta(days=1)
 
 
 def test_two_narinfos_that_refer_to_each_other_hold_up_no_push(elsewhere: Machine) -> None:
