@@ -173,11 +173,33 @@ class PinRenewal:
                 partial(self._looked_at_nar, one),
                 partial(self._failed, one),
             )
+        self._wait()
+        while self._order.unsettled:
+            circular = self._circular()
+            for path in circular:
+                self._break(path, "it and what it refers to refer to one another")
+            # The rest follows from any of them.
+            self._advance(circular[:1])
+            self._wait()
+
+    def _wait(self) -> None:
         self._loop.run(
             lambda: not self._order.unsettled or self._transfers.idle(),
             lambda: say(f"pins: {len(self._order.unsettled)} paths left to renew"),
             _SECONDS_OF_SILENCE,
         )
+
+    def _circular(self) -> list[str]:
+        """Return paths that wait for one another, without those that only wait for them."""
+        left = {
+            path: [one for one in self._walked[path].references if one != path]
+            for path in sorted(self._order.unsettled)
+        }
+        while True:
+            needed = {reference for references in left.values() for reference in references}
+            if left.keys() <= needed:
+                return list(left)
+            left = {path: references for path, references in left.items() if path in needed}
 
     # ----------------------------------------------------------------------------------- the walk
 

@@ -231,14 +231,22 @@ def test_what_is_never_renewed_does_not_cost_the_whole_pin(elsewhere: Machine) -
         server.now += timedelta(days=1)
 
 
-def test_two_narinfos_that_refer_to_each_other_hold_up_no_push(elsewhere: Machine) -> None:
+@pytest.mark.parametrize("days_old", [0, 1])
+def test_two_narinfos_that_refer_to_each_other_are_told_and_keep_nothing_back(
+    elsewhere: Machine, days_old: int
+) -> None:
     """The key's own signatures, over builds that do not fit together: nobody can mend that."""
     server = elsewhere.server
     narinfo = NarInfo.parse(server.objects[narinfo_key(LIBC)].content.decode())
     circular = replace(narinfo, references=(TOOL.base_name,))
     signed = replace(circular, signatures=(KEY.sign(circular.fingerprint),))
-    server.put(narinfo_key(LIBC), signed.format().encode(), days_old=1)
-    assert elsewhere.push(OTHER).counts() == (0, 1, 0, 1, 0)
+    server.put(narinfo_key(LIBC), signed.format().encode(), days_old=days_old)
+    ran = elsewhere.push(OTHER)
+    assert ran.counts() == (0, 1, 0, 1, 0)
+    first = min(LIBC.path, TOOL.path)
+    why = "it and what it refers to refer to one another (and 1 more)"
+    assert f"push: pins: release is incomplete: {first}: {why}; push it" in ran.log
+    assert {key for key in keys_of(SHELL, TOOL, TOP) if days(server)[key]} == set()
 
 
 def test_what_goes_while_it_is_renewed_is_not_called_renewed(elsewhere: Machine) -> None:
