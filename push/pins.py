@@ -23,7 +23,7 @@ from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.pin import LARGEST_PIN, PIN_FOLDER, PIN_NAME, parse_pin
 from formats.s3 import Listing
 from formats.store_path import STORE_DIR
-from push.bucket import Bucket, Listed
+from push.bucket import Bucket, Done, Failed, Listed
 from push.connection import Answer
 from push.failure import Failure
 from push.inventory import day_of, parsed, present_of, signed_by
@@ -37,6 +37,8 @@ PINS = Listed(PIN_FOLDER, folders=False)
 _SECONDS_OF_SILENCE = 60.0
 # As many answers are in memory at a time: each may be as large as any narinfo.
 _AT_ONCE = 256
+_ABSENT = "the cache does not have it"
+_BROKEN = "its narinfo is broken, or no key of this cache has signed it"
 
 
 @dataclass(frozen=True)
@@ -224,14 +226,14 @@ class PinRenewal:
                 below |= self._take(path, answer)
             elif first:
                 # Below the top it may be one that an upstream cache has: the audit asks there.
-                self._break(path, "the cache does not have it")
+                self._break(path, _ABSENT)
         return below
 
     def _take(self, path: str, answer: Answer) -> Mapping[str, str]:
         """Take in a narinfo; return what it refers to that nobody has looked at, and for whom."""
-        narinfo = parsed(path, answer.body)
-        if narinfo is None or not any(signed_by(narinfo, key) for key in self._keys):
-            self._break(path, "its narinfo is broken, or no key of this cache has signed it")
+        narinfo = self._believed(path, answer.body)
+        if narinfo is None:
+            self._break(path, _BROKEN)
             return {}
         entry = _Entry(narinfo, answer.body, answer.etag, day_of(answer))
         if not self._is_due(entry):
@@ -246,6 +248,13 @@ class PinRenewal:
             for reference in entry.references
             if reference not in self._known and reference not in self._pin_of
         }
+
+    def _believed(self, path: str, content: bytes) -> NarInfo | None:
+        """Return a path's narinfo, None where it is none or a key of this cache has not signed."""
+        narinfo = parsed(path, content)
+        if narinfo is None or not any(signed_by(narinfo, key) for key in self._keys):
+            return None
+        return narinfo
 
     # --------------------------------------------------------------------------------- the leases
 
@@ -296,14 +305,28 @@ class PinRenewal:
         if one.etag is None:
             self._bucket.put_narinfo(one.key, one.content, renewed, failed)
             return
-        # Where it is another one by now, or none, somebody else's doing counts as nothing of ours.
         self._bucket.renew_narinfo(
-            one.key,
-            one.etag,
-            renewed,
-            lambda: self._advance(self._order.settle(one.path)),
-            failed,
+            one.key, one.etag, renewed, lambda: self._look_again(one, renewed, failed), failed
         )
+
+    def _look_again(self, one: _Entry, renewed: Done, failed: Failed) -> None:
+        """See what is there in place of a narinfo that was to be renewed."""
+
+        def looked(answer: Answer) -> None:
+            if answer.status == 404:
+                self._lost(one, _ABSENT)
+            elif self._believed(one.path, answer.body) is None:
+                self._lost(one, _BROKEN)
+            elif day_of(answer) >= self._today:
+                # Another push's doing counts as nothing of ours.
+                self._advance(self._order.settle(one.path))
+            elif answer.body == one.content:
+                # Not every server knows its own ETags again.
+                self._bucket.put_narinfo(one.key, one.content, renewed, failed)
+            else:
+                failed(Failure("renew", f"{one.key} has changed meanwhile; push again"))
+
+        self._transfers.submit(self._bucket.read(one.key, LARGEST_NARINFO), looked, failed)
 
     def _failed(self, one: _Entry, failure: Failure) -> None:
         self._fail(one.path, failure)

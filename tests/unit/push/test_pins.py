@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -250,13 +251,62 @@ def test_two_narinfos_that_refer_to_each_other_are_told_and_keep_nothing_back(
 
 
 def test_what_goes_while_it_is_renewed_is_not_called_renewed(elsewhere: Machine) -> None:
-    def gone(seen: Seen) -> Reply | None:
-        copied = seen.method == "PUT" and "x-amz-copy-source" in seen.headers
-        return error(404, "NoSuchKey") if copied and seen.key == narinfo_key(TOOL) else None
-
-    elsewhere.server.script = gone
+    at_copy(elsewhere.server, TOOL, lambda: elsewhere.server.objects.pop(narinfo_key(TOOL)))
     ran = elsewhere.push(OTHER)
     assert "push: pins: renewed 3 paths that this machine does not have\n" in ran.log
+    assert f"release is incomplete: {TOOL.path}: the cache does not have it; push it" in ran.log
+
+
+def at_copy(server: StandIn, path: StorePath, meddle: Callable[[], object]) -> None:
+    """Have something happen just before a narinfo is copied."""
+
+    def meddled(seen: Seen) -> None:
+        if seen.key == narinfo_key(path) and "x-amz-copy-source" in seen.headers:
+            server.script = lambda _: None
+            meddle()
+
+    server.script = meddled
+
+
+def test_what_another_push_renews_meanwhile_is_not_called_renewed(elsewhere: Machine) -> None:
+    server, key = elsewhere.server, narinfo_key(TOOL)
+    content = server.objects[key].content + b"Mood: fine\n"
+    at_copy(server, TOOL, lambda: server.put(key, content))
+    ran = elsewhere.push(OTHER)
+    assert ran.counts() == (0, 1, 0, 1, 0)
+    assert "push: pins: renewed 3 paths that this machine does not have\n" in ran.log
+    assert server.objects[key].content == content
+
+
+def test_what_changes_while_it_is_renewed_and_stays_old_fails_the_push(elsewhere: Machine) -> None:
+    server, key = elsewhere.server, narinfo_key(TOOL)
+    content = server.objects[key].content + b"Mood: fine\n"
+    at_copy(server, TOOL, lambda: server.put(key, content, days_old=1))
+    ran = elsewhere.push(OTHER)
+    assert ran.code == 1
+    assert f"push: renew: pin release: {key} has changed meanwhile; push again\n" in ran.log
+    assert elsewhere.push(OTHER).code == 0
+    assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
+
+
+def test_what_is_spoilt_while_it_is_renewed_is_told(elsewhere: Machine) -> None:
+    at_copy(elsewhere.server, TOOL, lambda: elsewhere.server.put(narinfo_key(TOOL), b"spoilt"))
+    ran = elsewhere.push(OTHER)
+    assert f"release is incomplete: {TOOL.path}: its narinfo is broken, or no key" in ran.log
+
+
+@pytest.mark.parametrize("status", [404, 412])
+def test_a_server_that_does_not_know_its_own_etags_keeps_pins_all_the_same(
+    elsewhere: Machine, status: int
+) -> None:
+    server = elsewhere.server
+    before = contents(server)
+    server.script = lambda seen: (
+        error(status, "Refused") if "x-amz-copy-source-if-match" in seen.headers else None
+    )
+    assert "push: pins: renewed 4 paths" in elsewhere.push(OTHER).log
+    assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
+    assert contents(server) == before
 
 
 def test_pins_beyond_a_page_are_told(elsewhere: Machine) -> None:
