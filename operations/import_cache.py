@@ -446,7 +446,7 @@ class _Import:
                     self._outcome.problems[narinfo.store_path] = answer.what
                     continue
                 nar = present_of({narinfo.url: answer}).get(narinfo.url)
-                if nar is None or nar.size != narinfo.file_size:
+                if nar is None or not nar.may_have(narinfo.file_size):
                     lost.add(narinfo.store_path)
         return lost
 

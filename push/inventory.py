@@ -45,11 +45,15 @@ LOGS = Listed(LOG_FOLDER, folders=False)
 class Present:
     """An object that the bucket has."""
 
-    size: int
-    """Bytes."""
+    size: int | None
+    """Bytes; None where the server does not tell."""
     etag: str | None
     day: str
     """When it was last written, such as 2026-11-23."""
+
+    def may_have(self, size: int | None) -> bool:
+        """Tell whether it has so many bytes, as far as the server tells."""
+        return self.size is None or self.size == size
 
 
 # There, and neither to be read nor remembered.
@@ -181,7 +185,7 @@ class Look:
         unknown = [
             key
             for key, there in present.items()
-            if there.size <= largest_narinfo(keys[key])
+            if (there.size or 0) <= largest_narinfo(keys[key])
             and self._remembered(keys[key], there) is None
         ]
         answers = self._bucket.try_each(
@@ -496,10 +500,11 @@ def present_of(answers: Mapping[str, Answer]) -> dict[str, Present]:
     """Return which objects there are, by key, from answers for single ones."""
     present = {}
     for key, answer in answers.items():
-        size = answer.headers.get("content-length", "")
-        if answer.status == 404 or not re.fullmatch(r"[0-9]{1,18}", size):
+        if answer.status == 404:
             continue
-        present[key] = Present(int(size), answer.etag, day_of(answer))
+        size = answer.headers.get("content-length", "")
+        told = int(size) if re.fullmatch(r"[0-9]{1,18}", size) else None
+        present[key] = Present(told, answer.etag, day_of(answer))
     return present
 
 

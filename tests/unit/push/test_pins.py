@@ -17,7 +17,7 @@ from push.inventory import narinfo_key
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import store_path
-from tests.unit.push.s3_stand_in import Reply, Seen, StandIn, error
+from tests.unit.push.s3_stand_in import Reply, Seen, StandIn, error, http_date
 from tests.unit.push.test_pushes import ALL, LIBC, OTHER, SHELL, TOOL, TOP, Machine, nar_of
 from tests.unit.push.test_pushes import machine as machine  # noqa: PLC0414
 
@@ -136,6 +136,24 @@ def test_a_pin_that_lacks_something_is_told_and_the_rest_of_it_kept(
         in ran.log
     )
     assert {key for key in keys_of(LIBC, SHELL, TOP) if days(server)[key]} == set()
+
+
+def test_a_nar_whose_size_is_not_told_is_renewed(elsewhere: Machine) -> None:
+    """Proxies that compress, or send in chunks, leave it out."""
+    server = elsewhere.server
+
+    def without_size(seen: Seen) -> Reply | None:
+        stored = server.objects.get(seen.key)
+        if seen.method != "HEAD" or stored is None:
+            return None
+        date = http_date(stored.modified)
+        return Reply(200, {"Content-Length": "", "ETag": stored.etag, "Last-Modified": date})
+
+    server.script = without_size
+    ran = elsewhere.push(OTHER)
+    assert "push: pins: renewed 4 paths" in ran.log
+    assert "incomplete" not in ran.log
+    assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
 
 
 def test_a_pin_whose_top_is_gone_is_told(elsewhere: Machine) -> None:
