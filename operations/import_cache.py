@@ -416,7 +416,7 @@ class _Import:
             self._loop,
             keys=self._settings.trusted_keys,
             # Nothing is due where nothing expires.
-            today=today(self._transfers) if self._settings.renew else "",
+            day=today(self._transfers) if self._settings.renew else "",
             known=walk.left,
         )
         renewal.run([Pin("import", tuple(asked))])

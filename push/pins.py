@@ -12,7 +12,7 @@ work. Where something failed, the top is kept back, and the next push walks agai
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -29,6 +29,7 @@ from push.failure import Failure
 from push.inventory import day_of, parsed, present_of, signed_by
 from push.plan import WriteOrder
 from push.progress import say
+from push.publishing import today
 from push.transfers import Loop, Transfers
 
 PINS = Listed(PIN_FOLDER, folders=False)
@@ -37,6 +38,7 @@ PINS = Listed(PIN_FOLDER, folders=False)
 _SECONDS_OF_SILENCE = 60.0
 # As many answers are in memory at a time: each may be as large as any narinfo.
 _AT_ONCE = 256
+_ROUNDS = 3
 _ABSENT = "the cache does not have it"
 _BROKEN = "its narinfo is broken, or no key of this cache has signed it"
 
@@ -109,7 +111,7 @@ class PinRenewal:
         loop: Loop,
         *,
         keys: Sequence[PublicKey],
-        today: str,
+        day: str,
         known: Collection[str],
     ) -> None:
         """Prepare to renew.
@@ -119,14 +121,17 @@ class PinRenewal:
             transfers: what makes the requests.
             loop: what follows from their answers.
             keys: the cache's; the last one signs, and so has signed most.
-            today: what was written on this day, such as 2026-11-26, is not due.
+            day: what was written on this day, such as 2026-11-26, is not due; empty where
+                nothing is.
             known: store paths that this push takes care of, or an upstream cache.
         """
         self._bucket = bucket
         self._transfers = transfers
         self._loop = loop
         self._keys = list(reversed(keys))
-        self._today = today
+        self._began = self._today = day
+        self._again = False
+        self._rounds_left = 0
         self._known = known
         self._order = WriteOrder({}, ())
         self._walked: dict[str, _Entry] = {}
@@ -151,12 +156,33 @@ class PinRenewal:
     def _is_due(self, one: _Entry) -> bool:
         return one.day < self._today
 
-    def run(self, pins: Sequence[Pin]) -> None:
+    def run(self, pins: Sequence[Pin], at_midnight: Callable[[], None] = lambda: None) -> None:
         """Walk through the closures of pins, and renew what is due.
+
+        Where midnight goes by meanwhile, all is walked through and renewed again: what was renewed
+        before it would expire a day before what refers to it.
+
+        Args:
+            pins: of the cache.
+            at_midnight: renews what is known, before that.
 
         Raises:
             PushError: nothing more can be done.
         """
+        for self._rounds_left in reversed(range(_ROUNDS)):
+            self._round(pins)
+            if not self._midnight_has_gone_by() or not self._rounds_left:
+                return
+            at_midnight()
+            self._today, self._again = today(self._transfers), True
+
+    def _midnight_has_gone_by(self) -> bool:
+        return self._today != "" and today(self._transfers) > self._today
+
+    def _round(self, pins: Sequence[Pin]) -> None:
+        for found in (self.failures, self.not_due, self.broken, self._walked, self._pin_of):
+            found.clear()
+        self._doubtful.clear()
         for pin in pins:
             for target in pin.targets:
                 if target not in self._known:
@@ -167,7 +193,8 @@ class PinRenewal:
             {one.path: one.references for one in self._walked.values()}, self._walked
         )
         for one in list(self._walked.values()):
-            if not self._is_due(one):
+            # After midnight a narinfo of today may have a NAR of yesterday.
+            if not self._is_due(one) and not self._again:
                 self._advance(self._order.nar_is_there(one.path))
                 continue
             self._transfers.submit(
@@ -239,7 +266,7 @@ class PinRenewal:
         if not self._is_due(entry):
             self.not_due.append(narinfo)
             # Below an old top it may be of a push that failed further down.
-            if path in self._tops:
+            if path in self._tops and not self._again:
                 return {}
         self._walked[path] = entry
         pin = self._pin_of[path]
@@ -289,12 +316,17 @@ class PinRenewal:
     def _is_kept_back(self, one: _Entry) -> bool:
         """Tell whether the top of a pin is to stay old, so that the next push walks again.
 
-        For a day and no longer: an object that a server never renews must not cost the whole pin.
+        After a failure for a day and no longer: what a server never renews must not cost the whole
+        pin. After midnight until the next round.
         """
-        if one.path not in self._tops or one.path not in self._doubtful:
+        if one.path not in self._tops:
             return False
-        yesterday = date.fromisoformat(self._today) - timedelta(days=1)
-        return one.day >= yesterday.isoformat()
+        if self._rounds_left and self._midnight_has_gone_by():
+            return True
+        if one.path not in self._doubtful:
+            return False
+        day_before = date.fromisoformat(self._began) - timedelta(days=1)
+        return one.day >= day_before.isoformat()
 
     def _renew_narinfo(self, one: _Entry) -> None:
         def renewed(_: str | None) -> None:

@@ -188,16 +188,21 @@ class Session:
             if logs:
                 inventory.logs = list_logs(self._bucket, others[0], len(left))
             beside.publish(inventory)
-            try:
+        try:
+            if inventory is not None:
                 self._publish(inventory, outcome)
-            except PushError:
-                self.done = self._complete(closure, own)
-                raise
+            if pins or len(left) < len(own):
+                self._renew_after_midnight(own, outcome)
+        except PushError:
+            self.done = self._complete(closure, own)
+            raise
         self._prove(closure, own, outcome)
         lost = {path.path for path in own} - self._proven.keys()
         # What could not be pushed may be there all the same, and is a pin's as any other's.
         known = {path.path for path in closure.paths} - lost
-        failures |= self._renew_pins(pins, known, beside)
+        failures |= self._renew_pins(
+            pins, known, beside, lambda: self._renew_after_midnight(own, outcome)
+        )
         beside.tell()
         outcome.summary.reused = (
             len(own)
@@ -254,7 +259,11 @@ class Session:
         return self._memory.nix[1]
 
     def _renew_pins(
-        self, pins: Sequence[Pin], known: Collection[str], beside: Beside
+        self,
+        pins: Sequence[Pin],
+        known: Collection[str],
+        beside: Beside,
+        at_midnight: Callable[[], None],
     ) -> Mapping[str, Failure]:
         """Renew what pins keep and this push has not: this machine may never have had it.
 
@@ -269,10 +278,10 @@ class Session:
                 self._transfers,
                 self._loop,
                 keys=self._settings.trusted_keys,
-                today=day,
+                day=day,
                 known=known,
             )
-            renewal.run(pins)
+            renewal.run(pins, at_midnight)
             tell(renewal)
             beside.renew(renewal.due)
             failures = renewal.failures
@@ -427,6 +436,17 @@ class Session:
                 break
         self._take(inventory)
         self._loop.run(self._transfers.idle, lambda: None, 1.0)
+
+    def _renew_after_midnight(self, own: Sequence[StorePath], outcome: Outcome) -> None:
+        """Renew again what was proven before midnight, where what refers to it is renewed after."""
+        if not self._settings.renew or today(self._transfers) <= self._proven_on:
+            return
+        self._publish(
+            Inventory([self._proven[path.path] for path in own if path.path in self._proven]),
+            outcome,
+        )
+        for path in outcome.unpushed.keys() | outcome.blocked.keys():
+            self._proven.pop(path, None)
 
     def _take(self, inventory: Inventory) -> None:
         """Count what an inventory holds as proven."""

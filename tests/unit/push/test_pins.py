@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from push.inventory import narinfo_key
 from push.store import StorePath
 from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import store_path
-from tests.unit.push.s3_stand_in import Reply, Seen, StandIn, error, http_date
+from tests.unit.push.s3_stand_in import Raw, Reply, Seen, StandIn, error, http_date
 from tests.unit.push.test_pushes import ALL, LIBC, OTHER, SHELL, TOOL, TOP, Machine, nar_of
 from tests.unit.push.test_pushes import machine as machine  # noqa: PLC0414
 
@@ -239,6 +239,73 @@ def test_what_a_push_could_not_push_keeps_the_top_of_a_pin_back(elsewhere: Machi
     server.script = lambda _: None
     assert elsewhere.push(OTHER).code == 0
     assert {key for key in keys_of(*ALL) if days(server)[key]} == set()
+
+
+AT_MIDNIGHT = {
+    "first read": ("GET", narinfo_key(TOP)),
+    "a NAR": ("PUT", nar_of(TOOL)),
+    "a reference": ("PUT", narinfo_key(LIBC)),
+    "the top": ("PUT", narinfo_key(TOP)),
+}
+
+
+def strike_midnight(server: StandIn, method: str, key: str) -> None:
+    """Have midnight go by as a request is answered."""
+    server.now = server.now.replace(hour=23, minute=59, second=59)
+
+    def strike(seen: Seen) -> None:
+        if (seen.method, seen.key) == (method, key):
+            server.script = lambda _: None
+            server.now += timedelta(seconds=2)
+
+    server.script = strike
+
+
+def dates(server: StandIn, *paths: StorePath) -> set[date]:
+    """Return on which days paths were written."""
+    return {server.objects[key].modified.date() for key in keys_of(*paths)}
+
+
+@pytest.mark.parametrize("when", AT_MIDNIGHT.values(), ids=AT_MIDNIGHT)
+@pytest.mark.parametrize("own", [(), (LIBC,)], ids=["none", "libc"])
+def test_a_pin_is_renewed_on_one_day_wherever_midnight_goes_by(
+    elsewhere: Machine, when: tuple[str, str], own: tuple[StorePath, ...]
+) -> None:
+    server = elsewhere.server
+    elsewhere.has(*own)
+    strike_midnight(server, *when)
+    assert elsewhere.push(OTHER, *own).code == 0
+    assert dates(server, OTHER, *ALL) == {server.now.date()}
+
+
+def test_midnight_in_a_walk_that_fails_leaves_the_top_to_the_next_push(elsewhere: Machine) -> None:
+    server = elsewhere.server
+    refuse(server, SHELL, NAR)
+    refused = server.script
+    strike_midnight(server, "PUT", narinfo_key(LIBC))
+    midnight = server.script
+
+    def both(seen: Seen) -> Reply | Raw | None:
+        midnight(seen)
+        server.script = both
+        return refused(seen)
+
+    server.script = both
+    assert elsewhere.push(OTHER).code == 1
+    server.script = lambda _: None
+    assert elsewhere.push(OTHER).code == 0
+    assert dates(server, *ALL) == {server.now.date()}
+
+
+def test_a_clock_that_runs_away_costs_rounds_and_no_more(elsewhere: Machine) -> None:
+    server = elsewhere.server
+
+    def run(_: Seen) -> None:
+        server.now += timedelta(days=1)
+
+    server.script = run
+    assert elsewhere.push(OTHER).code == 0
+    assert len(server.seen) < 200
 
 
 def test_what_is_never_renewed_does_not_cost_the_whole_pin(elsewhere: Machine) -> None:
