@@ -370,6 +370,7 @@ class _Import:
         outcome = self._outcome
         outcome.left = len(walk.left)
         missing = self._missing(walk, upstreams)
+        began = today(self._transfers)
         self._offers = {path: offer for path, offer in walk.offers.items() if path in missing}
         self._bytes = sum(offer.path.nar_size for offer in self._offers.values())
         outcome.held = len(walk.offers) - len(self._offers)
@@ -396,6 +397,9 @@ class _Import:
         for path in self._order.unsettled:
             outcome.problems[path] = "it and what it refers to refer to one another"
         outcome.blocked = len(self._order.blocked)
+        if today(self._transfers) > began:
+            # What the cache had would expire before what refers to it and was copied since.
+            self._renew(walk, list(walk.offers))
         return outcome
 
     def _missing(self, walk: Walk, upstreams: Sequence[UpstreamCache]) -> set[str]:
@@ -410,20 +414,9 @@ class _Import:
             for path in (*walk.offers, *walk.absent, *walk.refused)
             if path.startswith(f"{STORE_DIR}/")
         ]
-        renewal = PinRenewal(
-            self._bucket,
-            self._transfers,
-            self._loop,
-            keys=self._settings.trusted_keys,
-            # Nothing is due where nothing expires.
-            day=today(self._transfers) if self._settings.renew else "",
-            known=walk.left,
-        )
-        renewal.run([Pin("import", tuple(asked))])
+        renewal = self._renew(walk, asked)
         lost = set(asked) & renewal.broken.get("import", {}).keys()
         lost |= self._without_nar(renewal.not_due)
-        for path, failure in renewal.failures.items():
-            self._outcome.problems[path] = failure.what
         elsewhere = set(self._elsewhere(walk, sorted(lost & walk.absent.keys()), upstreams))
         self._outcome.left += len(elsewhere)
         for path in walk.refused.keys() - lost:
@@ -433,6 +426,22 @@ class _Import:
         for name in walk.absent.keys() - set(asked):
             self._outcome.problems[name] = "the other cache does not have it"
         return lost - elsewhere
+
+    def _renew(self, walk: Walk, paths: Sequence[str]) -> PinRenewal:
+        """Renew what the cache has of store paths, and note what it does not let be renewed."""
+        renewal = PinRenewal(
+            self._bucket,
+            self._transfers,
+            self._loop,
+            keys=self._settings.trusted_keys,
+            # Nothing is due where nothing expires.
+            day=today(self._transfers) if self._settings.renew else "",
+            known=walk.left,
+        )
+        renewal.run([Pin("import", tuple(paths))])
+        for path, failure in renewal.failures.items():
+            self._outcome.problems[path] = failure.what
+        return renewal
 
     def _without_nar(self, narinfos: Sequence[NarInfo]) -> set[str]:
         """Return the store paths of which the cache has the narinfo, and not the NAR."""

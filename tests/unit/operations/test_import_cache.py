@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import cast
@@ -16,6 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
+from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from operations import import_cache, other_cache
 from operations.import_cache import (
@@ -32,7 +35,7 @@ from operations.pulumi_cli import OperationError
 from tests.unit.operations.test_audit import NOWHERE, stack
 from tests.unit.push.client import SIGNING_KEY, settings_for
 from tests.unit.push.paths import store_path
-from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, StandIn, serving
+from tests.unit.push.s3_stand_in import BUCKET, Raw, Reply, Seen, StandIn, serving
 
 KEY, UPSTREAM = SecretKey.generate("old-1"), SecretKey.generate("up-1")
 LIBC = store_path("libc", 1000)
@@ -356,3 +359,47 @@ def test_a_nar_that_the_server_does_not_let_be_looked_at_is_told() -> None:
         with _Import(settings, key, cast(OtherCache, Nowhere()), lambda _: None) as it:
             outcome = it.run(found, [])
     assert list(outcome.problems) == [LIBC.path]
+
+
+class OneNar:
+    """Another cache, all of whose NARs are the same bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @contextmanager
+    def open(self, _: Offer) -> Iterator[BytesIO]:
+        response = BytesIO(self.content)
+        response.status = 200  # type: ignore[attr-defined]
+        yield response
+
+
+def test_what_the_cache_had_is_renewed_again_where_midnight_goes_by(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    key, content = SecretKey.parse(SIGNING_KEY), b"NAR"
+    nar_hash = f"sha256:{nix32_encode(hashlib.sha256(content).digest())}"
+    top = replace(TOP, nar_hash=nar_hash, nar_size=len(content))
+    url = f"nar/{LIBC.nar_hash.removeprefix('sha256:')}.nar.zst"
+    narinfo = LIBC.narinfo(url, "zstd", file_hash=LIBC.nar_hash, file_size=10)
+    found = Walk(offers={one.path: Offer(one, "nar/x.nar", "none") for one in (LIBC, top)})
+    with serving(StandIn()) as server:
+        server.now = server.now.replace(hour=23, minute=59, second=59)
+        server.put(narinfo_of(LIBC.path), signed(narinfo, key).format().encode(), days_old=1)
+        server.put(url, b"x" * 10, days_old=1)
+
+        def strike(seen: Seen) -> None:
+            if seen.method == "PUT" and seen.key == narinfo_of(top.path):
+                server.now += timedelta(seconds=2)
+
+        server.script = strike
+        settings = settings_for(server.url)
+        with _Import(settings, key, cast(OtherCache, OneNar(content)), lambda _: None) as it:
+            outcome = it.run(found, [])
+        days = {
+            server.objects[name].modified.date()
+            for name in (narinfo_of(LIBC.path), narinfo_of(top.path), url)
+        }
+    assert (outcome.imported, outcome.held, outcome.problems) == (1, 1, {})
+    assert days == {server.now.date()}
