@@ -97,7 +97,10 @@ def read_pins(bucket: Bucket, listing: Listing, failures: dict[str, Failure]) ->
             pins.append(Pin(name, parse_pin(answer.body)))
         except FormatError as error:
             if answer.status != 404:
-                say(f"pins: {name} cannot be read: {error}; run pulumi up --refresh to put it back")
+                say(
+                    f"pins: {name} cannot be read: {error}; run pulumi up --refresh --run-program "
+                    "to put it back"
+                )
     return pins
 
 
