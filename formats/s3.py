@@ -90,6 +90,16 @@ class VersionListing:
 
 
 @dataclass(frozen=True)
+class CopiedObject:
+    """What a server says of what it has copied."""
+
+    etag: str
+    """Without its quotation marks."""
+    last_modified: datetime | None
+    """When the copy was written, in UTC; None where the answer does not tell it."""
+
+
+@dataclass(frozen=True)
 class ErrorAnswer:
     """Why a server refused."""
 
@@ -179,9 +189,21 @@ def parse_copy(body: bytes) -> str:
     Raises:
         FormatError: it is no such answer. A copy may fail after the server has said 200.
     """
-    return parse_etag(
-        parse_answer(body, "CopyObjectResult", "CopyPartResult").findtext("ETag") or ""
-    )
+    return parse_copied(body).etag
+
+
+def parse_copied(body: bytes) -> CopiedObject:
+    """Return what is said of what was copied, an object or a part.
+
+    Raises:
+        FormatError: as `parse_copy`.
+    """
+    root = parse_answer(body, "CopyObjectResult", "CopyPartResult")
+    etag = parse_etag(root.findtext("ETag") or "")
+    try:
+        return CopiedObject(etag, parse_iso_time(root.findtext("LastModified") or ""))
+    except FormatError:
+        return CopiedObject(etag, None)
 
 
 def parse_begun_upload(body: bytes) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from formats.error import FormatError
-from formats.s3 import parse_copy
+from formats.s3 import parse_copied
 from formats.sigv4 import encoded_path
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure, PushError
@@ -166,15 +166,10 @@ class Bucket:
         return Request("beside", "PUT", key, headers=headers, expected=_ABSENT, optional=True)
 
     def read_again(
-        self, key: str, largest: int, done: Callable[[bytes, str | None], None], failed: Failed
+        self, key: str, largest: int, done: Callable[[Answer], None], failed: Failed
     ) -> None:
-        """Read a narinfo, while others are written; `done` gets its content and its ETag."""
-        self._transfers.submit(
-            self.read(key, largest),
-            lambda answer: done(answer.body, answer.etag),
-            failed,
-            _NARINFO_PRIORITY,
-        )
+        """Read a narinfo, while others are written; `done` gets it, or that there is none."""
+        self._transfers.submit(self.read(key, largest), done, failed, _NARINFO_PRIORITY)
 
     def put_narinfo(self, key: str, content: bytes, done: Done, failed: Failed) -> None:
         """Write a narinfo."""
@@ -188,16 +183,17 @@ class Bucket:
     ) -> None:
         """Write a narinfo again as it is, by having the server copy it onto itself.
 
-        `changed` is called where it is no longer the one with that ETag.
+        `changed` is called where it is no longer the one with that ETag, or the server says so;
+        whether it has been written since, only `day_of` the answer of `read_again` tells. A copy
+        that has the time of what it is to take the place of has failed.
         """
         headers = {**self._copy_headers(key, NARINFO_TYPE), "x-amz-copy-source-if-match": etag}
         expected = frozenset({404, 412})
         request = Request("renew", "PUT", key, headers=headers, expected=expected)
+        copied = self._copied(request, done, failed)
         self._transfers.submit(
             request,
-            lambda answer: (
-                changed() if answer.status in expected else _copied(request, answer, done, failed)
-            ),
+            lambda answer: changed() if answer.status in expected else copied(answer),
             failed,
             _NARINFO_PRIORITY,
         )
@@ -205,18 +201,20 @@ class Bucket:
     def renew_nar(
         self, key: str, size: int, done: Done, gone: Callable[[], None], failed: Failed
     ) -> None:
-        """Write a NAR again as it is; `gone` is called where there is none any more."""
+        """Write a NAR again as it is; `gone` is called where there is none any more.
+
+        A copy that has the time of what it is to take the place of has failed.
+        """
         if size > min(self._settings.part_size, _COPIED_WHOLE):
             self._in_parts(key, size, None, done, failed, gone)
             return
         request = Request(
             "renew", "PUT", key, headers=self._copy_headers(key, NAR_TYPE), expected=_ABSENT
         )
+        copied = self._copied(request, done, failed)
         self._transfers.submit(
             request,
-            lambda answer: (
-                gone() if answer.status == 404 else _copied(request, answer, done, failed)
-            ),
+            lambda answer: gone() if answer.status == 404 else copied(answer),
             failed,
             _NAR_PRIORITY,
         )
@@ -265,13 +263,26 @@ class Bucket:
             "x-amz-metadata-directive": "REPLACE",
         }
 
+    def _copied(self, request: Request, done: Done, failed: Failed) -> Callable[[Answer], None]:
+        """Return what is done with the answer to a copy that is asked for now."""
+        asked = self._transfers.day or ""
 
-def _copied(request: Request, answer: Answer, done: Done, failed: Failed) -> None:
-    try:
-        etag = parse_copy(answer.body)
-    except FormatError:
-        failed(
-            Failure(request.step, f"the server did not copy {request.key}; see the server's log")
-        )
-        return
-    done(etag)
+        def answered(answer: Answer) -> None:
+            try:
+                copy = parse_copied(answer.body)
+            except FormatError:
+                why = f"the server did not copy {request.key}; see the server's log"
+                failed(Failure(request.step, why))
+                return
+            # A day that one answer has wrong is not that of the others.
+            day = min(asked, answer.date.date().isoformat()) if answer.date else asked
+            if copy.last_modified and copy.last_modified.date().isoformat() < day:
+                why = (
+                    f"the server copied {request.key} and kept the time of before, so its lease "
+                    "did not begin anew; see the server's log"
+                )
+                failed(Failure(request.step, why))
+                return
+            done(copy.etag)
+
+        return answered

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from formats.store_path import STORE_DIR
 from push.bucket import Bucket
+from push.connection import Answer
 from push.failure import Failure
 from push.inventory import (
     Held,
     Inventory,
     Present,
+    day_of,
     facts,
     largest_narinfo,
     narinfo_key,
@@ -351,30 +353,35 @@ class Publication:
             narinfo_key(held.path),
             etag,
             renewed,
-            lambda: self._look_again(held),
+            lambda: self._look_again(held, day),
             lambda _: self._again([held.path]),
         )
 
-    def _look_again(self, held: Held) -> None:
-        """See whether another push has just written the narinfo that was to be renewed."""
+    def _look_again(self, held: Held, day: str) -> None:
+        """See whether another push has just written the narinfo that was due on a day."""
         self._bucket.read_again(
             narinfo_key(held.path),
             largest_narinfo(held.path),
-            lambda content, etag: self._looked_again(held, content, etag),
+            lambda answer: self._looked_again(held, day, answer),
             lambda _: self._again([held.path]),
         )
 
-    def _looked_again(self, held: Held, content: bytes, etag: str | None) -> None:
-        narinfo = parsed(held.path.path, content)
+    def _looked_again(self, held: Held, day: str, answer: Answer) -> None:
+        path, narinfo = held.path.path, parsed(held.path.path, answer.body)
         if (
-            narinfo is not None
-            and narinfo.url == held.nar
-            and narinfo.fingerprint == held.path.fingerprint
-            and signed_by(narinfo, self._settings.public_key)
+            narinfo is None
+            or narinfo.url != held.nar
+            or narinfo.fingerprint != held.path.fingerprint
+            or not signed_by(narinfo, self._settings.public_key)
         ):
-            self._narinfo_written(held.path.path, etag, today(self._transfers))
-        else:
             self._again([held.path])
+        elif day_of(answer) >= day:
+            self._narinfo_written(path, answer.etag, day)
+        else:
+            # It is what was to be copied, and nobody has written it: the server does not copy.
+            self.renewed.add(path)
+            self._content[path] = answer.body
+            self._put_narinfo(path)
 
     def _narinfo_written(self, path: str, etag: str | None, day: str) -> None:
         store_path = self._paths[path]

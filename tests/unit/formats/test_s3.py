@@ -15,12 +15,14 @@ from formats.s3 import (
     LARGEST_COPY,
     MOST_PARTS,
     SMALLEST_PART,
+    CopiedObject,
     ErrorAnswer,
     ListedObject,
     Listing,
     completion,
     parse_begun_upload,
     parse_completed_upload,
+    parse_copied,
     parse_copy,
     parse_error,
     parse_etag,
@@ -254,6 +256,16 @@ def test_a_copy_has_an_etag(name: str) -> None:
     assert parse_copy(body) == "abc"
     with pytest.raises(FormatError):
         parse_copy(f"<{name}/>".encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [("2026-11-26T12:30:15.123Z", WHEN), ("yesterday", None), ("", None), (None, None)],
+)
+def test_a_copy_may_tell_when_it_was_written(text: str | None, when: datetime | None) -> None:
+    told = "" if text is None else f"<LastModified>{text}</LastModified>"
+    body = f"<CopyObjectResult {SPACE}>{told}<ETag>abc</ETag></CopyObjectResult>".encode()
+    assert parse_copied(body) == CopiedObject("abc", when)
 
 
 def test_an_upload_has_an_id() -> None:

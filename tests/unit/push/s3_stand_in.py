@@ -126,7 +126,7 @@ class StandIn:
         if "uploads" in seen.query:
             uploads = "".join(
                 f"<Upload><Key>{key}</Key><UploadId>{name}</UploadId>"
-                f"<Initiated>{_iso(begun)}</Initiated></Upload>"
+                f"<Initiated>{iso(begun)}</Initiated></Upload>"
                 for name, (key, begun, _) in self.uploads.items()
             )
             return xml("ListMultipartUploadsResult", uploads)
@@ -159,7 +159,8 @@ class StandIn:
         if seen.headers.get("x-amz-copy-source-if-match", stored.etag) != stored.etag:
             return error(412, "PreconditionFailed")
         self.objects[seen.key] = Stored(stored.content, stored.etag, self.now, stored.size)
-        return xml("CopyObjectResult", f"<ETag>&quot;{stored.etag}&quot;</ETag>")
+        time = f"<LastModified>{iso(self.now)}</LastModified>"
+        return xml("CopyObjectResult", f"{time}<ETag>&quot;{stored.etag}&quot;</ETag>")
 
     def _part(self, seen: Seen) -> Reply:
         if seen.query["uploadId"] not in self.uploads:
@@ -225,7 +226,7 @@ NOT_FOUND = error(404, "NoSuchKey")
 def listing(objects: Iterable[tuple[str, Stored]], *, truncated: bool) -> Reply:
     """Return a page of a listing."""
     entries = "".join(
-        f"<Contents><Key>{quote(key)}</Key><LastModified>{_iso(one.modified)}</LastModified>"
+        f"<Contents><Key>{quote(key)}</Key><LastModified>{iso(one.modified)}</LastModified>"
         f"<ETag>&quot;{one.etag}&quot;</ETag><Size>{one.size}</Size></Contents>"
         for key, one in objects
     )
@@ -233,7 +234,8 @@ def listing(objects: Iterable[tuple[str, Stored]], *, truncated: bool) -> Reply:
     return xml("ListBucketResult", f"{more}{entries}")
 
 
-def _iso(when: datetime) -> str:
+def iso(when: datetime) -> str:
+    """Return a time as S3's answers have it."""
     return when.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

@@ -13,6 +13,7 @@ from formats.s3 import LARGEST_COPY, MOST_PARTS, SMALLEST_PART
 from push.bucket import LOG_TYPE, Bucket, Listed
 from push.connection import Answer, FileSlice, Request
 from push.failure import PushError
+from push.inventory import day_of
 from push.parts import PartsUpload
 from tests.unit.push.client import Client, Outcome
 from tests.unit.push.conftest import Clients
@@ -26,6 +27,7 @@ from tests.unit.push.s3_stand_in import (
     StandIn,
     error,
     http_date,
+    iso,
     serving,
     xml,
 )
@@ -119,13 +121,48 @@ def test_a_copy_that_says_200_and_then_fails_is_a_failure(
     )
 
 
-def test_a_narinfo_is_read_again_with_its_etag(server: StandIn, client: Client) -> None:
-    server.put(NARINFO, b"text")
-    read: list[tuple[bytes, str | None]] = []
-    client.bucket.read_again(NARINFO, 4, lambda *both: read.append(both), lambda _: None)
+@pytest.mark.parametrize(
+    ("days", "said"), [(0, "done"), (1, "failed"), (400, "failed"), (-1, "done"), (None, "done")]
+)
+@pytest.mark.parametrize("key", [NARINFO, NAR])
+def test_a_copy_that_keeps_the_time_of_before_is_a_failure(
+    server: StandIn, client: Client, key: str, days: int | None, said: str
+) -> None:
+    """A lease that is thought to begin anew, and does not, ends under what refers to it."""
+    server.put(key, b"text", days_old=1)
+    time = "" if days is None else iso(NOW - timedelta(days=days))
+    reply = xml("CopyObjectResult", f"<LastModified>{time}</LastModified><ETag>a</ETag>")
+    server.script = lambda seen: reply if "x-amz-copy-source" in seen.headers else None
+    # The server tells its day before anything is renewed.
+    client.ask(client.bucket.look_at(key))
+    outcome = renew(client) if key == NARINFO else renew_nar(client, 4)
+    assert outcome.said == said
+    if said == "failed":
+        assert str(outcome.failure) == (
+            f"renew: the server copied {key} and kept the time of before, so its lease did not "
+            "begin anew; see the server's log"
+        )
+
+
+def test_a_copy_is_judged_by_the_day_of_its_own_answer(server: StandIn, client: Client) -> None:
+    """One answer with a wrong date makes no copy of that day's a failure."""
+    server.put(NARINFO, b"text", days_old=3)
+    server.now += timedelta(days=9)
+    client.ask(client.bucket.look_at(NARINFO))
+    server.now = NOW
+    time = f"<LastModified>{iso(NOW)}</LastModified>"
+    server.script = lambda _: xml("CopyObjectResult", f"{time}<ETag>a</ETag>")
+    assert renew(client).said == "done"
+
+
+def test_a_narinfo_is_read_again_with_its_etag_and_its_day(server: StandIn, client: Client) -> None:
+    server.put(NARINFO, b"text", days_old=2)
+    read: list[Answer] = []
+    client.bucket.read_again(NARINFO, 4, read.append, lambda _: None)
     server.put("other", b"")
     client.loop.run(client.transfers.idle, lambda: None, 60.0)
-    assert read == [(b"text", etag_of(b"text"))]
+    (answer,) = read
+    assert (answer.body, answer.etag, day_of(answer)) == (b"text", etag_of(b"text"), "2026-11-24")
     assert client.ask(client.bucket.read(NARINFO, 3))[0].body == b""
     assert client.ask(client.bucket.read("none.narinfo", 3))[0].status == 404
 

@@ -43,8 +43,10 @@ from tests.unit.push.s3_stand_in import (
     StandIn,
     Stored,
     error,
+    iso,
     listing,
     serving,
+    xml,
 )
 from tests.unit.push.stone_nix import StoneNix
 from toolbox.processes import wait_until
@@ -779,6 +781,48 @@ def test_what_another_push_wrote_just_now_is_renewed(closure: Machine) -> None:
 
     server.script = spoil
     assert closure.push(TOP).counts() == (1, 3, 0, 3, 1)
+    assert_whole(server, *ALL)
+
+
+def test_narinfos_that_the_server_never_finds_to_be_the_same_are_written_all_the_same(
+    closure: Machine,
+) -> None:
+    """Nobody has written them, though 412 says that they are others by now."""
+    server = closure.server
+    closure.push(TOP).counts()
+    before = {key: one.content for key, one in server.objects.items()}
+    for renewed in (4, 0):
+        server.now += timedelta(days=1 if renewed else 0)
+        server.seen.clear()
+        server.script = lambda seen: (
+            error(412, "PreconditionFailed")
+            if "x-amz-copy-source-if-match" in seen.headers
+            else None
+        )
+        assert closure.push(TOP).counts() == (0, 4, 0, renewed, 0)
+        assert {one.modified for one in server.objects.values()} == {server.now}
+        assert len(written(server)) == (12 if renewed else 0)
+    assert {key for key, one in server.objects.items() if one.content != before[key]} <= {
+        "_nixcache/status/builder"
+    }
+
+
+@pytest.mark.parametrize("ending", [".narinfo", ".nar.zst"])
+def test_what_a_copy_leaves_as_old_as_it_was_is_written_anew(closure: Machine, ending: str) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+
+    def keep(seen: Seen) -> Reply | None:
+        if "x-amz-copy-source" not in seen.headers or not seen.key.endswith(ending):
+            return None
+        there = server.objects[seen.key]
+        time = f"<LastModified>{iso(there.modified)}</LastModified>"
+        return xml("CopyObjectResult", f"{time}<ETag>{there.etag}</ETag>")
+
+    server.script = keep
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 4)
+    assert {one.modified for one in server.objects.values()} == {server.now}
     assert_whole(server, *ALL)
 
 
