@@ -100,6 +100,8 @@ class Inventory:
     """What else is beside narinfos at the bucket's root; None where that was not listed."""
     logs: dict[str, Present] | None = None
     """Build logs in the bucket, by key; None where they were not listed."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Paths that an earlier round could not write, and which failed path is to blame."""
 
 
 def narinfo_key(path: StorePath) -> str:

@@ -73,12 +73,19 @@ class WriteOrder:
     need of nothing. One that fails blocks whatever refers to it, directly or not.
     """
 
-    def __init__(self, needs: Mapping[str, Collection[str]], pending: Iterable[str]) -> None:
+    def __init__(
+        self,
+        needs: Mapping[str, Collection[str]],
+        pending: Iterable[str],
+        lost: Mapping[str, str] | None = None,
+    ) -> None:
         """Begin with `pending` unsettled.
 
         Args:
             needs: what each path refers to; what is no path of `pending` is settled.
             pending: the paths that something has to be done for.
+            lost: paths that could not be written before, and which failed path is to blame. What
+                is begun anew with a need of one is blocked.
         """
         self._waiting: dict[str, set[str]] = {}
         self._dependents: dict[str, list[str]] = defaultdict(list)
@@ -87,21 +94,34 @@ class WriteOrder:
         """Paths that are neither settled nor failed nor blocked."""
         self.blocked: dict[str, str] = {}
         """Paths that cannot be written, and which failed path is to blame."""
+        self.lost = dict(lost or {})
+        """Paths that failed or are blocked, also before, and which failed path is to blame."""
         for path in self.unsettled:
-            waiting = {one for one in needs.get(path, ()) if one != path and one in self.unsettled}
-            self._waiting[path] = waiting
-            for one in waiting:
-                self._dependents[one].append(path)
+            self._wait_for(path, needs.get(path, ()))
+
+    def _wait_for(self, path: str, needs: Collection[str]) -> None:
+        before = self._waiting.get(path, set())
+        waiting = {one for one in needs if one != path and one in self.unsettled}
+        self._waiting[path] = waiting
+        for one in before - waiting:
+            self._dependents[one].remove(path)
+        for one in waiting - before:
+            self._dependents[one].append(path)
 
     def nar_is_there(self, path: str) -> list[str]:
         """Note that a path's NAR is there for the retention's time; return what may be written."""
         self._without_nar.discard(path)
         return self._ready([path])
 
-    def nar_is_gone(self, path: str) -> None:
-        """Note that a path's NAR is not there after all."""
-        if path in self.unsettled:
-            self._without_nar.add(path)
+    def begin_anew(self, path: str, needs: Collection[str]) -> None:
+        """Note that a path's NAR is not there after all, and what its next narinfo refers to."""
+        if path not in self.unsettled:
+            return
+        self._without_nar.add(path)
+        self._wait_for(path, needs)
+        cause = next((self.lost[one] for one in needs if one in self.lost), None)
+        if cause is not None:
+            self._block([path], cause)
 
     def settle(self, path: str) -> list[str]:
         """Note that readers may find a path; return what may be written now."""
@@ -117,13 +137,17 @@ class WriteOrder:
         if path not in self.unsettled:
             return
         self.unsettled.remove(path)
-        left = deque(self._dependents[path])
+        self.lost[path] = path
+        self._block(self._dependents[path], path)
+
+    def _block(self, paths: Iterable[str], cause: str) -> None:
+        left = deque(paths)
         while left:
-            dependent = left.popleft()
-            if dependent in self.unsettled:
-                self.unsettled.remove(dependent)
-                self.blocked[dependent] = path
-                left.extend(self._dependents[dependent])
+            path = left.popleft()
+            if path in self.unsettled:
+                self.unsettled.remove(path)
+                self.blocked[path] = self.lost[path] = cause
+                left.extend(self._dependents[path])
 
     def _ready(self, paths: Iterable[str]) -> list[str]:
         return [

@@ -100,17 +100,14 @@ class Publication:
             one.path.path: [f"{STORE_DIR}/{name}" for name in one.needs]
             for one in self._inventory.held
         }
-        needs |= {
-            one.path.path: [f"{STORE_DIR}/{name}" for name in one.path.references]
-            for one in self._inventory.missing
-        }
+        needs |= {one.path.path: _references(one.path) for one in self._inventory.missing}
         pending = [one.path.path for one in self._inventory.missing]
         pending += [
             one.path.path
             for one in self._inventory.held
             if self.nar_is_due(one) or self.narinfo_is_due(one)
         ]
-        return WriteOrder(needs, pending)
+        return WriteOrder(needs, pending, self._inventory.lost)
 
     def run(self) -> None:
         """Write everything that can be written.
@@ -189,7 +186,8 @@ class Publication:
             self._content.pop(path.path, None)
             self.renewed.discard(path.path)
             self.repaired.add(path.path)
-            self._order.nar_is_gone(path.path)
+            # What was there may be another builder's, and refer to less.
+            self._order.begin_anew(path.path, _references(path))
         self._add(paths)
         self._start()
 
@@ -422,7 +420,7 @@ class Publication:
         """Return what the bucket has now of the paths that it should have, whatever ended this."""
         not_there = self.failures.keys() | self.blocked.keys() | self._order.unsettled
         whole = [one for path, one in self._held.items() if path not in not_there]
-        return Inventory(whole, [], self._inventory.nars)
+        return Inventory(whole, [], self._inventory.nars, lost=self._order.lost)
 
     def count(self, summary: Summary) -> None:
         """Add what was done to a summary."""
@@ -432,6 +430,10 @@ class Publication:
         summary.pushed_bytes += sum(self._paths[path].nar_size for path in pushed)
         summary.renewed += len(self.renewed - self.pushed - failed)
         summary.repaired += len(self.repaired & pushed)
+
+
+def _references(path: StorePath) -> list[str]:
+    return [f"{STORE_DIR}/{name}" for name in path.references]
 
 
 def today(transfers: Transfers) -> str:

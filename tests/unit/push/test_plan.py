@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -131,9 +132,13 @@ def test_a_small_closure_is_two_batches() -> None:
 class Simulation:
     """Publishes a graph at random, and sees that nothing is ever written too early."""
 
-    def __init__(self, paths: Sequence[StorePath], pending: set[str], seed: int) -> None:
+    def __init__(
+        self, paths: Sequence[StorePath], pending: set[str], anothers: set[str], seed: int
+    ) -> None:
         self.paths = paths
-        self.needs = needs_of(paths)
+        self._own_needs = needs_of(paths)
+        # What another builder made of a path refers to nothing.
+        self.needs = self._own_needs | {path: [] for path in anothers}
         self.order = WriteOrder(self.needs, pending)
         self.readable = {path.path for path in paths} - pending
         self.with_nar: set[str] = set()
@@ -151,8 +156,10 @@ class Simulation:
                 # Another push took it away meanwhile: it is compressed anew.
                 gone_once.discard(path)
                 self.with_nar.discard(path)
-                self.order.nar_is_gone(path)
-                events.append((path, "nar"))
+                self.needs[path] = self._own_needs[path]
+                self.order.begin_anew(path, self.needs[path])
+                if path in self.order.unsettled:
+                    events.append((path, "nar"))
             elif path in fails_at_narinfo:
                 self._fail(path)
             else:
@@ -182,25 +189,30 @@ class Simulation:
 subsets = st.sets(st.integers(0, 11))
 
 
-@given(graphs(), subsets, subsets, subsets, subsets, st.integers())
+@given(graphs(), subsets, subsets, subsets, subsets, subsets, st.integers())
 def test_a_narinfo_follows_its_nar_and_what_it_refers_to_whatever_fails(
     paths: list[StorePath],
     settled: set[int],
     without_nar: set[int],
     unwritable: set[int],
     gone: set[int],
+    anothers: set[int],
     seed: int,
 ) -> None:
     def chosen(numbers: set[int]) -> set[str]:
         return {path.path for number, path in enumerate(paths) if number in numbers}
 
     pending = {path.path for path in paths} - chosen(settled)
-    simulation = Simulation(paths, pending, seed)
+    simulation = Simulation(paths, pending, chosen(anothers), seed)
     simulation.run(chosen(without_nar), chosen(unwritable), chosen(gone) & pending)
     order = simulation.order
     assert order.unsettled == set()
     # Exactly what refers to a failed path, by way of paths that had to be written, is blocked.
-    written = [path for path in paths if path.path in pending]
+    written = [
+        path if simulation.needs[path.path] else replace(path, references=())
+        for path in paths
+        if path.path in pending
+    ]
     assert order.blocked.keys() == depends_on(written, simulation.failed) - simulation.failed
     assert set(order.blocked.values()) <= simulation.failed
     for blocked, cause in order.blocked.items():
@@ -239,7 +251,7 @@ def test_what_is_no_path_of_the_push_is_waited_for_by_nobody() -> None:
     assert order.nar_is_there("stranger") == []
     assert order.settle("stranger") == []
     order.fail("stranger")
-    order.nar_is_gone("stranger")
+    order.begin_anew("stranger", ["b"])
     assert order.unsettled == {"b"}
     assert order.blocked == {}
 
@@ -247,10 +259,33 @@ def test_what_is_no_path_of_the_push_is_waited_for_by_nobody() -> None:
 def test_a_path_whose_nar_has_gone_waits_again() -> None:
     order = order_of({"b": ["a"]}, "ab")
     assert order.nar_is_there("b") == []
-    order.nar_is_gone("b")
+    order.begin_anew("b", ["a"])
     assert order.nar_is_there("a") == ["a"]
     assert order.settle("a") == []
     assert order.nar_is_there("b") == ["b"]
+
+
+def test_a_path_that_is_begun_anew_waits_for_what_it_then_refers_to() -> None:
+    order = order_of({"c": ["a"], "d": ["c"]}, "abcd")
+    assert [order.nar_is_there(path) for path in "acbd"] == [["a"], [], ["b"], []]
+    order.begin_anew("c", ["b", "c", "upstream"])
+    assert order.settle("a") == []
+    assert order.nar_is_there("c") == []
+    assert order.settle("b") == ["c"]
+    assert order.settle("c") == ["d"]
+
+
+@pytest.mark.parametrize("lost", ["a", "b"])
+def test_a_path_that_is_begun_anew_with_a_need_of_what_failed_is_blocked(lost: str) -> None:
+    order = order_of({"b": ["a"], "c": [], "d": ["c"]}, "abcd")
+    order.fail("a")
+    order.begin_anew("c", ["upstream", lost])
+    assert order.nar_is_there("c") == []
+    assert order.unsettled == set()
+    assert order.blocked == {"b": "a", "c": "a", "d": "a"}
+    later = WriteOrder({}, ["c"], order.lost)
+    later.begin_anew("c", [lost])
+    assert later.blocked == {"c": "a"}
 
 
 def test_a_path_that_is_settled_or_failed_comes_up_no_more() -> None:

@@ -826,6 +826,57 @@ def test_what_a_copy_leaves_as_old_as_it_was_is_written_anew(closure: Machine, e
     assert_whole(server, *ALL)
 
 
+def has_another_builders(machine: Machine, path: StorePath, *, days_old: int = 1) -> None:
+    """Put into the bucket what another builder has made of a path: it refers to nothing."""
+    digest = "sha256:" + "1" * 52
+    key = f"nar/{'1' * 52}.nar.zst"
+    narinfo = path.narinfo(key, "zstd", file_hash=digest, file_size=9)
+    narinfo = replace(narinfo, nar_hash=digest, references=())
+    narinfo = replace(narinfo, signatures=(KEY.sign(narinfo.fingerprint),))
+    machine.server.put(narinfo_key(path), narinfo.format().encode(), days_old=days_old)
+    machine.server.put(key, b"x" * 9, days_old=days_old)
+
+
+@pytest.mark.parametrize("midnight", [False, True])
+@pytest.mark.parametrize("lost", [nar_of(LIBC), narinfo_key(LIBC)])
+@pytest.mark.parametrize(
+    ("ending", "reply"),
+    [
+        (".nar.zst", error(501, "NotImplemented")),
+        (".narinfo", error(501, "NotImplemented")),
+        (".narinfo", error(412, "PreconditionFailed")),
+    ],
+)
+def test_what_takes_another_builders_place_is_published_only_with_what_it_refers_to(
+    machine: Machine, ending: str, reply: Reply, lost: str, *, midnight: bool
+) -> None:
+    """What was there refers to nothing, and cannot be renewed; what this store has, does."""
+    server = machine.server
+    machine.has(*ALL)
+    server.now = server.now.replace(hour=23, minute=59)
+    # After midnight a second round begins leases anew, and has nothing of what failed.
+    has_another_builders(machine, SHELL, days_old=0 if midnight else 1)
+
+    def script(seen: Seen) -> Reply | None:
+        if seen.method == "PUT" and seen.key == lost:
+            server.now += timedelta(minutes=5 if midnight else 0)
+            return error(403, "AccessDenied")
+        if "x-amz-copy-source" in seen.headers and seen.key.endswith(ending):
+            return reply
+        return None
+
+    server.script = script
+    ran = machine.push(TOP)
+    assert ran.code == 1
+    assert f"push: not pushed: {LIBC.path}\n" in ran.log
+    assert "push: not published: 3 paths that refer to them" in ran.log
+    for narinfo in narinfos(server).values():
+        assert {f"{name[:32]}.narinfo" for name in narinfo.references} <= server.objects.keys()
+    server.script = lambda _: None
+    assert machine.push(TOP).code == 0
+    assert narinfos(server).keys() == {narinfo_key(path) for path in ALL}
+
+
 def test_midnight_during_a_push_begins_a_second_round(closure: Machine) -> None:
     server = closure.server
     late = datetime(2026, 11, 26, 23, 59, 59, tzinfo=NOW.tzinfo)
