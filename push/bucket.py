@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 from formats.error import FormatError
+from formats.http_date import parse_http_date
 from formats.s3 import parse_copied
 from formats.sigv4 import encoded_path
 from push.connection import Answer, FileSlice, Request
@@ -172,11 +175,11 @@ class Bucket:
         self._transfers.submit(self.read(key, largest), done, failed, _NARINFO_PRIORITY)
 
     def put_narinfo(self, key: str, content: bytes, done: Done, failed: Failed) -> None:
-        """Write a narinfo."""
+        """Write a narinfo; `failed` also where the server says so and does not have it."""
         request = Request(
             "publish", "PUT", key, headers={"content-type": NARINFO_TYPE}, body=content
         )
-        self._transfers.submit(request, lambda answer: done(answer.etag), failed, _NARINFO_PRIORITY)
+        self._write(request, done, failed, _NARINFO_PRIORITY)
 
     def renew_narinfo(
         self, key: str, etag: str, done: Done, changed: Callable[[], None], failed: Failed
@@ -220,7 +223,7 @@ class Bucket:
         )
 
     def put_nar(self, key: str, file: Path, size: int, done: Done, failed: Failed) -> None:
-        """Write a NAR from a file, in parts where it is large."""
+        """Write a NAR from a file, in parts where it is large; `failed` as for a narinfo."""
         if size > self._settings.part_size:
             self._in_parts(key, size, file, done, failed, lambda: None)
             return
@@ -231,7 +234,7 @@ class Bucket:
             headers={"content-type": NAR_TYPE},
             body=FileSlice(file, 0, size),
         )
-        self._transfers.submit(request, lambda answer: done(answer.etag), failed, _NAR_PRIORITY)
+        self._write(request, done, failed, _NAR_PRIORITY)
 
     def _in_parts(
         self,
@@ -263,6 +266,48 @@ class Bucket:
             "x-amz-metadata-directive": "REPLACE",
         }
 
+    def _write(self, request: Request, done: Done, failed: Failed, priority: int) -> None:
+        """Make a request that writes an object whole, and see that it was written.
+
+        A server of S3's kind says 200 and the object's ETag. Whatever else says yes, such as the
+        page of a firewall before it, is believed once the object is there.
+
+        Source: Amazon S3 API Reference, `PutObject`, "Response Syntax".
+        """
+        asked = self._transfers.day or ""
+        content = request.body if isinstance(request.body, bytes) else None
+
+        def answered(answer: Answer) -> None:
+            if answer.status == HTTPStatus.OK and answer.etag is not None:
+                done(answer.etag)
+                return
+            look = Request(
+                request.step,
+                # Of the same size there may be what it takes the place of, with another signature.
+                "HEAD" if content is None else "GET",
+                request.key,
+                expected=_ABSENT,
+                largest=request.size,
+            )
+            day = _day(asked, answer)
+            self._transfers.submit(
+                look, lambda there: looked(there, day, answer.status), failed, priority
+            )
+
+        def looked(there: Answer, day: str, status: int) -> None:
+            size = there.headers.get("content-length")
+            same = size == str(request.size) if content is None else there.body == content
+            if there.status == HTTPStatus.OK and same and _written_on(there) >= day:
+                done(there.etag)
+                return
+            what = (
+                f"the server, or a proxy before it, said that {request.key} was written (HTTP "
+                f"{status}), and it is not there as it was sent; see their logs"
+            )
+            failed(Failure(request.step, what, f"not written, HTTP {status}"))
+
+        self._transfers.submit(request, answered, failed, priority)
+
     def _copied(self, request: Request, done: Done, failed: Failed) -> Callable[[Answer], None]:
         """Return what is done with the answer to a copy that is asked for now."""
         asked = self._transfers.day or ""
@@ -274,9 +319,8 @@ class Bucket:
                 why = f"the server did not copy {request.key}; see the server's log"
                 failed(Failure(request.step, why))
                 return
-            # A day that one answer has wrong is not that of the others.
-            day = min(asked, answer.date.date().isoformat()) if answer.date else asked
-            if copy.last_modified and copy.last_modified.date().isoformat() < day:
+            written = copy.last_modified
+            if written is not None and _day_text(written) < _day(asked, answer):
                 why = (
                     f"the server copied {request.key} and kept the time of before, so its lease "
                     "did not begin anew; see the server's log"
@@ -286,3 +330,20 @@ class Bucket:
             done(copy.etag)
 
         return answered
+
+
+def _day(asked: str, answer: Answer) -> str:
+    """Return the day since which what an answer tells of was written, asked for on a day."""
+    # A day that one answer has wrong is not that of the others.
+    return asked if answer.date is None else min(asked, _day_text(answer.date))
+
+
+def _written_on(answer: Answer) -> str:
+    try:
+        return _day_text(parse_http_date(answer.headers.get("last-modified", "")))
+    except FormatError:
+        return ""
+
+
+def _day_text(when: datetime) -> str:
+    return when.date().isoformat()

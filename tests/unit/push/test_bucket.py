@@ -263,6 +263,98 @@ def test_only_what_is_copied_soon_is_renewed_by_one_copy(
         assert len(copies) == max(parts, 1)
 
 
+# What a server says it has written.
+
+PAGE = b"<html>Blocked by policy</html>"
+YES = [
+    Reply(200),
+    Reply(200, {"Content-Type": "text/html"}, PAGE),
+    Reply(200, {"ETag": "a b"}),
+    Reply(202),
+    Reply(202, {"ETag": '"a"'}),
+    Reply(204, {"ETag": '"a"'}),
+]
+
+
+def write(client: Client, tmp_path: Path, key: str) -> Outcome:
+    """Write `nar` as a narinfo or a NAR, once the server has told its day."""
+    client.ask(client.bucket.look_at("something"))
+    if key == NARINFO:
+        return client.outcome(lambda o: client.bucket.put_narinfo(key, b"nar", o.done, o.failed))
+    (tmp_path / "nar").write_bytes(b"nar")
+    return put_nar(client, tmp_path / "nar", 3)
+
+
+@pytest.mark.parametrize(
+    ("there", "days_old"),
+    [(None, 0), (b"na", 0), (b"nar", 1), (PAGE, 0)],
+    ids=["nothing", "another size", "the old one", "a page"],
+)
+@pytest.mark.parametrize("reply", YES)
+@pytest.mark.parametrize("key", [NARINFO, NAR])
+def test_what_a_server_says_it_has_written_and_does_not_have_is_a_failure(
+    server: StandIn,
+    client: Client,
+    tmp_path: Path,
+    key: str,
+    reply: Reply,
+    there: bytes | None,
+    days_old: int,
+) -> None:
+    if there is not None:
+        server.put(key, there, days_old=days_old)
+    server.script = lambda seen: reply if seen.method == "PUT" else None
+    outcome = write(client, tmp_path, key)
+    assert outcome.failure is not None
+    assert outcome.failure.what == (
+        f"the server, or a proxy before it, said that {key} was written (HTTP {reply.status}), "
+        "and it is not there as it was sent; see their logs"
+    )
+
+
+@pytest.mark.parametrize("key", [NARINFO, NAR])
+def test_a_page_that_answers_everything_is_no_success(
+    server: StandIn, client: Client, tmp_path: Path, key: str
+) -> None:
+    server.script = lambda _: Reply(200, {}, PAGE)
+    assert write(client, tmp_path, key).said == "failed"
+
+
+def test_another_narinfo_of_the_same_size_and_day_is_not_what_was_written(
+    server: StandIn, client: Client, tmp_path: Path
+) -> None:
+    server.put(NARINFO, b"old")
+    server.script = lambda seen: Reply(200) if seen.method == "PUT" else None
+    assert write(client, tmp_path, NARINFO).said == "failed"
+
+
+@pytest.mark.parametrize("reply", YES)
+@pytest.mark.parametrize("key", [NARINFO, NAR])
+def test_what_was_written_is_a_success_whatever_the_server_says_of_it(
+    server: StandIn, client: Client, tmp_path: Path, key: str, reply: Reply
+) -> None:
+    def script(seen: Seen) -> Reply | None:
+        if seen.method != "PUT":
+            return None
+        server.put(seen.key, seen.body)
+        return reply
+
+    server.script = script
+    outcome = write(client, tmp_path, key)
+    assert (outcome.said, outcome.etag) == ("done", etag_of(b"nar"))
+
+
+@pytest.mark.parametrize("key", [NARINFO, NAR])
+def test_an_etag_need_not_be_a_sum_for_a_write_to_be_one_request(
+    server: StandIn, client: Client, tmp_path: Path, key: str
+) -> None:
+    """Those of what a server encrypts are none."""
+    reply = Reply(200, {"ETag": f'"{"0" * 32}"'})
+    server.script = lambda seen: reply if seen.method == "PUT" else None
+    assert write(client, tmp_path, key).etag == "0" * 32
+    assert [seen.method for seen in server.seen] == ["HEAD", "PUT"]
+
+
 # NARs, in parts.
 
 PART = SMALLEST_PART

@@ -1530,6 +1530,21 @@ def test_a_server_that_says_yes_to_everything_gets_no_success(closure: Machine) 
     assert line.startswith("push: list: the server's listing cannot be read")
 
 
+@pytest.mark.parametrize("lost", [nar_of(LIBC), narinfo_key(LIBC)])
+def test_what_a_firewall_keeps_back_with_a_page_is_not_pushed(closure: Machine, lost: str) -> None:
+    server = closure.server
+    page = Reply(200, {}, b"<html>Blocked by policy</html>")
+    server.script = only(lambda key: key == lost, page)
+    ran = closure.push(TOP)
+    assert ran.code == 1
+    assert f"push: not pushed: {LIBC.path}\n" in ran.log
+    assert f"said that {lost} was written (HTTP 200), and it is not there as it was" in ran.log
+    assert narinfos(server) == {}
+    server.script = lambda _: None
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+
+
 def test_a_server_that_forgets_everything_is_found_out_by_the_next_push(
     closure: Machine,
 ) -> None:
