@@ -193,7 +193,7 @@ class Bucket:
         headers = {**self._copy_headers(key, NARINFO_TYPE), "x-amz-copy-source-if-match": etag}
         expected = frozenset({404, 412})
         request = Request("renew", "PUT", key, headers=headers, expected=expected)
-        copied = self._copied(request, done, failed)
+        copied = self._copied(request, done, failed, _NARINFO_PRIORITY)
         self._transfers.submit(
             request,
             lambda answer: changed() if answer.status in expected else copied(answer),
@@ -214,7 +214,7 @@ class Bucket:
         request = Request(
             "renew", "PUT", key, headers=self._copy_headers(key, NAR_TYPE), expected=_ABSENT
         )
-        copied = self._copied(request, done, failed)
+        copied = self._copied(request, done, failed, _NAR_PRIORITY)
         self._transfers.submit(
             request,
             lambda answer: gone() if answer.status == 404 else copied(answer),
@@ -308,7 +308,9 @@ class Bucket:
 
         self._transfers.submit(request, answered, failed, priority)
 
-    def _copied(self, request: Request, done: Done, failed: Failed) -> Callable[[Answer], None]:
+    def _copied(
+        self, request: Request, done: Done, failed: Failed, priority: int
+    ) -> Callable[[Answer], None]:
         """Return what is done with the answer to a copy that is asked for now."""
         asked = self._transfers.day or ""
 
@@ -319,15 +321,25 @@ class Bucket:
                 why = f"the server did not copy {request.key}; see the server's log"
                 failed(Failure(request.step, why))
                 return
-            written = copy.last_modified
-            if written is not None and _day_text(written) < _day(asked, answer):
-                why = (
-                    f"the server copied {request.key} and kept the time of before, so its lease "
-                    "did not begin anew; see the server's log"
-                )
-                failed(Failure(request.step, why))
+            day, written = _day(asked, answer), copy.last_modified
+            if written is not None and _day_text(written) >= day:
+                done(copy.etag)
                 return
-            done(copy.etag)
+            # What it says of the copy may be wrong where the copy is not.
+            look = Request(request.step, "HEAD", request.key, expected=_ABSENT)
+            self._transfers.submit(
+                look, lambda there: looked(there, day, copy.etag), failed, priority
+            )
+
+        def looked(there: Answer, day: str, etag: str) -> None:
+            if there.status == HTTPStatus.OK and _written_on(there) >= day:
+                done(etag)
+                return
+            why = (
+                f"the server copied {request.key} and kept the time of before, so its lease did "
+                "not begin anew; see the server's log"
+            )
+            failed(Failure(request.step, why))
 
         return answered
 

@@ -122,21 +122,33 @@ def test_a_copy_that_says_200_and_then_fails_is_a_failure(
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(0, "done"), (1, "failed"), (400, "failed"), (-1, "done"), (None, "done")]
+    ("told", "there", "said"),
+    [
+        (0, 1, "done"),
+        (-1, 1, "done"),
+        (1, 1, "failed"),
+        (400, 1, "failed"),
+        (None, 1, "failed"),
+        # What the answer says of the copy may be wrong.
+        (1, 0, "done"),
+        (None, 0, "done"),
+    ],
 )
 @pytest.mark.parametrize("key", [NARINFO, NAR])
 def test_a_copy_that_keeps_the_time_of_before_is_a_failure(
-    server: StandIn, client: Client, key: str, days: int | None, said: str
+    server: StandIn, client: Client, key: str, told: int | None, there: int, said: str
 ) -> None:
     """A lease that is thought to begin anew, and does not, ends under what refers to it."""
-    server.put(key, b"text", days_old=1)
-    time = "" if days is None else iso(NOW - timedelta(days=days))
+    server.put(key, b"text", days_old=there)
+    time = "" if told is None else iso(NOW - timedelta(days=told))
     reply = xml("CopyObjectResult", f"<LastModified>{time}</LastModified><ETag>a</ETag>")
     server.script = lambda seen: reply if "x-amz-copy-source" in seen.headers else None
     # The server tells its day before anything is renewed.
     client.ask(client.bucket.look_at(key))
     outcome = renew(client) if key == NARINFO else renew_nar(client, 4)
     assert outcome.said == said
+    looks = 0 if told is not None and told <= 0 else 1
+    assert [seen.method for seen in server.seen] == ["HEAD", "PUT"] + ["HEAD"] * looks
     if said == "failed":
         assert str(outcome.failure) == (
             f"renew: the server copied {key} and kept the time of before, so its lease did not "
