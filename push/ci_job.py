@@ -73,13 +73,41 @@ _SECONDS_TO_END = 5.0
 _LONGEST_JOB = 86_400.0
 """Seconds that a job may take whose forge does not say how many."""
 
+_LONGEST_REASON = 1_000
+"""Characters of what the hook says it could not queue: two paths and the system's words."""
+
+_LONGEST_RECORD = 1 << 16
+"""Characters that are read of all that it says at a time."""
+
 _HOOK = """\
 #!/bin/sh
 # Whatever has become of the job, no build fails for it, and nothing is written but into its own
-# directory: the name may be anybody's by then.
-[ ! -d {queue} ] || {python} -I -B -c {program}
+# directory, whose name may be anybody's by then, and into a file beside this one, that stays as
+# long: whoever could put another in its place could do so with this one.
+trap '' PIPE
+[ -d {queue} ] || exit 0
+told=$({python} -I -B -c {program} 2>&1) && exit 0
+[ -L {missed} ] || [ ! -f {missed} ] || printf '%s\\n' "$told" >{missed}
+printf '%s\\n' "$told" >&2
 exit 0
 """
+
+# What it runs travels within it: the checkout can be gone, or another one, when something is built.
+_HOOK_PROGRAM = """\
+import sys
+from pathlib import Path
+from types import ModuleType
+for name, text in {modules!r}.items():
+    module = sys.modules[name] = ModuleType(name)
+    exec(compile(text, name, "exec"), vars(module))
+module.main(Path({queue!r}), {owner}, 1)
+"""
+_HOOK_MODULES = (
+    "formats.error",
+    "formats.nix32",
+    "formats.store_path",
+    "push.post_build_hook",
+)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -237,7 +265,11 @@ class _Job:
         """
         before = settings_in_force(self._children)
         lines = self._taking(cache, before)
-        hook, why = self._queueing(before) if queues else (None, None)
+        hook = why = missed = None
+        if queues:
+            # Its bytes are there before the disk is full: then it can still be written over.
+            missed = self._nix_conf.put_beside("missed", self._nothing_missed(), 0o600)
+            hook, why = self._queueing(before, missed)
         path = self._nix_conf.write([*lines, *([f"post-build-hook = {hook}"] if hook else [])])
         now = settings_in_force(self._children)
         if lines:
@@ -245,9 +277,9 @@ class _Job:
         if hook is not None and now.get("post-build-hook") != str(hook):
             hook, why = None, f"the post-build-hook is '{now.get('post-build-hook')}'"
             self._nix_conf.write(lines)
-        if not queues:
+        if missed is None:
             return False
-        _write_new(self._told_nix, f"{path}\n{hook or ''}\n")
+        _write_new(self._told_nix, f"{path}\n{hook or ''}\n{missed}\n")
         if why is not None:
             _write_new(self._not_queued, f"what this job builds is not queued: {why}")
             self._say_what_is_not_queued()
@@ -308,24 +340,34 @@ class _Job:
                 "it; see substituters and substitute in nix show-config"
             )
 
-    def _queueing(self, before: Mapping[str, str]) -> tuple[Path | None, str | None]:
-        """Return the hook that queues what Nix builds, or None and why nothing would be queued."""
+    def _queueing(self, before: Mapping[str, str], missed: Path) -> tuple[Path | None, str | None]:
+        """Return the hook that queues what Nix builds, or None and why nothing would be queued.
+
+        Args:
+            before: Nix's settings.
+            missed: the file that says what the hook has not queued.
+        """
         anothers = before.get("post-build-hook")
         if anothers and not self._nix_conf.is_ours(anothers):
             return None, f"the post-build-hook is '{anothers}' already"
-        program = (
-            f"import sys; sys.path.insert(0, {str(_CHECKOUT)!r}); from pathlib import Path; "
-            "from push.post_build_hook import main; "
-            f"main(Path({str(self._queue)!r}), {os.getuid()})"
-        )
+        modules = {
+            name: Path(_CHECKOUT, *name.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+            for name in _HOOK_MODULES
+        }
+        program = _HOOK_PROGRAM.format(modules=modules, queue=str(self._queue), owner=os.getuid())
         text = _HOOK.format(
             queue=shlex.quote(str(self._queue)),
             python=shlex.quote(sys.executable),
             program=shlex.quote(program),
+            missed=shlex.quote(str(missed)),
         )
         hook = self._nix_conf.put_beside("post-build-hook", text, 0o755)
         why = why_nothing_is_queued(self._children, hook, self._queue)
         return (hook, None) if why is None else (None, why)
+
+    def _nothing_missed(self) -> str:
+        """Return what the file says that the hook writes over where it queues something not."""
+        return f"all that was built is queued in {self._queue}\n"
 
     def _say_what_is_not_queued(self) -> None:
         why = self._not_queued.read_text(encoding="utf-8")
@@ -425,7 +467,29 @@ class _Job:
             if not given:
                 self._say_what_is_not_queued()
             return code or (0 if given else 1)
-        return code or self._check_still_queued()
+        missed = self._check_nothing_missed()
+        return code or missed or self._check_still_queued()
+
+    def _check_nothing_missed(self) -> int:
+        """Return 1, and say so, where the hook has queued something not."""
+        _, hook, missed = self._told()
+        if not hook:
+            return 0
+        try:
+            descriptor = os.open(missed, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+                text = file.read(_LONGEST_RECORD)
+        except OSError as error:
+            text = f"'{missed}' cannot be read ({error.strerror})"
+        if text == self._nothing_missed():
+            return 0
+        last = text.strip().rpartition("\n")[2].removeprefix("push: queue: ")
+        why = printable(last, _LONGEST_REASON) or "no reason that the hook told"
+        say(
+            f"queue: not all that was built was queued, the last time for '{why}'; see to that, "
+            "and name in paths at finish what is to be pushed"
+        )
+        return 1
 
     def _check_still_queued(self) -> int:
         """Return 1, and say so, where something has kept Nix from running the hook meanwhile."""
@@ -441,13 +505,16 @@ class _Job:
         )
         return 1
 
-    def _told(self) -> tuple[str, str]:
-        """Return the nix.conf that has the job's lines, and its hook; empty where there is none."""
+    def _told(self) -> tuple[str, str, str]:
+        """Return the nix.conf that has the job's lines, its hook, and the file of what that missed.
+
+        They are empty where there is none.
+        """
         try:
-            path, hook, _ = self._told_nix.read_text(encoding="utf-8").split("\n")
+            path, hook, missed, _ = self._told_nix.read_text(encoding="utf-8").split("\n")
         except (OSError, ValueError):
-            return "", ""
-        return path, hook
+            return "", "", ""
+        return path, hook, missed
 
     def _cache(self) -> dict[str, Any]:
         name = f"{_PREFIX}CONFIGURATION"

@@ -87,16 +87,25 @@ def _directory(name: Path | str, owner: int | None, within: int | None = None) -
         os.close(descriptor)
 
 
-def main(queue: Path = QUEUE, owner: int | None = None) -> NoReturn:
-    """Queue what Nix says was built, where `enqueue` may, and succeed."""
+def main(queue: Path = QUEUE, owner: int | None = None, code: int = 0) -> NoReturn:
+    """Queue what Nix says was built, where `enqueue` may, and say what is not queued.
+
+    Args:
+        queue: as `enqueue` has it.
+        owner: as `enqueue` has it.
+        code: the exit code where something is not queued. Nix ends the build for any but 0.
+    """
+    complaints = []
     try:
-        for complaint in enqueue(os.environ, queue, owner):
+        complaints = enqueue(os.environ, queue, owner)
+        for complaint in complaints:
             sys.stderr.write(f"push: queue: {complaint}\n")
         sys.stderr.flush()
     except Exception as error:  # noqa: BLE001 (a build must not fail for its push)
-        os.write(2, f"push: queue: {type(error).__name__}\n".encode())
+        complaints.append(type(error).__name__)
+        os.write(2, f"push: queue: {complaints[-1]}\n".encode())
     finally:
-        os._exit(0)
+        os._exit(code if complaints else 0)
 
 
 if __name__ == "__main__":

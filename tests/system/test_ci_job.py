@@ -30,6 +30,7 @@ PAGE = (CHECKOUT / "docs" / "ci.md").read_text(encoding="utf-8")
 SOURCE = "/srv/action"
 WORKSPACE = "/srv/workspace"
 JOB = "/tmp/job"
+QUEUE = f"{JOB}/nix-binary-cache-0/queue"
 SCRIPT = "/srv/job.sh"
 FORGES = "/srv/forge"
 FORGES_FILES = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
@@ -403,6 +404,42 @@ def test_a_push_that_fails_fails_the_job_only_where_it_is_asked_to(
         assert "::warning title=Nix binary cache::not everything was pushed" in said
         assert "push: " in said
     assert builder.run(f"ls -A {JOB}").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("happens", "is_over", "said"),
+    [
+        (f"chmod 0770 {QUEUE}", f"chmod 0700 {QUEUE}", "(others can write to it)"),
+        (
+            f"cd {JOB}; i=0; while : 2>/dev/null >fill.$i; do i=$((i+1)); done",
+            f"rm -f {JOB}/fill.*",
+            "(No space left on device)",
+        ),
+        (f"mv {SOURCE}/push {SOURCE}/away", f"mv {SOURCE}/away {SOURCE}/push", None),
+    ],
+    ids=["another mode", "a full disk", "no checkout"],
+)
+def test_what_is_not_queued_for_a_while_fails_the_job_only_where_it_is_asked_to(
+    builder: ThrowawayBuilder, bucket: CacheBucket, happens: str, is_over: str, said: str | None
+) -> None:
+    runner = Runner(builder, bucket)
+    builder.run(f"mount -t tmpfs -o nr_inodes=60 none {JOB}")
+    try:
+        for number, asked in enumerate(("false", "true")):
+            runner.step(runner.secrets)
+            builder.run(happens)
+            name = f"missed-{said is None}-{len(happens)}"
+            built = builder.run(
+                "nix-build --no-out-link -", input=BUILDS.format(name=name, last=number)
+            )
+            builder.run(is_over)
+            code, told = runner.step({"do": "finish", "fail-on-push-error": asked}, check=False)
+            assert code == (said is not None and asked == "true"), told
+            assert bool(runner.published([built.stdout.strip()])) == (said is None)
+            assert ("not all that was built was queued" in told) == (said is not None)
+            assert said is None or said in told
+    finally:
+        builder.run(f"umount {JOB}")
 
 
 def test_links_are_pushed_at_the_end_where_nix_does_not_let_the_job_set_a_hook(

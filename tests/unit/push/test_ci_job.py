@@ -27,6 +27,7 @@ from toolbox.processes import wait_until
 
 CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "builders": {}}
 MARK = "# nix-binary-cache: begin\n"
+BUILT = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-built"
 
 
 def in_force(environment: Mapping[str, str]) -> dict[str, str]:
@@ -487,16 +488,13 @@ def test_the_hook_of_a_job_that_is_over_writes_nothing_wherever_its_queue_leads(
 ) -> None:
     directory, environment = started
     (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
-    path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-built"
 
     def is_built() -> str:
-        told = {"OUT_PATHS": path, "PATH": os.environ["PATH"]}
-        ran = subprocess.run([hook], env=told, check=True, capture_output=True, text=True)
-        return ran.stderr
+        return run_hook(hook, BUILT)
 
     assert is_built() == ""
-    assert [link.name for link in (directory / "queue").iterdir()] == [Path(path).name]
-    (directory / "queue" / Path(path).name).unlink()
+    assert [link.name for link in (directory / "queue").iterdir()] == [Path(BUILT).name]
+    (directory / "queue" / Path(BUILT).name).unlink()
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", Pushes(lambda: None))
         assert main(["finish"], environment) == 0
@@ -508,7 +506,97 @@ def test_the_hook_of_a_job_that_is_over_writes_nothing_wherever_its_queue_leads(
     link.symlink_to(theirs)
     said = is_built()
     assert [one.name for one in theirs.rglob("*")] == ["queue"]
-    assert f"{path} is not queued in " in said
+    assert f"{BUILT} is not queued in " in said
+    # Nor does what it says of that go where a link leads.
+    (record,) = (tmp_path / "nix").glob("nix-binary-cache-*-missed")
+    victim = record.rename(tmp_path / "victim")
+    victim.write_text("theirs")
+    record.symlink_to(victim)
+    assert is_built() == said
+    assert victim.read_text() == "theirs"
+
+
+def run_hook(hook: Path, path: str) -> str:
+    """Run the hook as Nix does that has built a path, and return what it says."""
+    told = {"OUT_PATHS": path, "PATH": os.environ["PATH"]}
+    ran = subprocess.run([hook], env=told, check=True, capture_output=True, text=True, cwd="/")
+    return ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("lacking", "why"),
+    [
+        ("nothing", ""),
+        ("mode", f"{BUILT} is not queued in "),
+        ("queue", "(Not a directory)"),
+        ("python", "not found"),
+        ("record", "-missed' cannot be read (No such file or directory)"),
+        ("a record", "-missed' cannot be read (Too many levels of symbolic links)"),
+    ],
+)
+def test_what_the_hook_could_not_queue_fails_finish_and_no_build(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    lacking: str,
+    why: str,
+) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", Pushes(lambda: None))
+        patched.setattr(sys, "executable", str(python))
+        assert main(["start"], pushing) == 0
+    (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
+    (record,) = (tmp_path / "nix").glob("nix-binary-cache-*-missed")
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    queue, away = directory / "queue", directory / "away"
+    if lacking == "mode":
+        queue.chmod(0o770)
+    elif lacking == "queue":
+        queue.rename(away)
+        queue.symlink_to(away)
+    elif lacking == "python":
+        python.unlink()
+    elif lacking == "record":
+        record.unlink()
+    elif lacking == "a record":
+        record.rename(tmp_path / "record")
+        record.symlink_to(tmp_path / "record")
+    number = record.stat().st_ino if record.exists() else None
+    assert (why in run_hook(hook, BUILT)) == (not lacking.endswith("record"))
+    # A disk that is full has place for no other file.
+    assert number is None or record.stat().st_ino == number
+    if lacking == "queue":
+        queue.unlink()
+        away.rename(queue)
+    queue.chmod(0o700)
+    for link in queue.iterdir():
+        link.unlink()
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    assert main(["finish"], pushing) == (lacking != "nothing")
+    told = "not all that was built was queued, the last time for '"
+    said = capfd.readouterr().err
+    assert (told in said) == (lacking != "nothing")
+    assert why in said
+
+
+def test_the_hook_does_without_the_checkout(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("push", "formats"):
+        shutil.copytree(Path(ci_job.__file__).parents[1] / name, checkout / name)
+    with monkeypatch.context() as patched:
+        patched.setattr(ci_job, "_CHECKOUT", checkout)
+        patched.setattr(subprocess, "Popen", Pushes(lambda: None))
+        assert main(["start"], pushing) == 0
+    shutil.rmtree(checkout)
+    (hook,) = (tmp_path / "nix").glob("nix-binary-cache-*-post-build-hook")
+    assert run_hook(hook, BUILT) == ""
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    assert [link.name for link in (directory / "queue").iterdir()] == [Path(BUILT).name]
 
 
 def test_the_secrets_of_a_job_that_queues_nothing_go_with_its_time_and_keep_nobody_out(
