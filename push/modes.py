@@ -54,26 +54,36 @@ def push_lines(session: Session, tell: Tell) -> int:
             told, so_far = time.monotonic(), None
         if _tell_failures(outcome, None):
             code = 1
-        for line in outcome.done:
-            put(line)
+        # Each that came: whoever sent one twice waits for two.
+        done = frozenset(outcome.done)
+        for line in lines:
+            if line in done:
+                put(line)
     if so_far is not None:
         tell(so_far)
     return code
 
 
 def _lines() -> Iterator[list[str]]:
-    """Yield the lines of standard input, together those that have come meanwhile."""
+    """Yield the lines of standard input as they are, together those that have come meanwhile.
+
+    What is blank is none.
+    """
     descriptor, rest, ended = sys.stdin.fileno(), b"", False
     while not ended:
         lines: list[str] = []
-        while not ended and (not lines or select.select([descriptor], [], [], 0)[0]):
-            block = os.read(descriptor, 1 << 16)
+        # Whoever gave it may have made it one that does not wait by itself.
+        while not ended and select.select([descriptor], [], [], 0 if lines else None)[0]:
+            try:
+                block = os.read(descriptor, 1 << 16)
+            except BlockingIOError:
+                # Another reader was there before.
+                continue
             ended = not block
             *whole, rest = (rest + block).split(b"\n")
             whole += [rest] if ended and rest else []
             # As names of files are decoded, whose bytes they are.
-            lines += [os.fsdecode(line.strip()) for line in whole]
-        lines = [line for line in lines if line]
+            lines += [os.fsdecode(line) for line in whole if line.strip()]
         if lines:
             yield lines
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -1121,7 +1122,7 @@ def test_a_line_is_written_again_with_its_bytes_whatever_the_locale(
     with os.fdopen(reader) as standard_input:
         monkeypatch.setattr(sys, "stdin", standard_input)
         with os.fdopen(writer, "wb") as given:
-            given.write(b" " + line + b"\r\nx\0y\n")
+            given.write(line + b"\nx\0y\n")
         ran = closure.push(options=["--stdin"])
     assert ran.code == 1
     assert ran.log.splitlines() == [
@@ -1130,6 +1131,75 @@ def test_a_line_is_written_again_with_its_bytes_whatever_the_locale(
         "path",
     ]
     assert output.getvalue() == line + b"\n"
+
+
+def test_a_line_that_comes_several_times_is_written_as_often(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [OTHER.path, LIBC.path, OTHER.path, store_path("gone").path, OTHER.path]
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        with os.fdopen(writer, "w") as given:
+            given.write("\n".join(lines))
+        ran = closure.push(options=["--stdin"])
+    assert ran.output.splitlines() == [line for line in lines if "gone" not in line]
+    assert ran.code == 1
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\r"])
+def test_a_blank_at_the_end_of_a_line_is_part_of_it(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch, blank: str
+) -> None:
+    """As a file's name can have it: the one without it is another one."""
+    link = f"{closure.home}/result"
+    os.symlink(OTHER.path, link)  # noqa: PTH211 (as the next)
+    os.symlink(LIBC.path, link + blank)  # noqa: PTH211 (`Path` takes no bytes)
+    given = f"{link}{blank}\n{OTHER.path}{blank}\n \t\r\n".encode()
+    reader, writer = os.pipe()
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output))
+    with os.fdopen(reader) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        with os.fdopen(writer, "wb") as writes:
+            writes.write(given)
+        ran = closure.push(options=["--stdin"])
+    assert ran.code == 1
+    assert "is neither a store path nor a link to one" in ran.log
+    assert output.getvalue() == f"{link}{blank}\n".encode()
+    assert narinfo_key(LIBC) in closure.server.objects
+    assert narinfo_key(OTHER) not in closure.server.objects
+
+
+def test_standard_input_that_does_not_wait_by_itself_is_waited_for(
+    closure: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    read, taken = os.read, [1]
+
+    def another_was_there_before(descriptor: int, size: int) -> bytes:
+        if descriptor == reader and taken:
+            taken.clear()
+            raise BlockingIOError
+        return read(descriptor, size)
+
+    monkeypatch.setattr(os, "read", another_was_there_before)
+
+    def feed() -> None:
+        with os.fdopen(writer, "w") as given:
+            for path in (OTHER, LIBC):
+                time.sleep(0.1)
+                given.write(f"{path.path}\n")
+                given.flush()
+
+    with os.fdopen(reader) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        thread = threading.Thread(target=feed)
+        thread.start()
+        ran = closure.push(options=["--stdin"])
+        thread.join()
+    assert (ran.code, ran.output.splitlines()) == (0, [OTHER.path, LIBC.path])
 
 
 def test_what_was_proven_long_ago_is_looked_for_again(
