@@ -76,12 +76,20 @@ class _Arguments:
                 self.paths.append(argument)
         if self.dry_run + self.stdin + (self.queue is not None) > 1:
             raise _refused("--dry-run, --stdin and --queue exclude one another; give one of them")
-        if self.paths and (self.stdin or self.queue is not None):
-            where = "standard input" if self.stdin else "its directory"
-            option = "--stdin" if self.stdin else "--queue"
-            raise _refused(f"{option} takes what is to be pushed from {where}; give no path")
+        self.check_no_paths(self.paths, "give no path")
         if self.stdin and self.config == "-":
             raise _refused("--stdin takes paths from standard input; give --config a file")
+
+    def check_no_paths(self, paths: Sequence[str], remedy: str) -> None:
+        """Refuse paths where what is to be pushed comes from elsewhere.
+
+        Raises:
+            PushError: there are some.
+        """
+        if paths and (self.stdin or self.queue is not None):
+            where = "standard input" if self.stdin else "its directory"
+            option = "--stdin" if self.stdin else "--queue"
+            raise _refused(f"{option} takes what is to be pushed from {where}; {remedy}")
 
 
 def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = None) -> int:
@@ -122,6 +130,7 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
         put(_USAGE.format(program=_PROGRAM, settings=text).rstrip("\n"))
         return 0
     settings = push_settings.read(_config(given.config, standard_input), given.paths)
+    given.check_no_paths(settings.paths, "leave path out of the settings")
     if not settings.paths and not given.stdin and given.queue is None:
         raise _refused("nothing to push; give a store path, or a link to one")
     nix = Nix(os.environ)

@@ -1408,6 +1408,16 @@ def test_a_wrong_command_line_is_one_sentence(
     assert said.out == ""
 
 
+@pytest.mark.parametrize("option", ["--stdin", "--queue"])
+def test_paths_among_the_settings_are_refused_where_others_are_pushed(
+    closure: Machine, tmp_path: Path, option: str
+) -> None:
+    options = [option, str(tmp_path)] if option == "--queue" else [option]
+    (line,) = closure.push(options=options, path=[OTHER.path]).refused()
+    assert line.startswith(f"push: settings: {option} takes what is to be pushed from ")
+    assert line.endswith("; leave path out of the settings")
+
+
 def test_nothing_to_push_is_refused(machine: Machine) -> None:
     assert machine.push().refused() == [
         "push: settings: nothing to push; give a store path, or a link to one"
