@@ -35,6 +35,10 @@ _LEFT_OUT = frozenset(
     }
 )
 
+NEEDED = ("_ssl", "dataclasses", "hmac", "http", "json", "pyexpat", "queue", "ssl", "xml")
+"""What the push needs of the standard library and some Pythons lack: Debian's python3-minimal, or
+those that were made without OpenSSL. They are looked for and not loaded, which takes no time."""
+
 # Single-quoted on one line, without quotes, backslashes and exclamation marks: csh, fish and zsh
 # read such a text as sh does.
 _FIND_PYTHON = (
@@ -42,7 +46,9 @@ _FIND_PYTHON = (
     "$HOME/.nix-profile/bin:$HOME/.local/state/nix/profile/bin; "
     "kept=${XDG_CACHE_HOME:-$HOME/.cache}/nix-binary-cache; "
     "try() { "
-    '"$1" -IS -c "import sys, zlib; sys.exit(sys.version_info < (3, 10))" '
+    '"$1" -IS -c "import sys, zlib; sys.exit(sys.version_info < (3, 10) or not all(any('
+    'one.find_spec(name) for one in sys.meta_path) for name in sys.argv[1:]))" '
+    f"{' '.join(NEEDED)} "
     "</dev/null >/dev/null 2>&1; "
     "}; "
     "for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 "
@@ -55,8 +61,8 @@ _FIND_PYTHON = (
     "nix --extra-experimental-features nix-command "
     'build --out-link "$kept/python" -f "<nixpkgs>" python3 </dev/null >/dev/null 2>&1; '
     'try "$kept/python/bin/python3" && exec "$kept/python/bin/python3" -IS -c "$0" "$@"; '
-    'echo "push: prepare: this machine has no Python 3.10 or newer with zlib, and Nix could not '
-    "build one; "
+    'echo "push: prepare: this machine has no Python 3.10 or newer with zlib, ssl, xml and all '
+    "else of its library, and Nix could not build one; "
     'install it, on NixOS by environment.systemPackages = [ pkgs.python3 ]" >&2; '
     "exit 1"
 )

@@ -159,8 +159,9 @@ def test_where_nix_cannot_build_a_python_one_sentence_says_what_to_do(
     with hidden(machine, "python3*"):
         refused = push(machine, bucket, closure, "NIX_PATH=nixpkgs=/nowhere").refused()
     assert refused == (
-        "push: prepare: this machine has no Python 3.10 or newer with zlib, and Nix could not "
-        "build one; install it, on NixOS by environment.systemPackages = [ pkgs.python3 ]"
+        "push: prepare: this machine has no Python 3.10 or newer with zlib, ssl, xml and all else "
+        "of its library, and Nix could not build one; install it, on NixOS by "
+        "environment.systemPackages = [ pkgs.python3 ]"
     )
 
 

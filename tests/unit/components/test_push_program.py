@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from components.push_program import (
+    NEEDED,
     PROGRAM_KEY,
     archive,
     bare,
@@ -285,6 +286,54 @@ def test_a_python_without_zlib_is_passed_over(tmp_path: Path) -> None:
     whole.symlink_to(sys.executable)
     done = run_on_a_builder(sent(USES_ZLIB), "/link", environment=only(tmp_path))
     assert done.stdout == b"zlib\n", done.stderr
+
+
+@pytest.mark.parametrize("lacking", NEEDED)
+def test_a_python_without_all_that_the_push_needs_is_passed_over(
+    tmp_path: Path, lacking: str
+) -> None:
+    minimal, whole = tmp_path / "python3", tmp_path / "python3.11"
+    run = (
+        "import sys; "
+        "less = lambda one, find: type(one.__name__, (), dict(find_spec=lambda name, *a: "
+        f"None if name == '{lacking}' else find(name, *a))); "
+        "sys.meta_path[:] = [less(one, one.find_spec) for one in sys.meta_path]; "
+        "exec(sys.argv.pop(1))"
+    )
+    minimal.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -IS -c "{run}" "$@"\n')
+    minimal.chmod(0o755)
+    program = "import sys; print(sys.meta_path[0])\n"
+    environment = only(tmp_path)
+    done = run_on_a_builder(sent(program), "/link", environment=environment)
+    assert b"has no Python 3.10 or newer with zlib, ssl, xml and all" in done.stderr
+    whole.symlink_to(sys.executable)
+    done = run_on_a_builder(sent(program), "/link", environment=environment)
+    assert done.stdout == b"<class '_frozen_importlib.BuiltinImporter'>\n", done.stderr
+
+
+IN_EVERY_PYTHON = frozenset(
+    {
+        "__future__", "base64", "binascii", "collections", "contextlib", "datetime", "errno",
+        "fcntl", "functools", "hashlib", "heapq", "importlib", "io", "ipaddress", "itertools",
+        "marshal", "math", "os", "pathlib", "re", "select", "shutil", "signal", "socket", "stat",
+        "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "types", "typing",
+        "urllib", "zipfile",
+    }
+)  # fmt: skip
+"""Of what the push imports: what Debian's `python3-minimal` has (its list of files, 3.11)."""
+DONE_WITHOUT = frozenset({"bz2"})
+"""What the push does without where it is lacking."""
+
+
+def test_whatever_the_push_imports_is_looked_for_where_a_python_may_lack_it() -> None:
+    with zipfile.ZipFile(io.BytesIO(archive())) as file:
+        texts = [file.read(name).decode() for name in file.namelist()]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    names = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported = {name.partition(".")[0] for name in names} - {"formats", "push", "zlib"}
+    # Those of C that come with others, and are left out by themselves.
+    assert imported == IN_EVERY_PYTHON | DONE_WITHOUT | set(NEEDED) - {"_ssl", "pyexpat"}
 
 
 USES_ZLIB = "import zlib; print(zlib.__name__)\n"
