@@ -18,8 +18,9 @@ from typing import TypeVar
 
 from formats.error import FormatError
 from formats.narinfo import NarInfo, listing_of, log_of
+from formats.printable import SHOWN, printable
 from formats.s3 import parse_copy
-from formats.store_path import is_base_name
+from formats.store_path import STORE_DIR, is_base_name
 from push.bucket import LISTING_TYPE, LOG_TYPE, Bucket
 from push.connection import Answer, FileSlice, Request
 from push.failure import Failure
@@ -54,6 +55,7 @@ class Beside:
         self._today = today
         self._failures: list[str] = []
         self._given_up = False
+        self._store_is_here: bool | None = None
         self._listed: Mapping[str, Present] | None = None
         self._listed_logs: Mapping[str, Present] | None = None
         self.listings = 0
@@ -166,6 +168,9 @@ class Beside:
         for path in paths:
             content = nar_listing(path.path, path.nar_size)
             if content is not None and len(content) <= _LARGEST_LISTING:
+                # Asked here, since some paths have no listing and would let each push ask.
+                if not requests and not self._lists_what_nix_has():
+                    return
                 key = listing_of(path.path)
                 requests.append(self._bucket.write_beside(key, LISTING_TYPE, content))
                 size += len(content)
@@ -173,6 +178,22 @@ class Beside:
                 self.listings += len(self._ask(requests))
                 requests, size = [], 0
         self.listings += len(self._ask(requests))
+
+    def _lists_what_nix_has(self) -> bool:
+        """Whether the files that a listing is made of are those of the store that is pushed."""
+        if self._store_is_here is not None:
+            return self._store_is_here
+        self._store_is_here = False
+        try:
+            elsewhere = self._nix.store_elsewhere()
+        except (NixError, OSError) as error:
+            self._failures.append(str(error))
+            return False
+        if elsewhere is not None:
+            named = printable(elsewhere, SHOWN)
+            self._failures.append(f"no listings of what Nix has in '{named}', not in {STORE_DIR}")
+        self._store_is_here = elsewhere is None
+        return self._store_is_here
 
     def _write_logs(self, keys: Sequence[str]) -> None:
         for names in self._portions_of_logs([key.rpartition("/")[2] for key in keys]):

@@ -22,7 +22,8 @@ def nar_listing(path: str, nar_size: int) -> bytes | None:
     """Return the listing of a store path, None where it has none that is sound.
 
     Args:
-        path: the path, in this machine's file system.
+        path: the path, in this machine's file system: it is for the caller to know that Nix has
+            its files there.
         nar_size: bytes of its NAR, as the store knows them.
     """
     walk = _Walk()

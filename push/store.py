@@ -337,6 +337,25 @@ class Nix:
                     return size if stored <= most_stored and size <= most else None
         return None
 
+    def store_elsewhere(self) -> str | None:
+        """Return Nix's setting of a store whose files may not lie in `STORE_DIR`; None for others.
+
+        What a daemon has elsewhere nobody tells. Source: Nix, `src/libstore/store-open.cc`, where
+        `auto` is a store in the user's home only on a machine that has no state of Nix's.
+
+        Raises:
+            NixError: it does not tell.
+        """
+        # Of before Nix 2.20; later ones know it by this name, too.
+        told = re.search(r"(?m)^store = (.*)$", self._run(["show-config"]))
+        if told is None:
+            raise NixError("nix show-config does not tell the store")
+        state = Path(self._environment.get("NIX_STATE_DIR") or "/nix/var/nix")
+        # Some versions write the short names as the addresses that they stand for.
+        name = told[1].removesuffix("://")
+        here = name in ("daemon", "unix", "local") or (told[1] == "auto" and state.is_dir())
+        return None if here else told[1]
+
     def copy_logs(self, directory: Path, derivations: Sequence[str]) -> None:
         """Write build logs where Nix takes `directory` for a cache.
 

@@ -62,6 +62,41 @@ def shown(client: ThrowawayBuilder, cache: str, command: str) -> str:
     return client.run(f"{script} --store {cache}").stdout
 
 
+@pytest.mark.parametrize("variable", ["NIX_REMOTE='{}'", "NIX_CONFIG='store = {}'"])
+def test_a_store_below_another_root_gets_no_listing_of_what_lies_in_this_ones(
+    builder: ThrowawayBuilder, bucket: CacheBucket, variable: str
+) -> None:
+    # As large, with a file that the one below does not have.
+    path = builder.run(
+        f"""set -eu
+        cd $(mktemp -d) && mkdir there && head -c 300 /dev/urandom >there/file
+        path=$(nix-store --add there)
+        {NIX} copy --no-check-sigs --to 'local?root=/srv/chroot' $path >&2
+        nix-store --delete $path >&2
+        mkdir $path && head -c 300 /dev/zero >$path/FILE
+        echo $path"""
+    ).stdout.strip()
+    try:
+        where = variable.format("local?root=/srv/chroot")
+        ran = bucket.push(builder, path, environment=where, **BOTH)
+        ran.succeeded()
+        assert narinfo_of(path) in bucket.objects()
+        # Some versions write it as local://.
+        assert re.search(r"no listings of what Nix has in 'local.*\?root=/srv/chroot'", ran.log)
+        assert listing_of(path) not in bucket.objects()
+        assert verify(bucket).problems == []
+    finally:
+        builder.run(f"rm -r {path}")
+
+
+@pytest.mark.parametrize("store", ["auto", "local"])
+def test_a_store_of_a_usual_name_gets_listings(
+    builder: ThrowawayBuilder, bucket: CacheBucket, path: str, store: str
+) -> None:
+    bucket.push(builder, path, environment=f"NIX_REMOTE={store}", **BOTH).succeeded()
+    assert listing_of(path) in bucket.objects()
+
+
 def test_a_listing_and_a_log_are_what_nix_itself_writes(
     builder: ThrowawayBuilder, bucket: CacheBucket, path: str
 ) -> None:

@@ -79,6 +79,8 @@ class StoneNix:
     """What Nix says where it is to compare them."""
     logs: dict[str, bytes] = field(default_factory=dict)
     """Build logs by the derivation's base name."""
+    store: str = "daemon"
+    """The setting."""
     asked: list[str] = field(default_factory=list)
     """Command lines."""
     DEVNULL = PIPE = -1
@@ -93,6 +95,8 @@ class StoneNix:
         try:
             if "--version" in arguments:
                 return Ran(0, "nix (Nix) 2.34.8\n", "")
+            if "show-config" in arguments:
+                return Ran(0, f"show-trace = false\nstore = {self.store}\nsubstitute = true\n", "")
             if "path-info" in arguments:
                 return Ran(0, json.dumps(self._closure(paths)), "")
             if "sign" in arguments:

@@ -502,6 +502,45 @@ def test_a_push_does_not_fail_for_what_lies_beside(logging: Machine, status: int
     )
 
 
+@pytest.mark.parametrize(
+    ("store", "here"),
+    [
+        ("daemon", True),
+        ("local", True),
+        ("unix://", True),
+        ("local://", True),
+        ("auto", True),
+        ("auto", False),
+        ("local?root=/srv/chroot", False),
+        ("local://?root=/srv/chroot", False),
+        ("/srv/chroot", False),
+        ("unix:///srv/socket", False),
+        ("ssh-ng://other", False),
+    ],
+)
+def test_a_listing_is_made_only_where_nix_has_its_files_where_they_are_read(
+    logging: Machine, monkeypatch: pytest.MonkeyPatch, store: str, here: bool
+) -> None:
+    """Another store of the machine can have other files of the same name and size."""
+    state = logging.home / "state"
+    monkeypatch.setenv("NIX_STATE_DIR", str(state))
+    if here:
+        state.mkdir()
+    logging.nix.store = store
+    ran = logging.push(TOP, **BOTH)
+    assert ran.counts() == (4, 0, 0, 0, 0)
+    keys = beside(logging.server).keys()
+    assert (listing_of(TOP.path) in keys, f"log/{TOP.base_name}.drv" in keys) == (here, True)
+    told = f"beside: 1 times not: no listings of what Nix has in '{store}', not in /nix/store; "
+    assert (told in ran.log) == (not here)
+    # Where there is nothing to be listed, nothing is asked.
+    logging.nix.store = "daemon"
+    logging.push(TOP, **BOTH)
+    logging.nix.asked.clear()
+    logging.push(TOP, **BOTH).counts()
+    assert not [one for one in logging.nix.asked if "show-config" in one]
+
+
 def test_a_log_that_goes_meanwhile_is_no_failure(logging: Machine) -> None:
     logging.nix.logs.clear()
     ran = logging.push(TOP, **BOTH)
