@@ -22,6 +22,16 @@ COMPRESSIONS = {
 }
 """By the name that Nix and narinfos have for it. The first is the default."""
 
+SUFFIXES = {
+    **{name: one.suffix for name, one in COMPRESSIONS.items()},
+    "br": ".br",
+    "bzip2": ".bz2",
+    "lz4": ".lz4",
+    "lzip": ".lzip",
+}
+"""What Nix has a NAR's name end with after `.nar`, for compressions that have a suffix of their own
+(`src/libstore/binary-cache-store.cc`). For others it writes none."""
+
 READABLE = frozenset(
     {
         *COMPRESSIONS,

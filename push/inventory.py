@@ -1,10 +1,10 @@
 """What the bucket has of a closure, and what it lacks.
 
 An own path is whole if the bucket has a narinfo for it that says what this machine's store says,
-with a good signature of ours, and its NAR, in the size that the narinfo gives. What another builder
-with the same key made of the path counts too, if the signature is good and it refers to nothing
-that comes later in the closure: builds are not always reproducible, and two builders would
-otherwise replace each other's work for ever. All else is missing, and pushed.
+with a good signature of ours, and its NAR, in the size and of the compression that the narinfo
+gives. What another builder with the same key made of the path counts too, if the signature is good
+and it refers to nothing that comes later in the closure: builds are not always reproducible, and
+two builders would otherwise replace each other's work for ever. All else is missing, and pushed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from formats import ed25519
-from formats.compression import COMPRESSIONS
+from formats.compression import SUFFIXES
 from formats.error import FormatError
 from formats.http_date import parse_http_date
 from formats.keys import PublicKey
 from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, narinfo_of
+from formats.nix32 import sha256_to_nix32
 from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
@@ -120,7 +121,21 @@ def largest_narinfo(path: StorePath) -> int:
 
 def facts(path: StorePath, key: PublicKey) -> str:
     """Return the digest of what a narinfo must say of a path to be ours."""
-    return digest(path.fingerprint, str(key))
+    return digest(path.fingerprint, str(key), path.content_address or "")
+
+
+def says_the_same(narinfo: NarInfo, path: StorePath) -> bool:
+    """Tell whether a narinfo says of a path what this machine's store says."""
+    return narinfo.fingerprint == path.fingerprint and _may_have_its_address(narinfo, path)
+
+
+def _may_have_its_address(narinfo: NarInfo, path: StorePath) -> bool:
+    """Tell whether a narinfo's content address, which nothing signs, is no other than the path's.
+
+    One that has none is as good: what a client verifies then is the signature. Two builders, of
+    which one knows the address, would otherwise replace each other's work for ever.
+    """
+    return narinfo.content_address in (None, path.content_address)
 
 
 class FirstLook:
@@ -272,6 +287,7 @@ class Look:
             signatures: our signature over what the store says, by path, of paths in `contents`.
         """
         held, missing = [], []
+        hashes: dict[str, set[str]] = {}
         for path in own:
             key = narinfo_key(path)
             there = present.get(key)
@@ -280,20 +296,26 @@ class Look:
                 continue
             remembered = self._remembered(path, there)
             if remembered is not None:
-                held.append(_remembered_path(path, there, remembered))
-                continue
-            one = self._judged(path, there, contents.get(key, b""), signatures.get(path.path))
-            if one is None:
-                missing.append(Missing(path, "broken"))
+                one, nar_hash = _remembered_path(path, there, remembered), path.nar_hash
             else:
-                held.append(one)
-        return held, missing
+                narinfo = parsed(path.path, contents.get(key, b""))
+                judged = None
+                if narinfo is not None:
+                    judged = self._judged(path, there, narinfo, signatures.get(path.path))
+                if narinfo is None or judged is None:
+                    missing.append(Missing(path, "broken"))
+                    continue
+                one, nar_hash = judged, narinfo.nar_hash
+            held.append(one)
+            hashes.setdefault(one.nar, set()).add(sha256_to_nix32(nar_hash))
+        # One file is not two NARs; whose it is, only its content tells.
+        missing += [Missing(one.path, "broken") for one in held if len(hashes[one.nar]) > 1]
+        return [one for one in held if len(hashes[one.nar]) == 1], missing
 
     def _judged(
-        self, path: StorePath, there: Present, content: bytes, signature: str | None
+        self, path: StorePath, there: Present, narinfo: NarInfo, signature: str | None
     ) -> Held | None:
-        narinfo = parsed(path.path, content)
-        if narinfo is None or narinfo.file_size is None:
+        if narinfo.file_size is None or not _may_have_its_address(narinfo, path):
             return None
         held = Held(
             path,
@@ -397,14 +419,37 @@ def parsed(store_path: str, content: bytes) -> NarInfo | None:
         narinfo = NarInfo.parse(content.decode("ascii"))
     except (FormatError, UnicodeDecodeError):
         return None
-    compression = COMPRESSIONS.get(narinfo.compression)
     fits = (
         narinfo.store_path == store_path
         and narinfo.file_size is not None
         and is_nar_key(narinfo.url)
-        and (compression is None or narinfo.url.endswith(f".nar{compression.suffix}"))
+        and _names_its_compression(narinfo)
+        and _names_its_hash(narinfo)
     )
     return narinfo if fits else None
+
+
+def _names_its_compression(narinfo: NarInfo) -> bool:
+    """Tell whether the NAR's name ends as those of its compression do."""
+    suffix = SUFFIXES.get(narinfo.compression)
+    if suffix is not None:
+        return narinfo.url.endswith(f".nar{suffix}")
+    return not any(narinfo.url.endswith(f".nar{one}") for one in SUFFIXES.values() if one)
+
+
+def _names_its_hash(narinfo: NarInfo) -> bool:
+    """Tell whether the NAR's name, if it is a hash, is that of the file, as Nix has it.
+
+    Other programs name NARs by the hash of what is in them.
+    """
+    if narinfo.file_hash is None:
+        return True
+    name = narinfo.url.removeprefix("nar/").partition(".")[0]
+    try:
+        named = sha256_to_nix32(f"sha256:{name}")
+    except FormatError:
+        return True
+    return named in (sha256_to_nix32(narinfo.file_hash), sha256_to_nix32(narinfo.nar_hash))
 
 
 def signed_by(narinfo: NarInfo, key: PublicKey, most: int = _MOST_OWN_SIGNATURES) -> bool:

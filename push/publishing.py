@@ -21,6 +21,7 @@ from push.inventory import (
     largest_narinfo,
     narinfo_key,
     parsed,
+    says_the_same,
     signed_by,
 )
 from push.memory import Memory, RememberedNarInfo
@@ -369,7 +370,7 @@ class Publication:
         if (
             narinfo is None
             or narinfo.url != held.nar
-            or narinfo.fingerprint != held.path.fingerprint
+            or not says_the_same(narinfo, held.path)
             or not signed_by(narinfo, self._settings.public_key)
         ):
             self._again([held.path])

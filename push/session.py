@@ -28,6 +28,7 @@ from push.inventory import (
     list_page,
     narinfo_key,
     parsed,
+    says_the_same,
     verify_key,
 )
 from push.memory import Memory, RememberedNarInfo, digest
@@ -383,7 +384,7 @@ class Session:
         alike = []
         for path in own:
             narinfo = parsed(path.path, contents.get(narinfo_key(path), b""))
-            if narinfo is not None and narinfo.fingerprint == path.fingerprint:
+            if narinfo is not None and says_the_same(narinfo, path):
                 alike.append(path)
         signatures: dict[str, str] = {}
         if alike:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formats.compression import READABLE
 from formats.keys import PublicKey
 from formats.narinfo import NarInfo
 from formats.nix32 import NIX32_ALPHABET, nix32_encode
@@ -133,6 +134,18 @@ def test_an_empty_bucket_lacks_everything(bench: Bench) -> None:
         content_of(narinfo_of(LIBRARY, url="nar/x.nar.xz")),
         content_of(narinfo_of(LIBRARY, url="nar/x.nar", compression="xz")),
         content_of(narinfo_of(LIBRARY, url="nar/x.nar.zst", compression="none")),
+        content_of(narinfo_of(LIBRARY, content_address=f"fixed:r:sha256:{'1' * 52}")),
+        content_of(narinfo_of(LIBRARY, content_address=f"text:sha256:{'1' * 52}")),
+        content_of(
+            narinfo_of(LIBRARY, nar_size=1001, content_address=f"fixed:r:sha256:{'1' * 52}")
+        ),
+        content_of(narinfo_of(LIBRARY, file_hash=f"sha256:{'1' * 52}")),
+        *(
+            content_of(narinfo_of(LIBRARY, compression=name))
+            for name in sorted(READABLE - {"zstd"})
+        ),
+        content_of(narinfo_of(LIBRARY)).replace(b"Compression: zstd\n", b""),
+        content_of(narinfo_of(LIBRARY)).replace(b"Compression: zstd\n", b"Compression: \n"),
         content_of(narinfo_of(LIBRARY, nar_size=1001, key=SecretKey.generate("cache.test-1"))),
         content_of(narinfo_of(LIBRARY, nar_size=1001, key=SecretKey.generate("other-1"))),
         content_of(narinfo_of(LIBRARY, references=(f"{'0' * 32}-gone",))),
@@ -153,7 +166,22 @@ def test_what_is_not_what_a_push_writes_is_broken(bench: Bench, content: bytes) 
         ({}, True),
         ({"url": "nar/x.nar", "compression": "none"}, True),
         ({"url": "nar/x.nar.xz", "compression": "xz"}, True),
-        ({"url": "nar/x.y", "compression": "br"}, True),
+        ({"url": "nar/x.nar.bz2", "compression": "bzip2"}, True),
+        ({"url": "nar/x.nar.br", "compression": "br"}, True),
+        ({"url": "nar/x.nar.lz4", "compression": "lz4"}, True),
+        ({"url": "nar/x.nar.lzip", "compression": "lzip"}, True),
+        ({"url": "nar/x.nar", "compression": "gzip"}, True),
+        ({"url": "nar/x.nar.gz", "compression": "gzip"}, True),
+        ({"url": "nar/x.nar.lzo", "compression": "lzop"}, True),
+        ({"url": "nar/x.nar.xz", "compression": "gzip"}, False),
+        ({"url": "nar/x.nar.lz4", "compression": "br"}, False),
+        ({"url": "nar/x.nar", "compression": "br"}, False),
+        ({"url": "nar/x.nar", "compression": "bzip2"}, False),
+        ({"url": "nar/x.y", "compression": "br"}, False),
+        ({"url": f"nar/{'1' * 52}.nar.zst"}, False),
+        ({"url": f"nar/{'1' * 52}.nar.zst", "file_hash": None}, True),
+        ({"url": f"nar/{'0' * 64}.nar.zst", "file_hash": f"sha256:{'0' * 52}"}, True),
+        ({"url": f"nar/{LIBRARY.nar_hash.removeprefix('sha256:')}.nar.zst"}, True),
         ({"store_path": TOOL.path}, False),
         ({"file_size": None}, False),
         ({"url": "nar/../x.nar.zst"}, False),
@@ -171,6 +199,32 @@ def test_a_narinfo_is_of_its_path_and_leads_to_a_nar_of_its_compression(
 ) -> None:
     """Whether there is such a NAR in the bucket is another question."""
     assert (parsed(LIBRARY.path, content_of(narinfo_of(LIBRARY, **changes))) is not None) is fits
+
+
+def test_one_nar_of_two_paths_is_at_least_one_of_them_without(bench: Bench) -> None:
+    """What is remembered counts as it counts for itself."""
+    library, tool = narinfo_of(LIBRARY), narinfo_of(TOOL)
+    bench.has(library, tool)
+    bench.has(replace(library, url=tool.url, file_hash=tool.file_hash))
+    assert reasons(bench.look()) == {path.path: "broken" for path in CLOSURE}
+    bench.memory = remembering(TOOL)
+    assert reasons(bench.look()) == {path.path: "broken" for path in CLOSURE}
+
+
+def test_two_paths_of_one_content_have_one_nar(bench: Bench) -> None:
+    twin = replace(store_path("twin"), nar_hash=LIBRARY.nar_hash)
+    library = narinfo_of(LIBRARY)
+    bench.has(library, narinfo_of(twin, url=library.url, file_hash=library.file_hash))
+    assert bench.look([LIBRARY, twin]).missing == []
+
+
+def test_a_content_address_may_be_left_out(bench: Bench) -> None:
+    """What a client verifies then is the signature."""
+    known = replace(LIBRARY, content_address=f"fixed:r:sha256:{'1' * 52}")
+    bench.has(narinfo_of(LIBRARY))
+    assert bench.look([known]).missing == []
+    bench.has(narinfo_of(known))
+    assert bench.look([known]).missing == []
 
 
 def test_a_field_that_is_not_known_decides_nothing(bench: Bench) -> None:
@@ -345,10 +399,11 @@ def test_facts_are_of_what_is_signed_and_of_the_key() -> None:
         facts(replace(TOOL, nar_hash=f"sha256:{'1' * 52}"), KEY.public_key),
         facts(replace(TOOL, references=()), KEY.public_key),
         facts(LIBRARY, KEY.public_key),
+        facts(replace(TOOL, content_address=f"fixed:r:sha256:{'1' * 52}"), KEY.public_key),
         facts(TOOL, PublicKey("cache.test-2", KEY.public_key.data)),
         facts(TOOL, PublicKey("cache.test-1", bytes(32))),
     ]
-    assert len({facts(TOOL, KEY.public_key), *others}) == 7
+    assert len({facts(TOOL, KEY.public_key), *others}) == 8
     assert facts(replace(TOOL, deriver="x"), KEY.public_key) == facts(TOOL, KEY.public_key)
 
 

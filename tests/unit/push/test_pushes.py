@@ -970,7 +970,8 @@ def test_a_nar_that_is_damaged_or_old_is_sent_again(closure: Machine, days_old: 
 
 
 def test_two_paths_with_the_same_nar_share_it(machine: Machine) -> None:
-    one, other = store_path("one"), store_path("twin")
+    one = store_path("one")
+    other = replace(store_path("twin"), nar_hash=one.nar_hash)
     machine.has(one, other)
     machine.nix.contents[other.path] = one.path
     assert machine.push(one, other).counts() == (2, 0, 0, 0, 0)
