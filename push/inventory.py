@@ -216,6 +216,9 @@ class Look:
                 del present[key]
             else:
                 contents[key] = answer.body
+                if answer.etag != present[key].etag:
+                    # Another push has written it since it was listed.
+                    present[key] = Present(present[key].size, answer.etag, day_of(answer))
         return present, contents
 
     def _ask_for_narinfos(

@@ -393,6 +393,39 @@ def test_a_memory_of_something_else_counts_for_nothing(
     assert narinfo_key(TOOL) in {seen.key for seen in server.seen}
 
 
+def test_a_narinfo_that_is_replaced_once_it_is_listed_is_the_one_that_was_read(
+    bench: Bench,
+) -> None:
+    """The ETag is that of the content: paired with another, memory would be wrong about it."""
+    bench.has(*map(narinfo_of, CLOSURE), days_old=3)
+    key, new = narinfo_key(TOOL), narinfo_of(TOOL, url="nar/x.nar.xz", compression="xz")
+
+    def replaced(seen: Seen) -> None:
+        if seen.method == "GET" and seen.key == key:
+            bench.has(new)
+
+    bench.server.script = replaced
+    bench.server.put(new.url, b"", size=new.file_size)
+    inventory = bench.look()
+    assert inventory.missing == []
+    held = {one.path: one for one in inventory.held}
+    assert held[TOOL].nar == new.url
+    assert held[TOOL].narinfo_etag == hashlib.md5(content_of(new)).hexdigest()
+    assert (held[TOOL].narinfo_day, held[LIBRARY].narinfo_day) == (TODAY, "2026-11-23")
+
+
+def test_a_narinfo_that_was_read_without_an_etag_is_not_remembered(bench: Bench) -> None:
+    """What the listing says may be of another one."""
+    bench.has(*map(narinfo_of, CLOSURE))
+    content = content_of(narinfo_of(TOOL))
+    bench.server.script = lambda seen: (
+        Reply(200, {}, content) if seen.key == narinfo_key(TOOL) else None
+    )
+    held = {one.path: one for one in bench.look().held}
+    assert held[TOOL].narinfo_etag is None
+    assert held[LIBRARY].narinfo_etag is not None
+
+
 def test_facts_are_of_what_is_signed_and_of_the_key() -> None:
     others = [
         facts(replace(TOOL, nar_size=1), KEY.public_key),
