@@ -27,7 +27,7 @@ from formats.s3 import Listing, parse_listing
 from push.bucket import Bucket, Listed
 from push.connection import Answer, Request
 from push.failure import PushError
-from push.listing import LOG_KEYS, NAR_KEYS, NARINFO_KEYS, HashedKeys, worth_listing
+from push.listing import LOG_KEYS, NAR_KEYS, NARINFO_KEYS, HashedKeys, most_pages, worth_listing
 from push.memory import Memory, RememberedNarInfo, digest
 from push.store import StorePath
 
@@ -397,20 +397,23 @@ def list_logs(bucket: Bucket, first: Listing, looks: int) -> dict[str, Present] 
 def _listed(
     bucket: Bucket, listed: Listed, keys: HashedKeys, first: Listing, looks: int
 ) -> dict[str, Present] | None:
-    """Return everything that a listing has; None where asking for single objects costs less."""
+    """Return everything that a listing has; None where asking for single objects costs less.
+
+    That may show only once it goes on and on, as that of a shared bucket does, or of a server that
+    lies: no listing ends a push, but one that goes back.
+    """
     found = _by_key(first)
     if not first.truncated or first.last_key is None or not looks:
         return found
-    pages = keys.pages(len(first.objects), first.last_key)
+    pages = keys.pages(first.last_key)
     if not worth_listing(pages, looks):
         return None
     parts = keys.parts(first.last_key, pages)
-    # Chance, and foreign keys, make some parts longer than a page; a lie, endless.
-    allowed = 4 * pages + 64
+    allowed = most_pages(looks)
     while parts:
         allowed -= len(parts)
         if allowed < 0:
-            raise PushError("list", "the server's listing does not end; see the server's log")
+            return None
         answers = bucket.gather([bucket.page(listed, start) for start, _ in parts])
         parts = _rest(parts, [_listing(answer) for answer in answers], found)
     return found

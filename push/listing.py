@@ -13,8 +13,8 @@ from formats.nix32 import NIX32_ALPHABET
 PAGE_IN_LOOKS = 30
 """A page of a thousand keys costs a server about as much as so many questions for one object."""
 
-_KEYS_EXPECTED = 800
-"""Keys a page is planned for: of a thousand, it leaves room for chance."""
+_SHARE_EXPECTED = 0.8
+"""How full a page is planned to be, of what the first one has: it leaves room for chance."""
 
 _DIGITS = 5
 
@@ -45,12 +45,12 @@ class HashedKeys:
             position, base = position * base - digit, 32
         return self.prefix + "".join(digits)
 
-    def pages(self, count: int, last_key: str) -> int:
-        """Return how many more pages there are, about, after one that ends with `last_key`."""
+    def pages(self, last_key: str) -> int:
+        """Return how many more pages there are, about, after the first, which ends so."""
         seen = self.position(last_key)
         if seen <= 0 or seen >= 1:
             return 1
-        return int(count * (1 - seen) / seen / _KEYS_EXPECTED) + 1
+        return int((1 - seen) / seen / _SHARE_EXPECTED) + 1
 
     def parts(self, last_key: str, pages: int) -> list[tuple[str, str | None]]:
         """Return where each of so many parts of the rest begins and ends; the last one is open."""
@@ -74,3 +74,12 @@ LOG_KEYS = HashedKeys("log/", 32)
 def worth_listing(pages: int, looks: int) -> bool:
     """Tell whether so many more pages cost less than as many questions for single objects."""
     return pages * PAGE_IN_LOOKS <= looks
+
+
+def most_pages(looks: int) -> int:
+    """Return how many more pages are listed before single objects are asked for after all.
+
+    Chance, and keys that are no hashes, make some parts longer than a page. What is listed in vain
+    costs at most twice what the questions do.
+    """
+    return 2 * (looks // PAGE_IN_LOOKS)
