@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from http import HTTPStatus
 
@@ -59,6 +59,11 @@ PROBE = "nix-cache-info"
 FEWEST, MOST = 8, 64
 """Connections at a time: near, more of them gain nothing; farther than 60 ms, the server's memory
 and this machine's handshakes cost more than they gain."""
+
+MOST_SKEW = timedelta(minutes=15)
+"""How far clocks may be apart: a server refuses what was signed by one that is further off
+(S3, `RequestTimeTooSkewed`), so a Date that is further off is not of the clock that has accepted.
+"""
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 _DENIALS = 3
@@ -273,8 +278,9 @@ class Transfers:
             except BodyError as error:
                 return partial(task.failed, Failure(request.step, str(error)))
             else:
-                self._note(answer)
+                self._window.widen(self._most())
                 if 200 <= answer.status < 300 or answer.status in request.expected:
+                    self._take_day(request, answer)
                     self._succeeded(request)
                     return lambda: task.done(answer)
                 if answer.status not in TRANSIENT:
@@ -362,17 +368,32 @@ class Transfers:
                 continue
             finally:
                 self._window.leave()
-            self._note(answer)
+            self._window.widen(self._most())
             if answer.status not in TRANSIENT:
                 return True
         return False
 
-    def _note(self, answer: Answer) -> None:
-        self._window.widen(self._most())
-        if answer.date is not None:
+    def _take_day(self, request: Request, answer: Answer) -> None:
+        """Take in the server's day from an answer to what it has accepted, and no error's.
+
+        Raises:
+            PushError: the answer is a listing, which nothing on the way keeps, and contradicts this
+                machine's clock.
+        """
+        skew = clock_skew(answer)
+        if answer.date is None or skew is None:
+            return
+        if abs(skew) <= MOST_SKEW:
             day = answer.date.date().isoformat()
             with self._lock:
                 self.day = max(self.day or day, day)
+        elif _kind(request) == _LIST:
+            raise PushError(
+                request.step,
+                f"this machine's clock differs by {abs(skew).total_seconds():.0f} seconds from the "
+                "Date that the server, or a proxy before it, answers with; set the clock that is "
+                "wrong",
+            )
 
     def _succeeded(self, request: Request) -> None:
         self._window.succeeded()

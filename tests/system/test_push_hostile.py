@@ -13,7 +13,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
@@ -478,6 +478,7 @@ def test_a_host_may_have_underscores(
     """Not MinIO's own, which refuses such a name, but a proxy's before it."""
     builder.run("grep -q my_minio /etc/hosts || echo 127.0.0.1 my_minio.home_lab >>/etc/hosts")
     with serving(StandIn()) as server:
+        server.now = datetime.now(timezone.utc)
         endpoint = server.url.replace("127.0.0.1", "my_minio.home_lab")
         bucket.push(builder, closure, endpoint=endpoint, bucket="cache").succeeded()
         hosts = {seen.headers["host"] for seen in server.seen}
@@ -542,6 +543,7 @@ def test_a_server_that_is_none_ends_a_push_soon_and_in_one_sentence(
 ) -> None:
     trust(builder, bucket.server)
     with serving(StandIn()) as server:
+        server.now = datetime.now(timezone.utc)
         server.script = script
         began = time.monotonic()
         pushed = bucket.push(builder, closure, endpoint=server.url, changed=HASTY)
@@ -556,6 +558,7 @@ def test_listings_without_end_a_date_of_another_age_and_false_etags_cost_only_wo
     builder: ThrowawayBuilder, bucket: CacheBucket, closure: str
 ) -> None:
     with serving(StandIn()) as server:
+        server.now = datetime.now(timezone.utc)
         server.script = never_ending_pages
         bucket.push(builder, closure, endpoint=server.url, bucket="cache").succeeded()
         signed = {key: one.content for key, one in server.objects.items() if "narinfo" in key}

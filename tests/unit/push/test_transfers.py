@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from unittest.mock import ANY
@@ -22,6 +22,7 @@ from push.transfers import (
     ATTEMPTS,
     FEWEST,
     MOST,
+    MOST_SKEW,
     PATIENCE_SECONDS,
     PROBE,
     Loop,
@@ -84,6 +85,65 @@ def pauses(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def quiet() -> None:
     """Do nothing where nothing has happened for a while."""
+
+
+# Which day it is.
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("status", [503, 500])
+def test_an_error_does_not_tell_which_day_it_is(
+    server: StandIn, client: Client, status: int
+) -> None:
+    """It may be a proxy's own, and no later answer could correct it."""
+    server.script = failing_once(
+        "a", Reply(status, {"Date": "Sun, 07 Feb 2106 06:28:15 GMT", "Retry-After": "0"})
+    )
+    client.ask(get("a"))
+    assert client.transfers.day == NOW.date().isoformat()
+
+
+SECOND = timedelta(seconds=1)
+LISTING = Request("list", "GET", "", query=(("list-type", "2"), ("max-keys", "1000")))
+
+
+@pytest.mark.parametrize(
+    "ahead", [MOST_SKEW + 5 * SECOND, -MOST_SKEW - 5 * SECOND, timedelta(days=-3)]
+)
+def test_a_listing_of_another_day_ends_the_push(
+    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    """Whose clock is wrong nobody knows; leases that are counted by it would end too early."""
+    monkeypatch.setattr("push.transfers.MOST_SKEW", MOST_SKEW)
+    server.now = datetime.now(timezone.utc) + ahead
+    with pytest.raises(
+        PushError,
+        match=r"^list: this machine's clock differs by \d+ seconds from the Date that the server, "
+        r"or a proxy before it, answers with; set the clock that is wrong$",
+    ):
+        client.ask(LISTING)
+    assert client.transfers.day is None
+
+
+@pytest.mark.parametrize("ahead", [MOST_SKEW - 5 * SECOND, 5 * SECOND - MOST_SKEW])
+def test_clocks_may_differ_by_what_a_signature_allows(
+    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    monkeypatch.setattr("push.transfers.MOST_SKEW", MOST_SKEW)
+    server.now = datetime.now(timezone.utc) + ahead
+    client.ask(LISTING)
+    assert client.transfers.day == server.now.date().isoformat()
+
+
+def test_one_object_of_another_day_tells_none(
+    server: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something on the way may have kept the answer, with its date."""
+    monkeypatch.setattr("push.transfers.MOST_SKEW", MOST_SKEW)
+    server.now = datetime.now(timezone.utc) + timedelta(days=1)
+    server.put("a", b"x")
+    assert client.ask(get("a"))[0].body == b"x"
+    assert client.transfers.day is None
 
 
 # What is tried again.
