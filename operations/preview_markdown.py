@@ -31,6 +31,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """What stands for a value that is known only afterwards (pulumi, `plugin.UnknownStringValue`)."""
 
 _NO_PREVIEW = "this is no preview; give what pulumi preview --json prints"
+_SHORTENED = r"(?:warning: )?data would be lost: (retention is shortened: [a-zA-Z0-9 ]+)"
 _LONGEST_VALUE = 160
 _MOST_ROWS = 12
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
@@ -133,7 +134,9 @@ def render(preview: Mapping[str, Any]) -> str:
     steps = _steps(preview)
     moving = [step for step in steps if step.operation not in _PASSED_OVER]
     sections = [f"### {_headline(preview, moving)}"]
-    losses = [f"- ⚠️ {loss}" for step in steps for loss in _losses(step, steps)]
+    lost = [loss for step in steps for loss in _losses(step, steps)]
+    lost += _shortened_by_adoption(preview, steps)
+    losses = [f"- ⚠️ {loss}" for loss in lost]
     if losses:
         sections.append("\n".join(["**Data would be lost:**", *losses]))
     closures = [f"- {line}" for line in _closures_in_words(moving)]
@@ -219,7 +222,7 @@ def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:
             f"signing key {key} is {verb}: only this state has it, and clients that trust no "
             "other key refuse what it did not sign"
         )
-    if step.type == _LIFECYCLE and step.after:
+    if step.type == _LIFECYCLE and step.after and "import" not in coming:
         former = step.before
         if "create" in coming:
             # What held for the bucket before; without one, nothing was promised.
@@ -227,6 +230,16 @@ def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:
             former = next(told, step.after)
         before, after = (expirations(inputs.get("rules") or ()) for inputs in (former, step.after))
         yield from shortenings(before, after)
+
+
+def _shortened_by_adoption(preview: Mapping[str, Any], steps: Sequence[Step]) -> Iterator[str]:
+    """Yield what the program says of an adopted bucket's own rules, which no step has."""
+    if any(step.type == _BUCKET and step.operation == "import" for step in steps):
+        for note in preview.get("diagnostics") or ():
+            text = " ".join(str(note.get("message", "")).split())
+            found = re.fullmatch(_SHORTENED, text)
+            if found is not None:
+                yield found[1]
 
 
 def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:

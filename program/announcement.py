@@ -93,6 +93,9 @@ def losses(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterato
                 f"signing key {name} is deleted: only this state has it, and clients that trust "
                 "no other key refuse what it did not sign"
             )
+    if settings.adopt_bucket and settings.bucket not in recorded.buckets:
+        # Whoever asks the server for the bucket's own rules tells what they let live longer.
+        return
     before = next(recorded.outputs(LIFECYCLE), {}).get("rules") or ()
     after = expiration_rules(settings.rule_days, settings.grace_days)
     yield from shortenings(expirations(before), {rule.prefix: rule.days for rule in after})

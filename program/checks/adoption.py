@@ -7,17 +7,21 @@ its secret where the settings give it. A key is adopted by `SigningKey`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
+from components.access import same_policy
+from components.binary_cache import anonymous_policy, nix_cache_info
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
 from formats.keys import KeyName, PublicKey
 from formats.narinfo import NarInfo
-from formats.printable import listed
+from formats.printable import listed, printable
 from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from program.checks import sampled
@@ -33,6 +37,8 @@ _LARGEST_INFO = 1 << 16
 _LONGEST = 100
 _NAMED = 5
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
+_READS = {"*", "s3:*", "s3:Get*", "s3:GetObject"}
+_UNUSUAL = "something unusual"
 
 
 def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded) -> None:
@@ -47,21 +53,17 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
 
     Raises:
         SettingError: clients would refuse what is there, because it was signed by another key of
-            the same name, or is for another store; or the cache's policy would take another's
-            place.
+            the same name, or is for another store; or the cache's policy would take the place of
+            one that grants more than reading, or not to everyone.
         ServerError: no answer, or the server refuses the user.
     """
-    _check_store(settings, server)
+    info = server.read(settings.bucket, "nix-cache-info", _LARGEST_INFO) or b""
+    _check_store(settings, info)
     _check_signatures(settings, keys, server, recorded)
-    policy = server.access(settings.bucket) if settings.bucket_policy else None
-    more = _rights_beyond_reading(policy)
-    if more and not settings.confirm_shared_bucket:
-        raise SettingError(
-            "bucket",
-            settings.bucket,
-            f"its policy grants {listed(more)}, and the cache's would take its place; grant it "
-            "elsewhere, or set confirmSharedBucket to true to let it go",
-        )
+    if settings.bucket_policy:
+        _check_policy(settings, server.access(settings.bucket))
+    for sentence in _lines_that_change(settings, info):
+        pulumi.log.info(sentence)
 
 
 def check_page(settings: Settings, server: Server) -> None:
@@ -83,9 +85,8 @@ def check_page(settings: Settings, server: Server) -> None:
         )
 
 
-def _check_store(settings: Settings, server: Server) -> None:
+def _check_store(settings: Settings, info: bytes) -> None:
     """Refuse a cache of a store that lies elsewhere: it would be told to be one of `/nix/store`."""
-    info = server.read(settings.bucket, "nix-cache-info", _LARGEST_INFO) or b""
     found = re.search(r"(?m)^StoreDir: *(\S+)", info.decode(errors="replace"))
     if found is not None and found[1] != STORE_DIR:
         raise SettingError(
@@ -96,19 +97,114 @@ def _check_store(settings: Settings, server: Server) -> None:
         )
 
 
-def _rights_beyond_reading(policy: str | None) -> list[str]:
-    """Return what a bucket's policy grants besides what a cache's does, or the canned ones do."""
+def _lines_that_change(settings: Settings, info: bytes) -> Iterator[str]:
+    """Yield what `nix-cache-info` says otherwise once it is the cache's own."""
+    text = info.decode(errors="replace")
+    for line in nix_cache_info(settings.want_mass_query, settings.priority).splitlines():
+        name, _, value = line.partition(": ")
+        found = re.search(rf"(?m)^{name}: *(\S+)", text)
+        if found is not None and found[1] != value:
+            yield f"nix-cache-info: {name}: {printable(found[1], _LONGEST)} → {value}"
+
+
+def _check_policy(settings: Settings, policy: str | None) -> None:
+    """Refuse a policy that is more, or less, than reading for everyone; tell who may read now."""
+    statements = _statements(policy)
+    more = [_UNUSUAL] if statements is None else _rights_beyond_reading(statements)
+    limits = list(_limits(settings.bucket, statements or ()))
+    if (more or limits) and not settings.confirm_shared_bucket:
+        what = " and ".join(
+            [
+                *([f"grants {listed(more)}"] if more else ()),
+                *([f"limits who may do what ({listed(limits)})"] if limits else ()),
+            ]
+        )
+        remedy = "grant it elsewhere" if not limits else "take a bucket of the cache's own"
+        raise SettingError(
+            "bucket",
+            settings.bucket,
+            f"its policy {what}, and the cache's would take its place; {remedy}, or set "
+            f"confirmSharedBucket to true to let {'them' if limits else 'it'} go",
+        )
+    if limits:
+        pulumi.log.warn(
+            f"bucket {settings.bucket}: its policy goes, which limits who may do what "
+            f"({listed(limits)})"
+        )
+    opened = not limits and any(
+        found.get("Effect") != "Deny" and _READS & {*_actions(found)} for found in statements or ()
+    )
+    if opened == settings.private:
+        pulumi.log.info(
+            f"access: bucket {settings.bucket} is open, and nobody reads it without a credential "
+            "any more"
+            if opened
+            else f"access: everyone may read all of bucket {settings.bucket} from now on; its "
+            "policy of before does not say so"
+        )
+
+
+def _statements(policy: str | None) -> Sequence[Mapping[str, Any]] | None:
+    """Return a bucket policy's statements; None where it has any that is not understood."""
     try:
-        statements = parse_foreign_json(policy or "{}").get("Statement", ())
-        granted = {
-            action
-            for statement in statements
-            for actions in [statement.get("Action", "something unusual")]
-            for action in ([actions] if isinstance(actions, str) else actions)
-        }
+        found = parse_foreign_json(policy or "{}").get("Statement", ())
+        statements = [found] if isinstance(found, dict) else list(found)
+        for statement in statements:
+            _actions(statement)
     except (ValueError, TypeError, AttributeError):
-        return ["something unusual"]
-    return sorted(str(action) for action in granted - _READING)
+        return None
+    return statements
+
+
+def _actions(statement: Mapping[str, Any]) -> list[str]:
+    return [str(action) for action in _listed(statement.get("Action", _UNUSUAL))]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _rights_beyond_reading(statements: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is granted besides what a cache's policy grants, or the canned ones do."""
+    granted = {
+        action
+        for statement in statements
+        if statement.get("Effect") != "Deny"
+        for action in _actions(statement)
+    }
+    return sorted(granted - _READING)
+
+
+def _limits(bucket: str, statements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield in words what is forbidden, or not granted to everyone for the whole bucket.
+
+    A cache's policy grants all that it grants without a limit.
+    """
+    closed = parse_foreign_json(anonymous_policy(bucket, download=False, listing=False))
+    if same_policy(json.dumps(closed["Statement"]), json.dumps(statements)):
+        # A private cache's own forbids what is never there.
+        return
+    arn = f"arn:aws:s3:::{bucket}"
+    everything = {"*", "arn:aws:s3:::*", f"{arn}*", f"{arn}/*"}
+    for statement in statements:
+        actions = listed(_actions(statement), _NAMED)
+        reads_objects = "s3:GetObject" in _actions(statement)
+        principal = statement.get("Principal", "*")
+        resources = {str(one) for one in _listed(statement.get("Resource", "*"))}
+        if statement.get("Effect") == "Deny":
+            yield f"denies {actions}"
+        elif statement.get("Condition"):
+            yield f"{actions} under a condition"
+        elif "NotPrincipal" in statement or not _is_everyone(principal):
+            yield f"{actions} for some users alone"
+        elif "NotResource" in statement or (reads_objects and not resources & everything):
+            yield f"{actions} for some objects alone"
+
+
+def _is_everyone(principal: Any) -> bool:
+    if isinstance(principal, Mapping):
+        principal = principal.get("AWS", ())
+    return "*" in _listed(principal)
 
 
 def _check_signatures(

@@ -63,7 +63,7 @@ def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recor
     for sentence in pinned.left_behind(settings, keys, server, recorded):
         pulumi.log.warn(sentence)
     versioned = expiry.check_versions(settings, server)
-    expiry.check(settings, server, lifecycle, own)
+    expiry.check(settings, server, lifecycle, own, adopted=not mine)
     if settings.given_users:
         given_users.look(settings, server)
     pins = pinned.targets_before(settings, server, recorded)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
 import pulumi
 
 from components.retention import (
+    NAR_FOLDER,
+    ExpirationRule,
     expiration_rules,
     expired_share,
     foreign_keys,
     foreign_rules,
+    is_folder,
     made_here,
     narinfo_days,
     same_prefixes,
+    shortenings,
 )
 from formats.printable import printable
 from program import former_names
@@ -30,7 +34,12 @@ _SHOWN, _LONGEST = 10, 80
 
 
 def check(
-    settings: Settings, server: Server, lifecycle: Lifecycle, own: Collection[str] = ()
+    settings: Settings,
+    server: Server,
+    lifecycle: Lifecycle,
+    own: Collection[str] = (),
+    *,
+    adopted: bool = False,
 ) -> None:
     """Refuse a lifecycle that would take what nobody has said may go.
 
@@ -42,6 +51,8 @@ def check(
         server: has the bucket.
         lifecycle: the bucket's, as it is.
         own: keys of what the stack has put into the bucket, whatever their names.
+        adopted: whether the bucket is none of the stack's yet: a preview then tells here, and not
+            by the state, which of its entries are to live shorter.
 
     Raises:
         SettingError: more than half of the entries would go at once, or anything that is no file
@@ -64,9 +75,23 @@ def check(
             keys.append(key)
     if before is None or before > days:
         _check_share(settings, days, before, written)
+    if adopted and written and pulumi.runtime.is_dry_run():
+        for loss in _shortened(settings, lifecycle.rules):
+            pulumi.log.warn(f"data would be lost: {loss}")
     if former_names.PAGE_KEY in keys and _is_a_caches_page(settings, server):
         keys.remove(former_names.PAGE_KEY)
     _check_foreign(settings, lifecycle, keys)
+
+
+def _shortened(settings: Settings, rules: Sequence[ExpirationRule]) -> Iterator[str]:
+    """Yield in words what a lifecycle of the settings takes sooner than a bucket's own rules."""
+    nars = [rule.days for rule in rules if NAR_FOLDER.startswith(rule.prefix)]
+    before = {"": narinfo_days(rules), NAR_FOLDER: min(nars, default=None)}
+    declared = expiration_rules(settings.rule_days, settings.grace_days)
+    after = {rule.prefix if is_folder(rule.prefix) else "": rule.days for rule in declared}
+    for place, days in before.items():
+        known = {} if days is None else {place: days}
+        yield from shortenings(known, {place: after[place]})
 
 
 def _is_a_caches_page(settings: Settings, server: Server) -> bool:

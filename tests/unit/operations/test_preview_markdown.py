@@ -102,8 +102,21 @@ def test_a_bucket_of_another_name_is_told_as_the_replacement_that_it_is(operatio
     )
     text = report(*steps)
     assert "- ⚠️ bucket `nix-cache` is replaced by another: every entry of the cache is" in text
-    shortened = "instead of 7" if operation == "create" else "lived for ever now expire after 3"
-    assert shortened in text
+    # What the rules of an adopted one were no step tells.
+    assert ("retention is shortened" in text) is (operation == "create")
+
+
+def test_what_an_adopted_bucket_loses_by_its_rules_is_told_by_the_program() -> None:
+    steps = (
+        step("import", BUCKET, None, {"bucket": "nix-cache"}),
+        step("create", LIFECYCLE, None, rules(7)),
+    )
+    assert "lost" not in report(*steps)
+    words = "retention is shortened: entries now expire after 7 days instead of 30"
+    note = {"severity": "warning", "message": f"warning: data would be lost: {words}"}
+    text = report(*steps, diagnostics=[note])
+    assert f"**Data would be lost:**\n- ⚠️ {words}\n" in text
+    assert text.count(words) == 1
 
 
 def test_a_bucket_of_another_name_whose_entries_live_as_long_shortens_nothing() -> None:

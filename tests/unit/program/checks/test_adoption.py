@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 import pulumi
 import pytest
@@ -232,6 +233,95 @@ def test_rights_of_others_do_not_go_unless_that_is_confirmed(
     check(monkeypatch, {}, policy=more, confirmSharedBucket=True)
     with pytest.raises(SettingError, match=r"its policy grants s3:DeleteObject, s3:PutObject, and"):
         check(monkeypatch, {}, policy=more, access="private")
+
+
+def statement(**changes: object) -> dict[str, object]:
+    """Return the statement of terraform's public-read policy, changed."""
+    reading = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject"}
+    return {**reading, "Resource": "arn:aws:s3:::nix-cache/*", **changes}
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *statements: object, **changes: Any) -> list[str]:
+    """Return what is said of adopting a bucket whose policy has these statements."""
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    monkeypatch.setattr(pulumi.log, "warn", told.append)
+    policy = json.dumps({"Statement": statements}) if statements else None
+    check(monkeypatch, {}, policy=policy, **changes)
+    return told
+
+
+MC_DOWNLOAD = (
+    {
+        "Effect": "Allow",
+        "Principal": {"AWS": ["*"]},
+        "Action": ["s3:GetBucketLocation", "s3:ListBucket"],
+        "Resource": ["arn:aws:s3:::nix-cache"],
+    },
+    statement(Principal={"AWS": ["*"]}, Action=["s3:GetObject"]),
+)
+"""What `mc anonymous set download` writes (RELEASE.2025-08-13)."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ({"Effect": "Deny", "Action": "s3:DeleteObject"}, "denies s3:DeleteObject"),
+        (
+            {"Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}},
+            "s3:GetObject under a condition",
+        ),
+        ({"Principal": {"AWS": "arn:aws:iam::1:user/a"}}, "s3:GetObject for some users alone"),
+        ({"Principal": 7, "Resource": {"a": 7}}, "s3:GetObject for some users alone"),
+        ({"Principal": {"CanonicalUser": "1"}}, "s3:GetObject for some users alone"),
+        (
+            {"Resource": ["arn:aws:s3:::nix-cache/public/*"]},
+            "s3:GetObject for some objects alone",
+        ),
+    ],
+)
+def test_a_bucket_that_is_not_open_to_everyone_is_opened_only_with_a_confirmation(
+    monkeypatch: pytest.MonkeyPatch, limit: dict[str, object], words: str
+) -> None:
+    limited = statement(**limit)
+    for access in ("public", "private"):
+        with pytest.raises(SettingError) as refused:
+            said(monkeypatch, statement(), limited, access=access)
+        assert f"its policy limits who may do what ({words}), and the" in str(refused.value)
+        assert "set confirmSharedBucket to true" in str(refused.value)
+    assert said(monkeypatch, limited, confirmSharedBucket=True) == [
+        f"bucket nix-cache: its policy goes, which limits who may do what ({words})",
+        "access: everyone may read all of bucket nix-cache from now on; its policy of before does "
+        "not say so",
+    ]
+
+
+def test_who_may_read_a_bucket_from_its_adoption_on_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everyone = {**statement(), "Sid": "PublicRead"}
+    for opened in ([everyone], MC_DOWNLOAD, [statement(Principal={"AWS": "*"})]):
+        assert said(monkeypatch, *opened) == []
+        assert said(monkeypatch, *opened, access="private") == [
+            "access: bucket nix-cache is open, and nobody reads it without a credential any more"
+        ]
+    # What a private cache of this program has.
+    closed = json.loads(anonymous_policy("nix-cache", False, False))["Statement"]
+    none: list[object] = []
+    for shut in (closed, none):
+        assert said(monkeypatch, *shut, access="private") == []
+        (sentence,) = said(monkeypatch, *shut)
+        assert sentence.startswith("access: everyone may read all of bucket nix-cache from now on")
+
+
+def test_what_the_caches_own_description_says_otherwise_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    info = b"StoreDir: /nix/store\nPriority: 10\x1b[2J\n"
+    check(monkeypatch, {"nix-cache-info": info}, access="private")
+    assert told == ["nix-cache-info: Priority: 10?[2J → 40"]
 
 
 def test_a_cache_of_another_store_is_not_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
