@@ -202,7 +202,14 @@ def _headline(preview: Mapping[str, Any], moving: Sequence[Step]) -> str:
     counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
     # Not every unchanged resource has a step: the summary alone counts them all.
     unchanged = (preview.get("changeSummary") or {}).get("same", 0)
-    return f"{', '.join(counts) or 'Nothing changes'}; {unchanged} unchanged"
+    nothing = "No resource changes" if _loses_protection(preview) else "Nothing changes"
+    return f"{', '.join(counts) or nothing}; {unchanged} unchanged"
+
+
+def _loses_protection(preview: Mapping[str, Any]) -> bool:
+    """Tell whether the program says that `protect` goes off: no resource has it as a property."""
+    notes = (str(note.get("message", "")) for note in preview.get("diagnostics") or ())
+    return any(re.match(r"(warning: )?protect goes off: ", text) for text in notes)
 
 
 def _losses(step: Step, steps: Sequence[Step]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from program.checks.recorded import (
     BUILDERS,
     COMMANDS,
     LIFECYCLE,
+    PROTECTED_OUTPUT,
     RETENTION_OUTPUT,
     USER,
     Recorded,
@@ -62,6 +63,14 @@ def announce(
         return
     for loss in losses(settings, keys, recorded):
         pulumi.log.warn(f"data would be lost: {printable(loss)}")
+    was_protected = recorded.bucket is not None and recorded.stack_output(PROTECTED_OUTPUT) is True
+    if was_protected and not settings.protect:
+        # No resource shows it: an option of theirs is no property.
+        pulumi.log.warn(
+            "protect goes off: nothing then keeps a destroy, or another bucket in the "
+            f"settings, from deleting bucket {printable(str(recorded.bucket))} once it is empty; a "
+            "destroy deletes the signing keys, too"
+        )
     lines = list(changes(settings, recorded, followed))
     for line in lines[:MOST_LINES]:
         pulumi.log.info(printable(line))

@@ -54,6 +54,13 @@ def test_nothing_to_do_is_one_line() -> None:
     assert report() == "### Nothing changes; 3 unchanged\n"
 
 
+def test_a_protection_that_goes_off_is_not_nothing() -> None:
+    note = {"severity": "warning", "message": "warning: protect goes off: nothing then keeps …"}
+    text = report(diagnostics=[note])
+    assert text.startswith("### No resource changes; 3 unchanged\n")
+    assert "- `warning: protect goes off: nothing then keeps …`" in text
+
+
 def test_the_engines_plugins_have_a_word() -> None:
     text = report(step("create", "pulumi:providers:minio::minio"))
     assert "provider `minio`" in text

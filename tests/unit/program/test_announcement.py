@@ -57,6 +57,7 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
     }
     outputs: dict[str, Any] = {
         "builders": builders,
+        "protected": before.protect,
         "retention": retention_in_words(before),
         "substituter": substituter(before),
         "nixos": {"access": before.access, "push": push_settings(before)},
@@ -257,6 +258,22 @@ def test_a_preview_warns_of_what_goes_for_good_and_an_update_does_not(
     told.clear()
     announce(settings(bucket="another"), KEYS, known, {})
     assert told == []
+
+
+def test_a_protection_that_goes_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", told.append)
+    on, off = settings(), settings(protect=False)
+    use_recording_mocks(preview=True)
+    for before, now in ((on, on), (off, off), (off, on)):
+        announce(now, KEYS, deployed(before), {})
+    announce(off, KEYS, Recorded({}), {})
+    assert told == []
+    announce(off, KEYS, deployed(on), {})
+    assert told == [
+        "protect goes off: nothing then keeps a destroy, or another bucket in the settings, "
+        "from deleting bucket nix-cache once it is empty; a destroy deletes the signing keys, too"
+    ]
 
 
 def test_a_push_is_told_with_what_was_pushed_before() -> None:
