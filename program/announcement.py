@@ -138,34 +138,68 @@ def _adopted_keys(settings: Settings, recorded: Recorded) -> Iterator[str]:
 
 def _readers(settings: Settings, recorded: Recorded) -> Iterator[str]:
     """Say who may read from now on, where that changes."""
-    before = recorded.anonymous_download
-    if before is None:
+    policy = next((str(one.get("policy")) for one in recorded.outputs(BUCKET_POLICY)), None)
+    was_public = recorded.anonymous_download
+    if was_public is None:
         told = recorded.stack_output("nixos", {}).get("access")
-        before = None if told is None else told != "private"
-    if before is not None and before == settings.private:
-        if settings.private:
-            yield (
-                "access: nobody reads without a credential any more; clients need "
-                f"{settings.reader_user}'s (output readerCredentials), and the address "
-                f"{substituter(settings)}"
-            )
-        else:
-            user = "" if settings.given_users else f"; user {settings.reader_user} goes"
-            yield f"access: everyone may read, at {substituter(settings)}{user}"
-        return
+        was_public = None if told is None else told != "private"
+    turns = was_public is not None and was_public == settings.private
+    if settings.bucket_policy:
+        # Who could read without one the state does not know.
+        if turns or policy is None:
+            yield _access(settings, turns=turns)
+        listed = policy is not None and "s3:ListBucket" in policy
+        if not settings.private and listed != settings.anonymous_listing:
+            verb = "may list" if settings.anonymous_listing else "can no longer list"
+            yield f"access: everyone {verb} what the bucket holds"
+    elif policy is not None:
+        then = (
+            "see that the server's own means keep it closed then"
+            if settings.private
+            else "clients read nothing until you open it by the server's own means"
+        )
+        yield (
+            f"access: bucketPolicy is off, and the policy of bucket {settings.bucket} goes at the "
+            f"end of the deployment; {then}{_credentials(settings, turns=turns)}"
+        )
+    elif turns:
+        does = "close" if settings.private else "open"
+        yield (
+            f"access: bucketPolicy is off; {does} bucket {settings.bucket} by the server's own "
+            f"means{_credentials(settings, turns=turns)}"
+        )
     address = recorded.stack_output("substituter")
     now = substituter(settings)
-    if isinstance(address, str) and address != now:
+    if not turns and isinstance(address, str) and address != now:
         yield (
             f"clients: the cache's address changes from {address} to {now}; they look for it at "
             "the old one until they have the new one"
         )
-    if not settings.private:
-        policy = next(recorded.outputs(BUCKET_POLICY), {})
-        listed = "s3:ListBucket" in str(policy.get("policy"))
-        if listed != settings.anonymous_listing:
-            verb = "may list" if settings.anonymous_listing else "can no longer list"
-            yield f"access: everyone {verb} what the bucket holds"
+
+
+def _access(settings: Settings, *, turns: bool) -> str:
+    """Return who may read by the bucket's policy, which is new or changes."""
+    if settings.private:
+        return (
+            "access: nobody reads without a credential any more"
+            f"{_credentials(settings, turns=turns)}"
+        )
+    return (
+        f"access: everyone may read, at {substituter(settings)}"
+        f"{_credentials(settings, turns=turns)}"
+    )
+
+
+def _credentials(settings: Settings, *, turns: bool) -> str:
+    """Return what becomes of the reader's credential where a cache turns private, or public."""
+    if not turns:
+        return ""
+    if settings.private:
+        return (
+            f"; clients need {settings.reader_user}'s (output readerCredentials), and the address "
+            f"{substituter(settings)}"
+        )
+    return "" if settings.given_users else f"; user {settings.reader_user} goes"
 
 
 def _texts(settings: Settings, recorded: Recorded) -> Iterator[str]:

@@ -12,12 +12,16 @@ from collections.abc import Iterable
 
 import pulumi
 
+from formats.printable import printable
 from formats.store_path import STORE_DIR
 from program.checks import recorded
 from program.settings.stack import Settings
 
 OUTPUT = "readable"
 """The stack output that has the last verdict."""
+
+_NOT_PROVED = "not proved: "
+"""How a verdict begins that is none."""
 
 _INFO = "nix-cache-info"
 _LARGEST = 1 << 16
@@ -27,14 +31,19 @@ _SECONDS = 5.0
 def proved(settings: Settings, done: Iterable[pulumi.Output[object]]) -> pulumi.Output[str]:
     """Return the verdict in one sentence, and warn where it is not as the settings say.
 
-    A preview proves nothing, and has the last one.
+    A preview proves nothing: it has the last one, and warns where that is none.
 
     Args:
         settings: the stack's settings; `bucketPolicy` is off.
         done: outputs that are there once everything else is.
     """
     if pulumi.runtime.is_dry_run():
-        last = recorded.read().stack_output(OUTPUT, "to be proved by the deployment")
+        last = str(recorded.read().stack_output(OUTPUT, "to be proved by the deployment"))
+        if last.startswith(_NOT_PROVED):
+            pulumi.log.warn(
+                f"{OUTPUT}, as the last deployment left it: {printable(last)}; the next one asks "
+                "again"
+            )
         return pulumi.Output.from_input(last)
 
     going = any(recorded.read().outputs(recorded.BUCKET_POLICY))
@@ -50,7 +59,7 @@ def proved(settings: Settings, done: Iterable[pulumi.Output[object]]) -> pulumi.
         if wrong is None:
             return verdict(settings)
         pulumi.log.warn(wrong)
-        return f"not proved: {wrong}"
+        return f"{_NOT_PROVED}{wrong}"
 
     return pulumi.Output.all(*done).apply(prove)
 

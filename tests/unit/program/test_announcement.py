@@ -78,7 +78,8 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
         declared = [{"filter": rule.prefix, "expiration": f"{rule.days}d"} for rule in rules]
         resources.append((LIFECYCLE, {"rules": declared}))
     policy = anonymous_policy(before.bucket, not before.private, before.anonymous_listing)
-    resources.append((BUCKET_POLICY, {"policy": policy}))
+    if before.bucket_policy:
+        resources.append((BUCKET_POLICY, {"policy": policy}))
     made = () if before.given_users else before.builders
     resources += [(USER, {"name": builder.s3_user}) for builder in made]
     parents = {USER: f"{BUILDERS}$"}
@@ -274,6 +275,75 @@ def test_a_protection_that_goes_off_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         "protect goes off: nothing then keeps a destroy, or another bucket in the settings, "
         "from deleting bucket nix-cache once it is empty; a destroy deletes the signing keys, too"
     ]
+
+
+OFF = {"bucketPolicy": False, "publicUrl": "https://cdn.example.org"}
+ON = {"publicUrl": "https://cdn.example.org"}
+PRIVATE = {"access": "private", "publicUrl": ""}
+READER = (
+    "clients need nix-cache-reader's (output readerCredentials), and the address s3://nix-cache?"
+    "endpoint=https://s3.homelab.local&region=us-east-1&profile=nix-cache-reader"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (
+            ON,
+            OFF,
+            [
+                "access: bucketPolicy is off, and the policy of bucket nix-cache goes at the end "
+                "of the deployment; clients read nothing until you open it by the server's own "
+                "means"
+            ],
+        ),
+        (
+            {**OFF, **PRIVATE},
+            OFF,
+            [
+                "access: bucketPolicy is off; open bucket nix-cache by the server's own means; "
+                "user nix-cache-reader goes"
+            ],
+        ),
+        (
+            OFF,
+            {**OFF, **PRIVATE},
+            [
+                "access: bucketPolicy is off; close bucket nix-cache by the server's own means; "
+                f"{READER}"
+            ],
+        ),
+        (OFF, ON, ["access: everyone may read, at https://cdn.example.org"]),
+        (
+            {**OFF, **PRIVATE},
+            {**ON, **PRIVATE},
+            ["access: nobody reads without a credential any more"],
+        ),
+        (
+            {**ON, **PRIVATE},
+            {**OFF, **PRIVATE},
+            [
+                "access: bucketPolicy is off, and the policy of bucket nix-cache goes at the end "
+                "of the deployment; see that the server's own means keep it closed then"
+            ],
+        ),
+        (OFF, OFF, []),
+        ({**OFF, **PRIVATE}, {**OFF, **PRIVATE}, []),
+        (
+            {**ON, **PRIVATE},
+            {**ON, "anonymousListing": True},
+            [
+                "access: everyone may read, at https://cdn.example.org; user nix-cache-reader goes",
+                "access: everyone may list what the bucket holds",
+            ],
+        ),
+    ],
+)
+def test_who_opens_the_bucket_and_who_may_read_then_is_told(
+    before: dict[str, object], now: dict[str, object], words: list[str]
+) -> None:
+    assert said(settings(**before), settings(**now)) == words
 
 
 def test_a_push_is_told_with_what_was_pushed_before() -> None:

@@ -117,14 +117,24 @@ def test_a_policy_that_is_about_to_go_proves_nothing(monkeypatch: pytest.MonkeyP
     assert "goes at the end of this deployment" in proved(monkeypatch, state, None)
 
 
-def test_a_preview_has_the_last_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = Recorded({"stack": {"type": STACK, "outputs": {"readable": "everyone reads at x"}}})
+def previewed(monkeypatch: pytest.MonkeyPatch, verdict: str) -> str:
+    """Return what a preview puts out after a deployment with that verdict."""
+    state = Recorded({"stack": {"type": STACK, "outputs": {"readable": verdict}}})
     use_recording_mocks(preview=True)
     monkeypatch.setattr(recorded, "read", lambda: state)
     said: list[str] = []
     settings = parse(configuration(**OFF, publicUrl="https://cache.example.org"))
     settled(lambda: readable.proved(settings, []).apply(said.append))
-    assert said == ["everyone reads at x"]
+    return said[0]
+
+
+def test_a_preview_has_the_last_verdict_and_warns_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert previewed(monkeypatch, "everyone reads at x") == "everyone reads at x"
+    assert caplog.text == ""
+    assert previewed(monkeypatch, "not proved: it is shut") == "not proved: it is shut"
+    assert "as the last deployment left it: not proved: it is shut; the next one" in caplog.text
 
 
 def test_without_a_bucket_policy_none_is_declared_and_the_rest_is() -> None:
