@@ -139,7 +139,8 @@ def render(preview: Mapping[str, Any]) -> str:
     losses = [f"- ⚠️ {loss}" for loss in lost]
     if losses:
         sections.append("\n".join(["**Data would be lost:**", *losses]))
-    closures = [f"- {line}" for line in _closures_in_words(moving)]
+    stays = "" if _bucket_goes(steps) else "; what it pushed stays until it expires"
+    closures = [f"- {line}" for line in _closures_in_words(moving, stays)]
     if closures:
         sections.append("\n".join(["**Closures:**", *closures]))
     messages = [f"- {line}" for line in _messages(preview)]
@@ -249,7 +250,15 @@ def _shortened_by_adoption(preview: Mapping[str, Any], steps: Sequence[Step]) ->
                 yield found[1]
 
 
-def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:
+def _bucket_goes(steps: Sequence[Step]) -> bool:
+    """Tell whether what was pushed goes with its bucket."""
+    return any(
+        step.type == _BUCKET and step.operation in ("delete", "replace", "create-replacement")
+        for step in steps
+    )
+
+
+def _closures_in_words(moving: Sequence[Step], stays: str) -> Iterator[str]:
     closures = {step.name: step for step in moving if step.type == _CLOSURE}
     pushes = {
         step.name.removesuffix("-push"): step
@@ -257,17 +266,17 @@ def _closures_in_words(moving: Sequence[Step]) -> Iterator[str]:
         if step.type in _COMMANDS and step.name.endswith("-push")
     }
     for name in sorted({*closures, *pushes}):
-        for words in _told(closures.get(name), pushes.get(name)):
+        for words in _told(closures.get(name), pushes.get(name), stays):
             yield f"builder {code(name)} {words}"
 
 
-def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
+def _told(closure: Step | None, push: Step | None, stays: str) -> Iterator[str]:
     """Say what one builder is to push: its links are a closure's, store paths stand in the push."""
     if closure is not None and closure.after:
         last = list(closure.before.get("store_paths", ()))
-        yield from _pushed(closure.after["links"], closure.after["store_paths"], last)
+        yield from _pushed(closure.after["links"], closure.after["store_paths"], last, stays)
     elif push is not None and not push.after:
-        yield "pushes nothing any more; what it pushed stays until it expires"
+        yield f"pushes nothing any more{stays}"
     elif push is not None:
         before, after = _pushed_paths(push.before), _pushed_paths(push.after)
         if before == after:
@@ -275,7 +284,7 @@ def _told(closure: Step | None, push: Step | None) -> Iterator[str]:
             why = "the push itself changes" if another else "the push's settings change"
             yield f"pushes the same closures again: {why}"
         else:
-            yield from _pushed(after, after, before)
+            yield from _pushed(after, after, before, stays)
 
 
 def _pushed_paths(command: Mapping[str, Any]) -> Sequence[str]:
@@ -284,21 +293,28 @@ def _pushed_paths(command: Mapping[str, Any]) -> Sequence[str]:
     return [word for word in words if word.startswith("/")]
 
 
-def _pushed(links: Sequence[str], targets: Sequence[str], last: Sequence[str]) -> Iterator[str]:
+def _pushed(
+    links: Sequence[str], targets: Sequence[str], last: Sequence[str], stays: str
+) -> Iterator[str]:
+    told = set()
     for number, (link, target) in enumerate(zip(links, targets, strict=True)):
         path = code(target) if link == target else f"{code(target)} ({code(link)})"
         if target in last:
             yield f"keeps {path}"
-        elif number < len(last):
+        elif number < len(last) and last[number] not in targets:
+            told.add(last[number])
             yield f"pushes {path}; before: {code(last[number])}"
         else:
             yield f"pushes {path} for the first time"
+    for path in last:
+        if path not in targets and path not in told:
+            yield f"no longer pushes {code(path)}{stays}"
 
 
 def _messages(preview: Mapping[str, Any]) -> Iterator[str]:
     for note in preview.get("diagnostics") or ():
         text = " ".join(str(note.get("message", "")).split())
-        if re.match(r"(builder \S+ pushes |(warning: )?data would be lost: )", text):
+        if re.match(r"(builder \S+ (no longer )?pushes |(warning: )?data would be lost: )", text):
             # The sections on closures and on losses have it.
             continue
         yield code(re.sub(r"^(warning|error): ", r"\1: ", text))

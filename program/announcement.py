@@ -15,9 +15,10 @@ from typing import Any
 import pulumi
 
 from components.binary_cache import nix_cache_info
+from components.pins import targets_now
 from components.push_program import PROGRAM_KEY, archive, push_command
 from components.retention import expiration_rules, expirations, shortenings
-from formats.printable import printable
+from formats.printable import listed, printable
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
 from program.checks.recorded import (
@@ -40,7 +41,9 @@ MOST_LINES = 12
 """More than this many changes are counted, and not told one by one."""
 
 _MOST_OF_A_BUILDER = 3
+_MOST_OF_A_PIN = 5
 _LONGEST = 60
+_LONGEST_PATH = 300
 _PUSHES = " --config - "
 """What stands in the command of a push, and in no other."""
 
@@ -249,6 +252,7 @@ def _builders(
     users = recorded.names_of(BUILDERS, USER)
     if settings.given_users:
         users = frozenset(access["accessKeyId"] for access in before.values())
+    stays = _stays(settings, recorded)
     for builder in settings.builders:
         if recorded.bucket is not None and builder.s3_user not in users:
             yield f"builder {builder.name} comes, as user {builder.s3_user}"
@@ -264,12 +268,25 @@ def _builders(
         rest = sum(1 for _ in lines)
         if rest:
             yield f"builder {builder.name} pushes {rest} more"
+        gone = _let_go(builder, last.get("closures", ()), followed)
+        if gone:
+            yield (
+                f"builder {builder.name} no longer pushes "
+                f"{listed(gone, _MOST_OF_A_BUILDER, _LONGEST_PATH)}{stays}"
+            )
     for name, access in before.items():
         user = access["accessKeyId"]
         if user not in settings.users:
             made_here = user in recorded.users or not settings.given_users
             goes = f"and its user {user}" if made_here else f"its user {user} is yours to remove"
-            yield f"builder {name} goes, {goes}; what it pushed stays until it expires"
+            yield f"builder {name} goes, {goes}{stays}"
+
+
+def _stays(settings: Settings, recorded: Recorded) -> str:
+    """Return what a sentence says of what is pushed no longer: nothing where the bucket goes."""
+    if recorded.bucket is not None and settings.bucket not in recorded.buckets:
+        return ""
+    return f"; what it pushed stays{'' if settings.rule_days is None else ' until it expires'}"
 
 
 def _pushed(
@@ -290,12 +307,26 @@ def _pushed(
         yield f"builder {builder.name} pushes {path}{came}"
 
 
+def _let_go(
+    builder: BuilderSettings,
+    last: Sequence[str],
+    followed: Mapping[str, Sequence[str] | None],
+) -> list[str]:
+    """Return what a builder pushed last and pushes no longer, of what `_pushed` does not tell."""
+    targets = followed.get(builder.name, builder.pushed)
+    if targets is None:
+        return []
+    told = {before for before, now in zip(last, targets, strict=False) if now not in last}
+    return [path for path in last if path not in targets and path not in told]
+
+
 def _pins(
     settings: Settings, recorded: Recorded, followed: Mapping[str, Sequence[str] | None]
 ) -> Iterator[str]:
     """Say which closures the cache keeps from now on, and which it lets age."""
     pushed = {builder.name: builder.pushed for builder in settings.builders}
     before = recorded.stack_output("pins", {})
+    ages = "; what it keeps no longer ages from its last push" if _stays(settings, recorded) else ""
     for pin in settings.pins:
         target = pin.path
         if pin.builder is not None:
@@ -305,8 +336,13 @@ def _pins(
                 continue
             target = targets[pushed[pin.builder].index(pin.path)]
         kept = before.get(pin.name, ())
-        if kept[:1] != [target]:
-            was = f"; before: {kept[0]}" if kept else ""
+        told = list(kept[:1])
+        if told != [target]:
+            was = f"; before: {told[0]}" if told else ""
             yield f"pin {pin.name} keeps {target}{was}"
+        now = targets_now(target, kept, pin.keep_last)
+        gone = [path for path in kept if path not in now and path not in told]
+        if gone:
+            yield f"pin {pin.name} lets go of {listed(gone, _MOST_OF_A_PIN, _LONGEST_PATH)}{ages}"
     for name in sorted(before.keys() - {pin.name for pin in settings.pins}):
-        yield f"pin {name} goes; what it kept ages from its last push"
+        yield f"pin {name} goes{ages and '; what it kept ages from its last push'}"

@@ -182,6 +182,33 @@ def test_a_closure_is_told_in_words(before: str | None, after: str | None, words
     assert f"- builder `nixbuilder` {words}\n" in report(*steps)
 
 
+def test_what_a_builder_no_longer_pushes_is_told() -> None:
+    def links(*paths: str) -> dict[str, Any]:
+        return {"links": [f"/links{path}" for path in paths], "store_paths": list(paths)}
+
+    gone = "- builder `nixbuilder` no longer pushes"
+    pins = step("update", CLOSURE, links("/a", "/b", "/c"), links("/d", "/b"))
+    text = report(pins)
+    assert "- builder `nixbuilder` pushes `/d` (`/links/d`); before: `/a`\n" in text
+    assert f"{gone} `/c`; what it pushed stays until it expires" in text
+    assert f"{gone} `/a`" not in text
+    paths = [{"create": push_command(known, archive())} for known in (["/a", "/b"], ["/b"])]
+    text = report(step("update", COMMAND, *paths))
+    assert f"{gone} `/a`; what it pushed stays until it expires" in text
+    # The message of the program that says so is not repeated.
+    note = {"severity": "info", "message": "builder nixbuilder no longer pushes /c; it stays"}
+    assert "Messages" not in report(pins, diagnostics=[note])
+
+
+@pytest.mark.parametrize("operation", ["delete", "replace"])
+def test_what_was_pushed_does_not_outlive_its_bucket(operation: str) -> None:
+    bucket = step(operation, BUCKET, {"bucket": "nix-cache"})
+    push = step("delete", COMMAND, {"create": push_command(["/nix/store/a"], archive())}, None)
+    text = report(bucket, push)
+    assert "- builder `nixbuilder` pushes nothing any more\n" in text
+    assert "stays until" not in text
+
+
 @pytest.mark.parametrize(
     ("operation", "before", "after", "words"),
     [

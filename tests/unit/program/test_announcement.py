@@ -355,6 +355,40 @@ def test_a_push_is_told_with_what_was_pushed_before() -> None:
     assert said(before, both, {"here": [OLD]}) == [f"builder here pushes {NEW} for the first time"]
 
 
+def test_what_a_builder_no_longer_pushes_is_told() -> None:
+    before = settings(builders=[builder(closures=[OLD], pins=[NEW])])
+    pushed = {"here": [OLD, NEW]}
+    gone = f"builder here no longer pushes {NEW}"
+    after = [builder()]
+    assert said(before, settings(builders=after), pushed) == [
+        f"{gone}; what it pushed stays until it expires"
+    ]
+    # While another takes its place on the way.
+    assert said(before, settings(builders=[builder(closures=["/nix/x"])]), pushed)[1:] == [
+        f"{gone}; what it pushed stays until it expires"
+    ]
+    forever = deployed(settings(expire=False, builders=[builder(pins=[NEW])]), pushed)
+    lines = list(changes(settings(expire=False, builders=after), forever, {}))
+    assert lines == [f"{gone}; what it pushed stays"]
+    assert list(changes(settings(builders=after), deployed(before, pushed), {"here": None})) == []
+
+
+def test_what_was_pushed_does_not_outlive_its_bucket() -> None:
+    pin = {"name": "release", "path": OLD}
+    two = {"name": "two", "s3User": "two"}
+    before = settings(builders=[builder(), builder(**two, pins=[NEW])], pins=[pin])
+    known = deployed(before, {"here": [OLD], "two": [OLD, NEW]})
+    stack = next(one for one in known.resources.values() if one["type"] == STACK)
+    stack["outputs"]["pins"] = {"release": [OLD]}
+    now = settings(builders=[builder(**two)], bucket="another")
+    told = list(changes(now, known, {}))
+    assert told[-3:] == [
+        f"builder two no longer pushes {NEW}",
+        "builder here goes, and its user nix-cache-here",
+        "pin release goes",
+    ]
+
+
 def test_a_link_is_told_with_what_it_points_to_and_a_silent_builder_not_at_all() -> None:
     now = settings(builders=[builder(closures=[LINK])])
     known = deployed(now, {"here": [OLD]})
@@ -444,6 +478,12 @@ def test_where_a_pin_moves_is_said_and_what_is_let_go() -> None:
     stack["outputs"]["pins"] = {"live": [OLD, NEW], "release": [OLD]}
     assert told(now) == [f"pin live keeps {NEW}; before: {OLD}"]
     assert told(now, {"here": None}) == []
+    stack["outputs"]["pins"]["live"] = [NEW, OLD, LINK]
+    three = {**live, "keepLast": 3}
+    assert told(settings(builders=[here], pins=[three, release])) == []
+    assert told(now) == [
+        f"pin live lets go of {OLD}, {LINK}; what it keeps no longer ages from its last push"
+    ]
     assert told(settings(builders=[here], pins=[live]))[1:] == [
         "pin release goes; what it kept ages from its last push"
     ]
