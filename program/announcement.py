@@ -18,6 +18,7 @@ from components.binary_cache import nix_cache_info
 from components.pins import targets_now
 from components.push_program import PROGRAM_KEY, archive, push_command
 from components.retention import expiration_rules, expirations, shortenings
+from formats.pin import PIN_FOLDER
 from formats.printable import listed, printable
 from formats.signing import SecretKey
 from program.checks.key_rotation import trusted_before
@@ -26,6 +27,7 @@ from program.checks.recorded import (
     BUILDERS,
     COMMANDS,
     LIFECYCLE,
+    OBJECT,
     PROTECTED_OUTPUT,
     RETENTION_OUTPUT,
     USER,
@@ -280,6 +282,10 @@ def _builders(
             made_here = user in recorded.users or not settings.given_users
             goes = f"and its user {user}" if made_here else f"its user {user} is yours to remove"
             yield f"builder {name} goes, {goes}{stays}"
+    told = {access["accessKeyId"] for access in before.values()}
+    # A deployment of something else alone has written the outputs, and left these.
+    for user in sorted(recorded.names_of(BUILDERS, USER) - {*settings.users, *told}):
+        yield f"user {user} goes, and the builder that has it{stays}"
 
 
 def _stays(settings: Settings, recorded: Recorded) -> str:
@@ -325,7 +331,10 @@ def _pins(
 ) -> Iterator[str]:
     """Say which closures the cache keeps from now on, and which it lets age."""
     pushed = {builder.name: builder.pushed for builder in settings.builders}
-    before = recorded.stack_output("pins", {})
+    # A deployment of something else alone writes the outputs, and leaves what they are about.
+    names = [str(found["objectName"]) for found in recorded.outputs(OBJECT)]
+    pins = [name.removeprefix(PIN_FOLDER) for name in names if name.startswith(PIN_FOLDER)]
+    before = {name: recorded.pinned(name) for name in pins}
     ages = "; what it keeps no longer ages from its last push" if _stays(settings, recorded) else ""
     for pin in settings.pins:
         target = pin.path

@@ -11,6 +11,7 @@ import pytest
 from components.binary_cache import anonymous_policy, nix_cache_info
 from components.push_program import archive, push_command
 from components.retention import expiration_rules
+from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
 from program.announcement import MOST_LINES, announce, changes, losses
 from program.checks.recorded import (
@@ -34,6 +35,7 @@ from tests.unit.recording_mocks import use_recording_mocks
 
 HASH = "77pafcdwgl5m3za7k4lsv8msj9nmjc3c"
 OLD, NEW = f"/nix/store/{HASH}-old", f"/nix/store/{HASH}-new"
+OLDEST = f"/nix/store/{HASH}-oldest"
 LINK = "/run/current-system"
 KEYS = SigningKeys(names=("s3.homelab.local-1",), adopted={})
 
@@ -92,6 +94,22 @@ def deployed(before: Settings, closures: Mapping[str, Sequence[str]] = {}) -> Re
             for number, (type_, outputs) in enumerate(resources)
         }
     )
+
+
+def pinning(recorded: Recorded, **pins: Sequence[str]) -> Recorded:
+    """Return the same state with these pins, whatever its outputs say."""
+    objects = {
+        f"urn:{name}": {
+            "type": OBJECT,
+            "outputs": {
+                "bucketName": "nix-cache",
+                "objectName": pin_key(name),
+                "content": format_pin(paths),
+            },
+        }
+        for name, paths in pins.items()
+    }
+    return Recorded({**recorded.resources, **objects})
 
 
 ANOTHER = {"bucket": "another"}
@@ -377,9 +395,7 @@ def test_what_was_pushed_does_not_outlive_its_bucket() -> None:
     pin = {"name": "release", "path": OLD}
     two = {"name": "two", "s3User": "two"}
     before = settings(builders=[builder(), builder(**two, pins=[NEW])], pins=[pin])
-    known = deployed(before, {"here": [OLD], "two": [OLD, NEW]})
-    stack = next(one for one in known.resources.values() if one["type"] == STACK)
-    stack["outputs"]["pins"] = {"release": [OLD]}
+    known = pinning(deployed(before, {"here": [OLD], "two": [OLD, NEW]}), release=[OLD])
     now = settings(builders=[builder(**two)], bucket="another")
     told = list(changes(now, known, {}))
     assert told[-3:] == [
@@ -469,23 +485,39 @@ def test_where_a_pin_moves_is_said_and_what_is_let_go() -> None:
     before = deployed(settings(builders=[here]), {"here": [NEW]})
     followed = {"here": [NEW]}
 
-    def told(after: Settings, links: Mapping[str, Sequence[str] | None] = followed) -> list[str]:
-        return [line for line in changes(after, before, links) if line.startswith("pin ")]
+    def told(
+        after: Settings,
+        links: Mapping[str, Sequence[str] | None] = followed,
+        **pins: Sequence[str],
+    ) -> list[str]:
+        lines = changes(after, pinning(before, **pins), links)
+        return [line for line in lines if line.startswith("pin ")]
 
     pinned = [f"pin live keeps {NEW}", f"pin release keeps {OLD}"]
     assert told(now) == pinned
-    stack = next(one for one in before.resources.values() if one["type"] == STACK)
-    stack["outputs"]["pins"] = {"live": [OLD, NEW], "release": [OLD]}
-    assert told(now) == [f"pin live keeps {NEW}; before: {OLD}"]
-    assert told(now, {"here": None}) == []
-    stack["outputs"]["pins"]["live"] = [NEW, OLD, LINK]
+    assert told(now, live=[OLD, NEW], release=[OLD]) == [f"pin live keeps {NEW}; before: {OLD}"]
+    assert told(now, {"here": None}, live=[OLD, NEW], release=[OLD]) == []
+    kept = [NEW, OLD, OLDEST]
     three = {**live, "keepLast": 3}
-    assert told(settings(builders=[here], pins=[three, release])) == []
-    assert told(now) == [
-        f"pin live lets go of {OLD}, {LINK}; what it keeps no longer ages from its last push"
+    assert told(settings(builders=[here], pins=[three, release]), live=kept, release=[OLD]) == []
+    assert told(now, live=kept, release=[OLD]) == [
+        f"pin live lets go of {OLD}, {OLDEST}; what it keeps no longer ages from its last push"
     ]
-    assert told(settings(builders=[here], pins=[live]))[1:] == [
+    assert told(settings(builders=[here], pins=[live]), live=[NEW], release=[OLD]) == [
         "pin release goes; what it kept ages from its last push"
+    ]
+
+
+def test_who_goes_is_told_also_after_a_deployment_of_something_else_alone() -> None:
+    here = builder(s3User="nixbuilder")
+    gone = {"name": "gone", "local": True, "s3User": "leaving"}
+    known = pinning(deployed(settings(builders=[here, gone]), {"here": [OLD]}), release=[OLD])
+    stack = next(one["outputs"] for one in known.resources.values() if one["type"] == STACK)
+    del stack["builders"]["gone"]
+    stack["pins"] = {}
+    assert list(changes(settings(builders=[here]), known, {})) == [
+        "user leaving goes, and the builder that has it; what it pushed stays until it expires",
+        "pin release goes; what it kept ages from its last push",
     ]
 
 
