@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minio import Minio
 
+from operations.preview_markdown import render
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.minio_client import MinioClient
 from tests.system.test_cache import s3
@@ -121,3 +122,43 @@ def test_a_bucket_that_is_there_already_is_refused_unless_it_is_adopted(
     stack.up().succeeded()
     assert not stack.changes()
     stack.destroy().succeeded()
+
+
+def test_a_bucket_that_one_network_may_read_is_not_opened_to_everyone_unasked(
+    new_stack: StackFactory, minio: MinioServer, tmp_path: Path
+) -> None:
+    mc, name = MinioClient(minio, tmp_path), "one-network"
+    mc.run(f"mb s3/{name}")
+    info, narinfo = tmp_path / "nix-cache-info", tmp_path / "narinfo"
+    info.write_text("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 20\n")
+    narinfo.write_text("no narinfo")
+    mc.run(f"cp {info} s3/{name}/nix-cache-info")
+    mc.run(f"cp {narinfo} s3/{name}/{'0' * 32}.narinfo")
+    mc.run(f"ilm rule add --expire-days 3 s3/{name}")
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": ["*"]},
+        "Action": ["s3:GetObject"],
+        "Resource": [f"arn:aws:s3:::{name}/*"],
+        "Condition": {"IpAddress": {"aws:SourceIp": ["10.0.0.0/8"]}},
+    }
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    mc.run(f"anonymous set-json {policy} s3/{name}")
+    before = mc.run(f"anonymous get-json s3/{name}")
+
+    stack = new_stack(**server_settings(minio), bucket=name, adoptBucket=True)
+    for refused in (stack.preview().refused(), stack.up().refused()):
+        assert "its policy limits who may do what (s3:GetObject under a condition)" in refused
+        assert "set confirmSharedBucket to true" in refused
+    assert mc.run(f"anonymous get-json s3/{name}") == before
+
+    stack.set(confirmSharedBucket=True)
+    shown = stack.preview().succeeded().output
+    assert f"access: everyone may read all of bucket {name} from now on" in shown
+    assert "nix-cache-info: Priority: 20 → 40" in shown
+    text = render(json.loads(stack.preview("--json").succeeded().output))
+    assert "lived for ever" not in text
+    assert "Data would be lost" not in text
+    stack.up().succeeded()
+    assert not stack.changes()
