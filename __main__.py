@@ -41,7 +41,7 @@ gc.freeze()
 
 server, settled = deployment.begin(stack, declared)
 runs_commands = runs_commands or commands.declare_commands()
-former_names.use(former_names.find(recorded.read()))
+former_names.use(former_names.find(recorded.read(), stack.builders))
 signing_keys = declare_signing_keys(settled.signing_keys)
 commands.let_providers_start()
 followed = follow_links(stack.builders, preview=pulumi.runtime.is_dry_run())

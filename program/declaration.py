@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +21,7 @@ from components.access import (
     given_credential,
 )
 from components.binary_cache import BinaryCache, BinaryCacheArgs
-from components.builder_credentials import (
-    BuilderCredentials,
-    BuilderCredentialsArgs,
-    place_name,
-)
+from components.builder_credentials import BuilderCredentials, BuilderCredentialsArgs
 from components.closure import Closure
 from components.closure_push import BuilderPush, ClosurePush, ClosurePushArgs
 from components.pins import Pins, PinsArgs, targets_now
@@ -34,7 +29,7 @@ from components.push_program import PROGRAM_KEY
 from components.retention import PAGE_KEY
 from components.signing_key import SigningKey
 from formats.error import FormatError
-from program import former_names
+from program import former_names, placed
 from program.checks import recorded
 from program.checks.deployment import Settled
 from program.checks.key_rotation import SIGNED_BY
@@ -44,7 +39,6 @@ from program.outputs.figures import Figures
 from program.outputs.landing_page import landing_page
 from program.outputs.machines import ClientConfiguration
 from program.push_settings import push_settings
-from program.settings.builders import BuilderSettings
 from program.settings.reader import SettingError
 from program.settings.signing_keys import SigningKeys
 from program.settings.stack import Settings
@@ -200,7 +194,7 @@ def declare_builders(
         credentials = access.credentials
     outputs = {}
     pushes = {}
-    places = _places(settings.builders)
+    places = placed.places(settings.builders)
     by_name = dict(zip(settled.signing_keys.names, signing_keys, strict=True))
     for builder in settings.builders:
         credential = credentials[builder.name]
@@ -306,22 +300,6 @@ def _declare_access(
         ),
         pulumi.ResourceOptions(provider=server),
     )
-
-
-def _places(builders: Sequence[BuilderSettings]) -> dict[str, str]:
-    """Return where each builder's credential files lie, by its name: host and directory.
-
-    Behind one name there may be several machines, told apart by their ports.
-    """
-    hosts = Counter((builder.host, builder.credentials_directory) for builder in builders)
-    return {
-        builder.name: place_name(
-            builder.host,
-            builder.port if hosts[builder.host, builder.credentials_directory] > 1 else None,
-            builder.credentials_directory or "",
-        )
-        for builder in builders
-    }
 
 
 def _declare_pushes(

@@ -7,14 +7,22 @@ the bucket. A state that has such names is taken over as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pulumi
 
-from components.builder_credentials import place_name
 from components.text_object import object_resource
-from program.checks.recorded import BUCKET, BUCKET_POLICY, LIFECYCLE, OBJECT, Recorded
+from program import placed
+from program.checks.recorded import (
+    BUCKET,
+    BUCKET_POLICY,
+    COMMANDS,
+    LIFECYCLE,
+    OBJECT,
+    Recorded,
+)
+from program.settings.builders import BuilderSettings
 
 PAGE_KEY = "index.html"
 """What the page for people was called in the bucket, too."""
@@ -22,26 +30,29 @@ PAGE_KEY = "index.html"
 _USER = "minio:index/iamUser:IamUser"
 _POLICY = "minio:index/iamPolicy:IamPolicy"
 _ATTACHMENT = "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment"
-_COMMANDS = ("command:remote:Command", "command:local:Command")
 _ACCESS = "nixcache:index:BuilderAccess"
-_CREDENTIALS = "nixcache:index:BuilderCredentials"
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
 
 
-def find(recorded: Recorded) -> dict[tuple[str, str], str]:
-    """Return the former names of what the state has under one, by type and present name."""
+def find(recorded: Recorded, builders: Sequence[BuilderSettings]) -> dict[tuple[str, str], str]:
+    """Return the former names of what the state has under one, by type and present name.
+
+    Args:
+        recorded: the state.
+        builders: those of the settings, which say what files on them are called now.
+    """
     resources = [
-        _Resource(urn, resource["outputs"]) for urn, resource in recorded.resources.items()
+        _Resource(urn, resource["outputs"]) for urn, resource in sorted(recorded.resources.items())
     ]
     users = {
         found.name.removesuffix("-user"): str(found.outputs["name"])
         for found in resources
         if (found.type, found.parents) == (_USER, _ACCESS) and found.name != found.outputs["name"]
     }
+    renamed = [one for found in resources for one in _renamed(found, users)]
     return {
         (type_, present): former
-        for found in resources
-        for type_, present, former in _renamed(found, users)
+        for type_, present, former in (*renamed, *_files(recorded, builders))
         if present != former
     }
 
@@ -91,12 +102,16 @@ def _renamed(found: _Resource, users: Mapping[str, str]) -> Iterator[tuple[str, 
         yield type_, f"{outputs['userName']}/{outputs['policyName']}", name
     elif type_ == _CLOSURE:
         yield type_, users.get(name, name), name
-    elif type_ in _COMMANDS and name.endswith("-command"):
+    elif type_ in COMMANDS and name.endswith("-command"):
         yield type_, f"{users.get(name.removesuffix('-command'), '')}-push", name
-    elif type_ in _COMMANDS and found.parents == _CREDENTIALS:
-        host, directory = outputs["triggers"]
-        port = (outputs.get("connection") or {}).get("port")
-        for known in (None, port and int(port)):
-            place = place_name(host, known, directory)
-            yield type_, f"{place}-files", name
-            yield _CREDENTIALS, place, name.removesuffix("-files")
+
+
+def _files(
+    recorded: Recorded, builders: Sequence[BuilderSettings]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the same of files on builders, for each that stays somebody's."""
+    places = placed.places(builders)
+    for one, builder in placed.kept(builders, recorded):
+        place = places[builder.name]
+        yield one.type, f"{place}-files", one.name
+        yield placed.CREDENTIALS, place, one.name.removesuffix("-files")

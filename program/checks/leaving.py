@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from program import placed
 from program.checks.recorded import LIFECYCLE, Recorded
+from program.placed import Placed
 from program.settings.stack import Settings
 
-_CREDENTIALS = "nixcache:index:BuilderCredentials$command:"
 _IN_SPITE = "where anything fails before, pulumi up --continue-on-error does the rest"
 
 
@@ -49,21 +50,19 @@ def sentences(
             f"expire is off, and the lifecycle rules of bucket {settings.bucket} go at the end: "
             f"until then entries expire; {_IN_SPITE}"
         )
-    for urn, host, directory in left(settings, recorded):
+    for one in left(settings, recorded):
         yield (
-            f"the files in {directory} on {host} are removed at the end; if it never answers "
-            f"again, forget them: pulumi state delete '{urn}' --target-dependents --force"
+            f"the files in {one.where} are removed at the end; if it never answers "
+            f"again, forget them: pulumi state delete '{one.urn}' --target-dependents --force"
         )
 
 
-def left(settings: Settings, recorded: Recorded) -> Iterator[tuple[str, str, str]]:
-    """Yield what a deployment removes of the files on builders: URN, host and directory.
+def left(settings: Settings, recorded: Recorded) -> Iterator[Placed]:
+    """Yield what a deployment removes of the files on builders.
 
     To forget one wants `--force` where `protect` is on: the safeguard depends on them.
     """
-    wanted = {(builder.host, builder.credentials_directory) for builder in settings.builders}
-    for urn, resource in recorded.resources.items():
-        if _CREDENTIALS in urn:
-            host, directory = resource["outputs"]["triggers"]
-            if host and (host, directory) not in wanted:
-                yield urn, str(host), str(directory)
+    stay = {one.urn for one, _ in placed.kept(settings.builders, recorded)}
+    for one in placed.in_state(recorded):
+        if one.host and one.urn not in stay:
+            yield one

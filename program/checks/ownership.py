@@ -72,9 +72,7 @@ def check_leaving(settings: Settings, server: Server, recorded: Recorded) -> Non
                 return
             raise
         if sentence is not None:
-            files = sorted(
-                f"{directory} on {host}" for _, host, directory in left(settings, recorded)
-            )
+            files = sorted(one.where for one in left(settings, recorded))
             stay = (
                 f"; then remove {listed(files)} by hand, which has a signing key" if files else ""
             )

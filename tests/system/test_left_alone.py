@@ -23,13 +23,14 @@ from formats.narinfo import NarInfo
 from formats.signing import SecretKey
 from tests.plugins.ssh_server import SshServer
 from tests.system.cache_bucket import put_as_of
-from tests.system.conftest import StackFactory, server_settings
+from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.inventory import Inventory, difference, keys_of
 from tests.system.minio_client import MinioClient
 from tests.system.stack import Stack
 from tests.system.terminal import YES
 from tests.system.test_retention import days_ago
 from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
 
 SECRET = "a-secret-of-somebody-else"
 NOWHERE = ["/nowhere/link"]
@@ -107,6 +108,39 @@ def test_a_builder_that_is_reached_another_way_keeps_its_files(
             assert not stack.changes()
         stack.destroy().succeeded()
     assert not directory.exists()
+
+
+def test_of_two_builders_behind_one_host_name_the_one_that_leaves_loses_its_files(
+    new_stack: StackFactory,
+    minio: MinioServer,
+    builder: ThrowawayBuilder,
+    second_builder: ThrowawayBuilder,
+    tmp_path: Path,
+) -> None:
+    machines = (builder, second_builder)
+    assert builder.host == second_builder.host
+    stack = new_stack(**server_settings(minio), bucket="behind-one-name")
+    builders = []
+    for name, machine in zip(("one", "two"), machines, strict=True):
+        key = tmp_path / name
+        key.write_text(machine.private_key)
+        key.chmod(0o600)
+        way = {**builder_settings(machine), "privateKeyFile": str(key)}
+        builders.append({**way, "name": name, "credentialsDirectory": "/var/lib/behind"})
+
+    def files() -> list[bool]:
+        return ["signing-key" in m.run("ls /var/lib/behind || :").stdout for m in machines]
+
+    stack.set(builders=builders)
+    stack.up().succeeded()
+    assert files() == [True, True]
+    stack.set(builders=builders[1:])
+    told = stack.up().succeeded().output
+    assert f"the files in /var/lib/behind on {builder.host} port {builder.port} are rem" in told
+    assert files() == [False, True]
+    assert not stack.changes()
+    stack.destroy().succeeded()
+    assert files() == [False, False]
 
 
 OLD_NAMES = {

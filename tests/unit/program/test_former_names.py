@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
-from program import former_names
+import pytest
+
+from program import former_names, placed
 from program.checks.recorded import Recorded
+from program.settings.builders import BuilderSettings
 
 ACCESS = "nixcache:index:BuilderAccess$minio:index"
 CACHE = "nixcache:index:BinaryCache$minio:index"
@@ -57,12 +61,38 @@ NOW = {
     ("command:remote:Command", "nixbuilder-push"): "far-command",
     ("pulumi-python:dynamic/nixcache:Closure", "nixbuilder"): "far",
     ("command:remote:Command", "10.0.0.7/var/lib/nix-files"): "far-files",
-    ("command:remote:Command", "10.0.0.7:2201/var/lib/nix-files"): "far-files",
     (CREDENTIALS, "10.0.0.7/var/lib/nix"): "far",
-    (CREDENTIALS, "10.0.0.7:2201/var/lib/nix"): "far",
     ("command:local:Command", "/var/lib/nix-files"): "here-files",
     (CREDENTIALS, "/var/lib/nix"): "here",
 }
+DIRECTORY = "/var/lib/nix"
+HERE = BuilderSettings(
+    name="here", s3_user="here", closures=(), local=True, credentials_directory=DIRECTORY
+)
+
+
+def at(port: int, key: str | None = None, name: str = "far") -> BuilderSettings:
+    """Return a builder behind the one host name."""
+    return BuilderSettings(
+        name=name,
+        s3_user=name,
+        closures=(),
+        host="10.0.0.7",
+        port=port,
+        host_key=key,
+        credentials_directory=DIRECTORY,
+    )
+
+
+def files(*machines: tuple[str, int, str | None]) -> dict[str, dict[str, Any]]:
+    """Return the files that a state has on machines behind it: name, port and host key."""
+    return {
+        f"{CREDENTIALS}$command:remote:Command::{name}-files": {
+            "triggers": ["10.0.0.7", DIRECTORY],
+            "connection": {"host": "10.0.0.7", "port": float(port), "hostKey": key},
+        }
+        for name, port, key in machines
+    }
 
 
 def state(resources: dict[str, dict[str, Any]]) -> Recorded:
@@ -75,7 +105,7 @@ def state(resources: dict[str, dict[str, Any]]) -> Recorded:
 
 
 def test_resources_are_found_by_what_they_are() -> None:
-    assert former_names.find(state(FORMER)) == NOW
+    assert former_names.find(state(FORMER), [HERE, at(2201)]) == NOW
 
 
 def test_a_state_of_todays_names_has_no_former_ones() -> None:
@@ -91,4 +121,54 @@ def test_a_state_of_todays_names_has_no_former_ones() -> None:
         f"{PUSH}::nixbuilder-push": {"create": "push"},
         "pulumi-python:dynamic/nixcache:Closure::nixbuilder": {"links": ["/run/current-system"]},
     }
-    assert not former_names.find(state(today))
+    assert not former_names.find(state(today), [])
+
+
+ONE, TWO = (f"10.0.0.7:{port}{DIRECTORY}" for port in (1, 2))
+ALONE = f"10.0.0.7{DIRECTORY}"
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "former"),
+    [
+        pytest.param(
+            [(ONE, 1, "a"), (TWO, 2, "b")], [at(2, "b")], {ALONE: TWO}, id="one of two leaves"
+        ),
+        pytest.param(
+            [(ONE, 1, None), (TWO, 2, None)], [at(2)], {ALONE: TWO}, id="told apart by ports alone"
+        ),
+        pytest.param(
+            [(ONE, 1, "a"), (TWO, 2, "b")], [at(1, "b")], {ALONE: TWO}, id="a key tells more"
+        ),
+        pytest.param([(ONE, 1, "a"), (TWO, 2, "b")], [at(3, "c")], {}, id="both leave"),
+        pytest.param([("far", 1, None), ("near", 1, None)], [at(1)], {}, id="not to be told apart"),
+        pytest.param(
+            [(ALONE, 2, "b")],
+            [at(1, "a", "new"), at(2, "b")],
+            {TWO: ALONE},
+            id="another comes beside it",
+        ),
+        pytest.param([(ALONE, 1, "a")], [at(2, "b")], {}, id="a name that stays"),
+        pytest.param(
+            [(ONE, 1, "a"), (TWO, 2, "b")],
+            [at(2, "a", "new"), at(1, "b")],
+            {},
+            id="two that exchange their ports",
+        ),
+    ],
+)
+def test_files_behind_one_host_name_stay_whose_they_are(
+    known: list[tuple[str, int, str | None]],
+    wanted: list[BuilderSettings],
+    former: dict[str, str],
+) -> None:
+    for order in permutations(known):
+        found = former_names.find(state(files(*order)), wanted)
+        assert {now: then for (kind, now), then in found.items() if kind == CREDENTIALS} == former
+        assert len(found) == 2 * len(former)
+
+
+def test_a_connection_is_never_shown() -> None:
+    (one,) = placed.in_state(state(files((ONE, 1, "secret-of-the-state"))))
+    assert one.name == f"{ONE}-files"
+    assert "secret-of-the-state" not in repr(one)
