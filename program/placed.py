@@ -133,3 +133,21 @@ def _told_apart(
     for one, builder in claims:
         if ones[one.urn] == theirs[builder.name] == 1:
             yield one, builder
+
+
+def stranded(
+    builders: Sequence[BuilderSettings], recorded: Recorded
+) -> Iterator[tuple[Placed, BuilderSettings]]:
+    """Yield what stays on a machine that a deployment reaches no more, and whose it was.
+
+    The engine knows the files by host and directory. Where another machine has the name it places
+    them there, and what the one before has is nobody's to remove.
+    """
+    for one, builder in kept(builders, recorded):
+        # Its key may be that of a builder under another name or port now, which gets its own there.
+        reached = any(
+            one.has_key_of(other) and one.directory == other.credentials_directory
+            for other in builders
+        )
+        if one.is_another_machine(builder) and not reached:
+            yield one, builder

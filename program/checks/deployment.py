@@ -108,6 +108,8 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
         trusted = [key.name for key in key_rotation.trusted_before(known)]
         for sentence in leaving.sentences(settings, known, trusted, keys.names):
             pulumi.log.warn(sentence)
+    for sentence in leaving.stranded(settings, known):
+        pulumi.log.warn(sentence)
     return declared or declare_server(settings), settled
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from components.builder_credentials import FILES, OWNER
+from formats.printable import listed
 from program import placed
 from program.checks.recorded import LIFECYCLE, Recorded
 from program.placed import Placed
@@ -54,6 +56,23 @@ def sentences(
         yield (
             f"the files in {one.where} are removed at the end; if it never answers "
             f"again, forget them: pulumi state delete '{one.urn}' --target-dependents --force"
+        )
+
+
+def stranded(settings: Settings, recorded: Recorded) -> Iterator[str]:
+    """Yield what stays on machines that other ones have taken the names of, a sentence each.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+    """
+    names = listed((*FILES, OWNER))
+    for one, builder in placed.stranded(settings.builders, recorded):
+        sign = "another port" if not one.has_port_of(builder) else "another host key"
+        yield (
+            f"builder {builder.name} has {sign} than when its files were placed in {one.where}: if "
+            f"that was another machine, {names} stay there, also after a destroy; remove them by "
+            "hand, or have them removed by an up without its credentialsDirectory before this one"
         )
 
 

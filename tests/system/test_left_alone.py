@@ -110,6 +110,24 @@ def test_a_builder_that_is_reached_another_way_keeps_its_files(
     assert not directory.exists()
 
 
+def behind_one_name(name: str, machine: ThrowawayBuilder, directory: Path) -> dict[str, object]:
+    """Return a builder with files of its own; machines of the tests differ by their ports alone."""
+    key = directory / f"key-{machine.port}"
+    key.write_text(machine.private_key)
+    key.chmod(0o600)
+    return {
+        **builder_settings(machine),
+        "name": name,
+        "privateKeyFile": str(key),
+        "credentialsDirectory": "/var/lib/behind",
+    }
+
+
+def has_files(machine: ThrowawayBuilder) -> bool:
+    """Return whether the signing key lies on a machine behind one name."""
+    return "signing-key" in machine.run("ls /var/lib/behind || :").stdout
+
+
 def test_of_two_builders_behind_one_host_name_the_one_that_leaves_loses_its_files(
     new_stack: StackFactory,
     minio: MinioServer,
@@ -117,30 +135,51 @@ def test_of_two_builders_behind_one_host_name_the_one_that_leaves_loses_its_file
     second_builder: ThrowawayBuilder,
     tmp_path: Path,
 ) -> None:
-    machines = (builder, second_builder)
-    assert builder.host == second_builder.host
     stack = new_stack(**server_settings(minio), bucket="behind-one-name")
-    builders = []
-    for name, machine in zip(("one", "two"), machines, strict=True):
-        key = tmp_path / name
-        key.write_text(machine.private_key)
-        key.chmod(0o600)
-        way = {**builder_settings(machine), "privateKeyFile": str(key)}
-        builders.append({**way, "name": name, "credentialsDirectory": "/var/lib/behind"})
-
-    def files() -> list[bool]:
-        return ["signing-key" in m.run("ls /var/lib/behind || :").stdout for m in machines]
-
+    machines = (builder, second_builder)
+    builders = [
+        behind_one_name("one", builder, tmp_path),
+        behind_one_name("two", second_builder, tmp_path),
+    ]
     stack.set(builders=builders)
     stack.up().succeeded()
-    assert files() == [True, True]
+    assert [has_files(m) for m in machines] == [True, True]
     stack.set(builders=builders[1:])
     told = stack.up().succeeded().output
     assert f"the files in /var/lib/behind on {builder.host} port {builder.port} are rem" in told
-    assert files() == [False, True]
+    assert [has_files(m) for m in machines] == [False, True]
     assert not stack.changes()
     stack.destroy().succeeded()
-    assert files() == [False, False]
+    assert [has_files(m) for m in machines] == [False, False]
+
+
+def test_files_on_a_machine_whose_name_another_one_has_taken_are_told(
+    new_stack: StackFactory,
+    minio: MinioServer,
+    builder: ThrowawayBuilder,
+    second_builder: ThrowawayBuilder,
+    tmp_path: Path,
+) -> None:
+    stack = new_stack(**server_settings(minio), bucket="taken-name")
+    before, after = (behind_one_name("one", m, tmp_path) for m in (builder, second_builder))
+    stack.set(builders=[before])
+    stack.up().succeeded()
+    stack.set(builders=[after])
+    for told in (stack.preview(), stack.up()):
+        sentence = f"placed in /var/lib/behind on {builder.host} port {builder.port}: if that was"
+        assert sentence in told.succeeded().output
+    assert has_files(builder)
+    assert has_files(second_builder)
+    builder.run("rm -r /var/lib/behind")
+    assert "another machine" not in stack.preview().succeeded().output
+    # Back, as it says.
+    stack.set(builders=[{k: v for k, v in before.items() if k != "credentialsDirectory"}])
+    stack.up().succeeded()
+    assert not has_files(second_builder)
+    stack.set(builders=[before])
+    stack.up().succeeded()
+    stack.destroy().succeeded()
+    assert not has_files(builder)
 
 
 OLD_NAMES = {
