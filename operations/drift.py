@@ -20,7 +20,7 @@ from operations.deployed_stack import DeployedStack, read_deployed
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
 from operations.upstream import ask, upstream_caches
-from program.checks import readable
+from program.checks import readable, same_server
 from program.checks.deployment import server_of
 from program.checks.expiry import in_words
 from program.checks.recorded import Recorded
@@ -138,12 +138,34 @@ def refreshed(stack: str) -> tuple[bool, str]:
     """Refresh in preview; return whether anything differs, and the report of it as Markdown.
 
     Raises:
-        OperationError: the engine printed no report.
+        OperationError: the engine printed no report, or one of a program that refused to run,
+            which has been printed.
     """
     report, succeeded = read_report("refresh", "--preview-only", "--run-program", "--stack", stack)
     report = without_wrappings(report)
+    if not succeeded and not stumbled(report):
+        print(render(report), end="", flush=True)
+        raise OperationError("the refresh failed, as told above, so it cannot be told what differs")
     changed = set(report.get("changeSummary") or {}) - {"same"}
     return bool(changed) or not succeeded, render(report)
+
+
+def stumbled(report: Mapping[str, Any]) -> bool:
+    """Return whether a refresh failed at a resource, as at a policy that is gone.
+
+    An error of the program, whose settings or whose server will not do, is the stack's.
+    """
+    return any(
+        note.get("severity") == "error"
+        and not _type_of(note.get("urn")).startswith(("pulumi:pulumi:", "pulumi:providers:"))
+        for note in report.get("diagnostics") or ()
+        if note.get("urn")
+    )
+
+
+def _type_of(urn: object) -> str:
+    _, _, types = str(urn).rpartition("::")[0].rpartition("::")
+    return types.rpartition("$")[2]
 
 
 def without_wrappings(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _drift(name: str) -> int:
     repair = f"make repair STACK={name} puts it right"
     stack, state = read_deployed(name)
+    before = same_server.moved_from(stack.settings, state)
+    if before is not None and state.has_names:
+        # What is not there may well be where it was.
+        raise OperationError(
+            f"endpoint is {stack.settings.endpoint}, and the last deployment was to {before}: "
+            f"nothing was compared; name that server, or deploy to this one first"
+        )
     try:
         check_deployer(stack)
         differs, report = refreshed(name)

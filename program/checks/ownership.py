@@ -22,6 +22,7 @@ from program.checks.admin_client import Admin
 from program.checks.leaving import left
 from program.checks.recorded import BUILDERS, POLICY, READER, USER, Recorded
 from program.checks.s3_client import Server
+from program.checks.same_server import moved_from
 from program.checks.server_error import ServerError
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
@@ -138,7 +139,7 @@ def _urn(recorded: Recorded, user: str) -> str:
 
 
 def check_moved(settings: Settings, server: Server, recorded: Recorded) -> None:
-    """Refuse a server at another endpoint that has other users or policies than the state.
+    """Refuse a server at another endpoint without the bucket, or with other users or policies.
 
     The engine would leave what the state has as it is, and say that all is done. Where the cache
     comes back to a server, what that has is of then: it lets in who has been shut out since.
@@ -147,8 +148,17 @@ def check_moved(settings: Settings, server: Server, recorded: Recorded) -> None:
         SettingError: one is not there, or is another.
         ServerError: no answer, or the server refuses the deploying user.
     """
-    if recorded.endpoint in (None, str(settings.endpoint)):
+    before = moved_from(settings, recorded)
+    if before is None:
         return
+    if settings.bucket in recorded.buckets and server.lifecycle(settings.bucket) is None:
+        raise SettingError(
+            "endpoint",
+            str(settings.endpoint),
+            f"there is no bucket {settings.bucket} there, and this stack was deployed to {before}; "
+            f"name that server, or move the bucket first: make repair STACK={pulumi.get_stack()} "
+            "would make an empty one",
+        )
     admin = Admin(server)
     admin.check()
     wrong = next(_others_there(settings, admin, server, recorded), None)

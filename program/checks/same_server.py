@@ -21,6 +21,12 @@ from program.settings.reader import SettingError
 from program.settings.stack import CACHE_NIXOS_ORG, Settings
 
 
+def moved_from(settings: Settings, recorded: Recorded) -> str | None:
+    """Return the endpoint of the last deployment where the settings name another one, or None."""
+    before = recorded.endpoint
+    return None if before == str(settings.endpoint) else before
+
+
 def check(settings: Settings, server: Server, recorded: Recorded) -> None:
     """Refuse another server than that of the last deployment, unless the bucket is there, too.
 
@@ -33,8 +39,8 @@ def check(settings: Settings, server: Server, recorded: Recorded) -> None:
             apart from somebody else's.
         ServerError: no answer, or the server refuses the user.
     """
-    before, now = recorded.endpoint, str(settings.endpoint)
-    if before in (None, now) or not recorded.has_names:
+    before, now = moved_from(settings, recorded), str(settings.endpoint)
+    if before is None or not recorded.has_names:
         return
     if not recorded.buckets:
         raise SettingError(

@@ -224,3 +224,25 @@ def test_a_user_that_a_refresh_has_forgotten_and_not_its_policy_comes_back_or_go
     if stays:
         assert f"{bucket}-write" in mc.run(f"admin user info s3 {user}")
     stack.destroy().succeeded()
+
+
+def test_what_a_repair_does_not_put_right_is_not_left_to_one(
+    new_stack: StackFactory, tmp_path: Path
+) -> None:
+    with MinioServer(tmp_path / "one") as server, MinioServer(tmp_path / "other") as other:
+        stack = new_stack(**server_settings(server))
+        stack.up().succeeded()
+        stack.set(builders=[{"name": "here", "local": True, "closures": ["/run/x!"]}])
+        refused = stack.operate("drift", "--stack", stack.name)
+        stack.set(builders=[])
+        stack.set(server_settings(other))
+        moved = stack.operate("drift", "--stack", stack.name)
+        stack.set(adoptBucket=True)
+        assert "there is no bucket nix-cache there, and this" in stack.preview().refused()
+        stack.set(server_settings(server))
+        stack.set(adoptBucket=None)
+        assert stack.operate("drift", "--stack", stack.name).code == AS_DECLARED
+    assert refused.code == moved.code == CANNOT_TELL
+    assert "login shells disagree on !" in refused.output
+    assert f"the last deployment was to {server.endpoint}: nothing was compar" in moved.output
+    assert "repair" not in refused.output + moved.output

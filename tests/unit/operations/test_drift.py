@@ -9,11 +9,13 @@ import pytest
 
 from components.access import read_policy
 from components.retention import expiration_rules
+from operations import drift
 from operations.bucket import Bucket
 from operations.deployed_stack import DeployedStack
-from operations.drift import endangered, without_wrappings
+from operations.drift import endangered, stumbled, without_wrappings
+from program.checks import readable
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import LIFECYCLE, OBJECT, Recorded
+from program.checks.recorded import BUCKET, LIFECYCLE, OBJECT, SERVER, Recorded
 from program.checks.s3_client import Server
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
@@ -102,3 +104,60 @@ def test_what_the_stack_itself_keeps_is_not_astray_whatever_its_name(
     names.append("logo.png")
     (sentence,) = endangered(stack, state)
     assert "no files of a cache: 1 (logo.png); move them" in sentence
+
+
+STACK_URN = "urn:pulumi:s::p::pulumi:pulumi:Stack::p-s"
+
+
+def failing(urn: str) -> dict[str, Any]:
+    """Return the report of a refresh that failed."""
+    note = {"severity": "error", "urn": urn, "message": "error: bucket is too short"}
+    return {"steps": [], "changeSummary": {"same": 1}, "diagnostics": [note]}
+
+
+@pytest.mark.parametrize(
+    ("urn", "of_a_resource"),
+    [
+        (URN, True),
+        (STACK_URN, False),
+        ("urn:pulumi:s::p::pulumi:providers:minio::minio", False),
+        ("", False),
+    ],
+)
+def test_a_refresh_that_the_program_ends_is_nothing_that_a_repair_puts_right(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    urn: str,
+    of_a_resource: bool,
+) -> None:
+    assert stumbled(failing(urn)) is of_a_resource
+    assert not stumbled(report(POLICY, OTHER))
+    settings = parse(configuration())
+    deployed_stack = DeployedStack("test", settings, settings.public_url, ())
+    monkeypatch.setattr(drift, "read_deployed", lambda _: (deployed_stack, Recorded({})))
+    monkeypatch.setattr(drift, "check_deployer", lambda _: None)
+    monkeypatch.setattr(drift, "read_report", lambda *_: (failing(urn), False))
+    monkeypatch.setattr(drift, "read_output", lambda *_: {})
+    monkeypatch.setattr(readable, "finding", lambda _: None)
+    assert drift.main(["--stack", "test"]) == (1 if of_a_resource else 2)
+    said = capsys.readouterr()
+    assert "error: bucket is too short" in said.out
+    assert ("make repair STACK=test puts it right" in said.out) is of_a_resource
+    assert ("it cannot be told what differs" in said.err) is not of_a_resource
+
+
+def test_another_server_than_that_of_the_last_deployment_has_not_drifted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = parse(configuration())
+    before = {"minioServer": "before:9000", "minioSsl": "true"}
+    state = {
+        "urn:server": {"type": SERVER, "outputs": before},
+        "urn:bucket": {"type": BUCKET, "outputs": {"bucket": "nix-cache"}},
+    }
+    deployed_stack = DeployedStack("test", settings, settings.public_url, ())
+    monkeypatch.setattr(drift, "read_deployed", lambda _: (deployed_stack, Recorded(state)))
+    assert drift.main(["--stack", "test"]) == 2
+    said = capsys.readouterr()
+    assert "the last deployment was to https://before:9000: nothing was compared" in said.err
+    assert "repair" not in said.out + said.err

@@ -13,6 +13,7 @@ from components.access import read_policy, write_policy
 from program.checks import admin_client, ownership, removal
 from program.checks.bucket_settings import Lifecycle
 from program.checks.recorded import (
+    BUCKET,
     BUILDERS,
     COMMANDS,
     POLICY,
@@ -236,6 +237,16 @@ def test_a_server_at_another_endpoint_has_the_users_and_policies_that_the_state_
         with pytest.raises(SettingError, match=f"has the bucket, and {wrong}.*; make repair"):
             moved(server)
         moved(server, endpoint="https://before:9000")
+    # Without the bucket there, the cache is where it was.
+    state["urn:bucket"] = {"type": BUCKET, "outputs": {"bucket": "nix-cache"}}
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: None)
+    there = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    with pytest.raises(SettingError) as refused:
+        ownership.check_moved(parse(configuration()), there, Recorded(state))
+    assert (
+        "there is no bucket nix-cache there, and this stack was deployed to https://before:9000"
+        in str(refused.value)
+    )
 
 
 @pytest.mark.parametrize(
