@@ -422,6 +422,8 @@ class Transfers:
         what = _refusal(request, answer, error, self._route)
         failure = Failure(request.step, what, f"{answer.status} {error.code}", refused=True)
         for_all = error.code in _FOR_ALL or answer.status in (301, 307, 308)
+        # No push fails for want of what is optional, and what is not will be refused as well.
+        for_all &= not request.optional
         with self._lock:
             self._denied += error.code == "AccessDenied" and not request.optional
             # Who may write none of the first objects may write none at all.

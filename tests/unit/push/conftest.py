@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 
 import pytest
 
@@ -35,12 +34,6 @@ def _signals_as_a_terminal_has_them() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def _server_of_any_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the server's clock be what a test wants, whatever this machine's is."""
-    monkeypatch.setattr("push.transfers.MOST_SKEW", timedelta.max)
 
 
 @pytest.fixture

@@ -383,6 +383,18 @@ def beside(server: StandIn) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("reply", [Reply(301), error(403, "SignatureDoesNotMatch")])
+def test_no_refusal_of_what_is_optional_ends_a_push(logging: Machine, reply: Reply) -> None:
+    def refuses(seen: Seen) -> Reply | None:
+        is_optional = seen.key.startswith("log/") or seen.key.endswith(".ls")
+        return reply if seen.method == "PUT" and is_optional else None
+
+    logging.server.script = refuses
+    assert logging.push(TOP, **BOTH).code == 0
+    assert_whole(logging.server, LIBC, SHELL, TOOL, TOP)
+    assert beside(logging.server) == {}
+
+
 def test_listings_and_logs_are_written_before_their_narinfos(logging: Machine) -> None:
     server = logging.server
     assert logging.push(TOP).counts() == (4, 0, 0, 0, 0)
