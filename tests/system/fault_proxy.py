@@ -98,13 +98,12 @@ def fault_proxy(
     fault: Fault = lambda _: PASS,
     *,
     retry_after: float | None = None,
-    date: str | None = None,
     change: Change = lambda _, body: body,
 ) -> Iterator[Traffic]:
     """Run a proxy that treats each request as `fault` says, which may take its time.
 
-    Answers that it makes up ask for `retry_after` seconds; `date` is the Date of all answers, and
-    `change` returns what becomes of the body of the server's own.
+    Answers that it makes up ask for `retry_after` seconds; `change` returns what becomes of the
+    body of the server's own.
     """
     pool = urllib3.PoolManager(ca_certs=str(server.ca_file), retries=False, maxsize=32)
     lock = threading.Lock()
@@ -168,7 +167,7 @@ def fault_proxy(
             self.send_response_only(status)
             headers = {k: v for k, v in headers.items() if k.lower() not in HOP_BY_HOP}
             headers.setdefault("Content-Length", str(len(body)))
-            headers["Date"] = date or self.date_time_string()
+            headers["Date"] = self.date_time_string()
             for name, value in headers.items():
                 self.send_header(name, value)
             if truncate and self.command == "GET":
