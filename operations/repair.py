@@ -148,12 +148,12 @@ def _stood_in(stack: str, settings: Settings, state: Recorded) -> Iterator[None]
     administration = Administration(server_of(settings))
     made: list[str] = []
     try:
-        for user in forgotten:
-            if administration.user_status(user) is None:
-                administration.put_user(user, secrets.token_urlsafe(_SECRET_BYTES))
-                made.append(user)
-                print(f"user {user} was gone: made again, with another secret", flush=True)
         try:
+            for user in forgotten:
+                if administration.user_status(user) is None:
+                    administration.put_user(user, secrets.token_urlsafe(_SECRET_BYTES))
+                    made.append(user)
+                    print(f"user {user} was gone: made again, with another secret", flush=True)
             yield
         finally:
             if made:

@@ -265,12 +265,16 @@ def _builders(
         if "lastPush" in last and "closures" not in last:
             # A deployment of before this output was there.
             continue
-        lines = _pushed(builder, last.get("closures", ()), followed)
+        targets = followed.get(builder.name, builder.pushed)
+        if targets is None:
+            # It did not answer, and a warning says so.
+            continue
+        lines = _pushed(builder, last.get("closures", ()), targets)
         yield from islice(lines, _MOST_OF_A_BUILDER)
         rest = sum(1 for _ in lines)
         if rest:
             yield f"builder {builder.name} pushes {rest} more"
-        gone = _let_go(builder, last.get("closures", ()), followed)
+        gone = _let_go(last.get("closures", ()), targets)
         if gone:
             yield (
                 f"builder {builder.name} no longer pushes "
@@ -295,15 +299,7 @@ def _stays(settings: Settings, recorded: Recorded) -> str:
     return f"; what it pushed stays{'' if settings.rule_days is None else ' until it expires'}"
 
 
-def _pushed(
-    builder: BuilderSettings,
-    last: Sequence[str],
-    followed: Mapping[str, Sequence[str] | None],
-) -> Iterator[str]:
-    targets = followed.get(builder.name, builder.pushed)
-    if targets is None:
-        # It did not answer, and a warning says so.
-        return
+def _pushed(builder: BuilderSettings, last: Sequence[str], targets: Sequence[str]) -> Iterator[str]:
     for number, (link, target) in enumerate(zip(builder.pushed, targets, strict=True)):
         if target in last:
             continue
@@ -313,15 +309,8 @@ def _pushed(
         yield f"builder {builder.name} pushes {path}{came}"
 
 
-def _let_go(
-    builder: BuilderSettings,
-    last: Sequence[str],
-    followed: Mapping[str, Sequence[str] | None],
-) -> list[str]:
+def _let_go(last: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return what a builder pushed last and pushes no longer, of what `_pushed` does not tell."""
-    targets = followed.get(builder.name, builder.pushed)
-    if targets is None:
-        return []
     told = {before for before, now in zip(last, targets, strict=False) if now not in last}
     return [path for path in last if path not in targets and path not in told]
 

@@ -15,6 +15,7 @@ import pulumi
 from components.text_object import object_resource
 from program import placed
 from program.checks.recorded import (
+    ATTACHMENT,
     BUCKET,
     BUCKET_POLICY,
     COMMANDS,
@@ -29,7 +30,6 @@ PAGE_KEY = "index.html"
 
 _USER = "minio:index/iamUser:IamUser"
 _POLICY = "minio:index/iamPolicy:IamPolicy"
-_ATTACHMENT = "minio:index/iamUserPolicyAttachment:IamUserPolicyAttachment"
 _ACCESS = "nixcache:index:BuilderAccess"
 _CLOSURE = "pulumi-python:dynamic/nixcache:Closure"
 
@@ -98,7 +98,7 @@ def _renamed(found: _Resource, users: Mapping[str, str]) -> Iterator[tuple[str, 
         yield type_, outputs["bucket"], name
     elif type_ == OBJECT:
         yield type_, object_resource(outputs["bucketName"], outputs["objectName"]), name
-    elif type_ == _ATTACHMENT:
+    elif type_ == ATTACHMENT:
         yield type_, f"{outputs['userName']}/{outputs['policyName']}", name
     elif type_ == _CLOSURE:
         yield type_, users.get(name, name), name

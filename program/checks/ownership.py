@@ -89,13 +89,15 @@ def not_to_be_deleted(
         ServerError: no answer, or the server refuses the deploying user.
     """
     for user in sorted(users):
-        if user in recorded.attached_users and admin.user_status(user) is None:
+        rights = admin.rights_of(user)
+        attached = not rights and user in recorded.attached_users
+        if attached and admin.user_status(user) is None:
             # The provider fails at taking a policy from it, with half of all else done.
             return (
                 f"the user {user} would be deleted, and is gone from the server; "
                 f"make repair STACK={pulumi.get_stack()} puts it back first"
             )
-        used = use_of_others(recorded, user, admin.rights_of(user), own)
+        used = use_of_others(recorded, user, rights, own)
         if used is not None:
             return f"the user {user} would be deleted, and {used}"
     return None

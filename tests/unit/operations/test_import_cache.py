@@ -361,6 +361,10 @@ def test_a_nar_that_the_server_does_not_let_be_looked_at_is_told() -> None:
     assert list(outcome.problems) == [LIBC.path]
 
 
+class _Answer(BytesIO):
+    status = 200
+
+
 class OneNar:
     """Another cache, all of whose NARs are the same bytes."""
 
@@ -369,9 +373,7 @@ class OneNar:
 
     @contextmanager
     def open(self, _: Offer) -> Iterator[BytesIO]:
-        response = BytesIO(self.content)
-        response.status = 200  # type: ignore[attr-defined]
-        yield response
+        yield _Answer(self.content)
 
 
 def test_what_the_cache_had_is_renewed_again_where_midnight_goes_by(

@@ -10,11 +10,11 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -1205,8 +1205,8 @@ def test_a_blank_at_the_end_of_a_line_is_part_of_it(
 ) -> None:
     """As a file's name can have it: the one without it is another one."""
     link = f"{closure.home}/result"
-    os.symlink(OTHER.path, link)  # noqa: PTH211 (as the next)
-    os.symlink(LIBC.path, link + blank)  # noqa: PTH211 (`Path` takes no bytes)
+    Path(link).symlink_to(OTHER.path)
+    Path(link + blank).symlink_to(LIBC.path)
     given = f"{link}{blank}\n{OTHER.path}{blank}\n \t\r\n".encode()
     reader, writer = os.pipe()
     output = io.BytesIO()
@@ -1229,6 +1229,14 @@ def test_standard_input_that_does_not_wait_by_itself_is_waited_for(
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     read, taken = os.read, [1]
+    ready, waits = select.select, threading.Semaphore(0)
+
+    def awaited(descriptors: list[int], *others: Any) -> object:
+        if descriptors == [reader] and others[-1] is None:
+            waits.release()
+        return ready(descriptors, *others)
+
+    monkeypatch.setattr(select, "select", awaited)
 
     def another_was_there_before(descriptor: int, size: int) -> bytes:
         if descriptor == reader and taken:
@@ -1241,7 +1249,7 @@ def test_standard_input_that_does_not_wait_by_itself_is_waited_for(
     def feed() -> None:
         with os.fdopen(writer, "w") as given:
             for path in (OTHER, LIBC):
-                time.sleep(0.1)
+                assert waits.acquire(timeout=60)
                 given.write(f"{path.path}\n")
                 given.flush()
 
