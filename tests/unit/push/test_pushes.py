@@ -910,8 +910,10 @@ def test_what_takes_another_builders_place_is_published_only_with_what_it_refers
     has_another_builders(machine, SHELL, days_old=0 if midnight else 1)
 
     def script(seen: Seen) -> Reply | None:
+        if midnight and seen.method == "PUT" and server.now.hour == 23:
+            # With the first of them: a refusal's Date is not believed, and may come last.
+            server.now += timedelta(minutes=5)
         if seen.method == "PUT" and seen.key == lost:
-            server.now += timedelta(minutes=5 if midnight else 0)
             return error(403, "AccessDenied")
         if "x-amz-copy-source" in seen.headers and seen.key.endswith(ending):
             return reply
