@@ -54,6 +54,7 @@ _OPTIONAL_SECRETS = (
     "givenUserSecrets",
     "sshPrivateKey",
 )
+_SECRETS = frozenset([*_OPTIONAL_SECRETS, "minioPassword"])
 
 
 _SHORTEST_SECRET = {"adoptedUserSecrets": 8, "givenUserSecrets": 1}
@@ -234,6 +235,12 @@ def load() -> Settings:
     ]
     settings = parse({name: config.get(name) or "" for name in names})
     check_given_secrets(settings)
+    for name in names:
+        if name not in _SECRETS and pulumi.runtime.is_config_secret(config.full_key(name)):
+            pulumi.log.warn(
+                f"{name} is marked secret, and is shown all the same: in outputs, previews and the "
+                "state; set it without --secret"
+            )
     if os.environ.get(ADOPTED_BUCKET) == settings.bucket:
         return replace(settings, adopt_bucket=True)
     return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from urllib.parse import urlsplit
 
 import pulumi
@@ -207,3 +208,19 @@ def test_a_secret_that_stands_in_plain_text_is_refused(setting: str) -> None:
     finally:
         pulumi.runtime.set_all_config({})
     assert KEY.to_nix() not in str(error.value)
+
+
+def test_what_is_marked_secret_and_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine hides it in the settings' file alone."""
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", told.append)
+    prefix = f"{pulumi.get_project()}:"
+    values = {f"{prefix}{name}": value for name, value in configuration().items()}
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps(values))
+    try:
+        pulumi.runtime.set_all_config(values, [f"{prefix}bucket", f"{prefix}minioPassword"])
+        load()
+    finally:
+        pulumi.runtime.set_all_config({}, [])
+    (sentence,) = told
+    assert sentence.startswith("bucket is marked secret, and is shown all the same")
