@@ -209,6 +209,8 @@ def _keys(text: str) -> list[PublicKey]:
 def read_wanted(file: str | None, paths: Sequence[str]) -> list[str]:
     """Return what is to be copied, each once: store paths, or names of narinfos.
 
+    A narinfo's name is the last part of its URL, or of its place in a list of a bucket.
+
     Args:
         file: where they stand, a line each; `-` is standard input.
         paths: more of them.
@@ -228,6 +230,8 @@ def read_wanted(file: str | None, paths: Sequence[str]) -> list[str]:
     wanted = {}
     for line in lines:
         name = named(line)
+        if name is None and line.endswith(".narinfo"):
+            name = named(line.rpartition("/")[2])
         if name is None:
             raise OperationError(
                 f"{line[:100]!r} is neither a store path nor a narinfo's name; write "

@@ -297,6 +297,17 @@ def test_standard_input_and_lines_of_a_file_name_paths_once(tmp_path: Path) -> N
     assert read_wanted(str(file), [TOP.path]) == [TOP.path, LIBC.path]
 
 
+def test_narinfos_are_named_as_whatever_lists_a_bucket_names_them(tmp_path: Path) -> None:
+    file = tmp_path / "paths"
+    narinfo = narinfo_of(TOP.path)
+    listed = (f"s3/old/{narinfo}", f"https://old.example/{narinfo}", f"./{narinfo}", LIBC.path)
+    file.write_text("\n".join(listed))
+    assert read_wanted(str(file), []) == [narinfo, LIBC.path]
+    file.write_text("s3/old/nix-cache-info")
+    with pytest.raises(OperationError, match="'s3/old/nix-cache-info' is neither a store path nor"):
+        read_wanted(str(file), [])
+
+
 def test_downloads_wait_for_the_disk_and_one_that_is_larger_than_it_goes_alone() -> None:
     space = _Space(10)
     assert space.take(50)
