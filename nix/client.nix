@@ -13,7 +13,7 @@ in
       {
         inherit (substituter) assertions;
 
-        nix = { inherit (substituter) settings; };
+        nix.settings = substituter.settings // substituter.lists;
 
         # The daemon substitutes for users. Root's own commands, nixos-rebuild among them, open the
         # store themselves and look in root's home. A file that is there already stays.

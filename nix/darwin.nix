@@ -13,7 +13,7 @@ in
       {
         inherit (substituter) assertions;
 
-        nix = { inherit (substituter) settings; };
+        nix.settings = substituter.settings // substituter.lists;
 
         launchd.daemons.nix-daemon = lib.mkIf (private && cfg.credentialsFile != null) {
           serviceConfig.EnvironmentVariables.AWS_SHARED_CREDENTIALS_FILE = cfg.credentialsFile;

@@ -19,6 +19,19 @@ in
       }
     ];
 
-    nix.settings = substituter.settings;
+    nix = {
+      inherit (substituter) settings;
+
+      # home-manager writes settings by the alphabet (`modules/misc/nix/default.nix`), NixOS and
+      # nix-darwin `extra-*` last. Nix goes by the order: the user's `substituters`, after
+      # `extra-substituters`, would take the place of that.
+      extraOptions = lib.mkAfter (
+        lib.concatStringsSep "\n" (
+          lib.mapAttrsToList (
+            name: values: "${name} = ${lib.concatStringsSep " " values}"
+          ) substituter.lists
+        )
+      );
+    };
   };
 }

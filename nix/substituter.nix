@@ -115,15 +115,19 @@ in
     security.pki.certificates = lib.optional (cache.caCertificate != null) cache.caCertificate;
   };
 
-  settings = {
+  # Lists, which merge with what the machine has of them.
+  lists = {
     extra-substituters = [ url ];
     extra-trusted-public-keys = cache.publicKeys;
-  }
-  // lib.optionalAttrs cfg.fallback { fallback = lib.mkDefault true; }
-  // lib.optionalAttrs (cfg.connectTimeout != null) {
-    connect-timeout = lib.mkDefault cfg.connectTimeout;
-  }
-  // lib.optionalAttrs (!hasRetries && cfg.downloadAttempts != null) {
-    download-attempts = lib.mkDefault cfg.downloadAttempts;
   };
+
+  # Single values, which would take another one's place.
+  settings =
+    lib.optionalAttrs cfg.fallback { fallback = lib.mkDefault true; }
+    // lib.optionalAttrs (cfg.connectTimeout != null) {
+      connect-timeout = lib.mkDefault cfg.connectTimeout;
+    }
+    // lib.optionalAttrs (!hasRetries && cfg.downloadAttempts != null) {
+      download-attempts = lib.mkDefault cfg.downloadAttempts;
+    };
 }

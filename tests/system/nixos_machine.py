@@ -32,10 +32,22 @@ EVALUATOR = CHECKOUT / "tests" / "system" / "nixos" / "evaluate.nix"
 class Machine:
     """A machine with Nix and this project's Nix files."""
 
-    def __init__(self, builder: ThrowawayBuilder, nix: Mapping[str, object] | None = None) -> None:
-        """Take a builder; modules are told that the system has `nix` of that name."""
+    def __init__(
+        self,
+        builder: ThrowawayBuilder,
+        nix: Mapping[str, object] | None = None,
+        beside: str = "{ lib }: { }",
+    ) -> None:
+        """Take a builder.
+
+        Args:
+            builder: where Nix runs.
+            nix: what modules are told that the system has of that name.
+            beside: another module of the machine, in Nix, as `nixos/evaluate.nix` takes it.
+        """
         self.builder = builder
         self._system_nix = nix or {}
+        self._beside = beside
         source = builder.root / SOURCE[1:]
         shutil.copytree(CHECKOUT / "nix", source / "nix", dirs_exist_ok=True)
         for room in ("push", "formats"):
@@ -61,6 +73,7 @@ class Machine:
         command += ["--argstr", "what", what, "--argstr", "settings", json.dumps(settings)]
         command += ["-A", attribute] if attribute else []
         command += ["--argstr", "nix", json.dumps(self._system_nix)]
+        command += ["--arg", "beside", self._beside]
         return self.builder.run(shlex.join(command)).stdout
 
     def module(self, what: str, **settings: object) -> Any:
@@ -82,10 +95,28 @@ def cache_json(**changes: object) -> str:
 
 
 def nix_conf_lines(settings: Mapping[str, object]) -> str:
-    """Return the lines of nix.conf that NixOS makes of `nix.settings`."""
+    """Return the lines of nix.conf that NixOS and nix-darwin make of `nix.settings`.
+
+    Source: nixpkgs, `nixos/modules/config/nix.nix`; nix-darwin, `modules/nix/default.nix`, since
+    25.05.
+    """
+    extra = {name: value for name, value in settings.items() if name.startswith("extra-")}
+    others = {name: value for name, value in settings.items() if name not in extra}
+    return _alphabetically(others) + _alphabetically(extra)
+
+
+def home_manager_conf(nix: Mapping[str, Any]) -> str:
+    """Return what home-manager makes of `nix`, a user's nix.conf.
+
+    Source: home-manager, `modules/misc/nix/default.nix` of 2026.
+    """
+    return f"{_alphabetically(nix['settings'])}{nix.get('extraOptions', '')}\n"
+
+
+def _alphabetically(settings: Mapping[str, object]) -> str:
     return "".join(
         f"{name} = {' '.join(value) if isinstance(value, list) else json.dumps(value)}\n"
-        for name, value in settings.items()
+        for name, value in sorted(settings.items())
     )
 
 

@@ -31,6 +31,7 @@ from tests.system.nixos_machine import (
     Machine,
     PushingMachine,
     cache_json,
+    home_manager_conf,
     make_cache,
     narinfos,
     nix_conf_lines,
@@ -152,11 +153,49 @@ def test_a_client_says_to_no_other_nix_what_it_may_not_know(
     assert settings["download-attempts"] == PATIENCE["download-attempts"]
 
 
-@pytest.mark.parametrize("module", ["darwin", "home-manager"])
-def test_other_systems_set_what_nixos_sets(machine: Machine, module: str) -> None:
-    added = machine.module(module, priority=30)
+def test_a_mac_sets_what_nixos_sets(machine: Machine) -> None:
+    added = machine.module("darwin", priority=30)
     assert added["nix"] == machine.module("client", priority=30)["nix"]
     assert "systemd" not in added
+
+
+def test_what_home_manager_writes_is_what_nixos_writes(machine: Machine) -> None:
+    added = machine.module("home-manager", priority=30)
+    nixos = machine.module("client", priority=30)["nix"]["settings"]
+    assert home_manager_conf(added["nix"]) == nix_conf_lines(nixos)
+    assert "systemd" not in added
+
+
+CLIENTS = ("client", "darwin", "home-manager")
+OWN_KEY = "own.example-1:MNdV1gE3P3pEpuQMOJC+Jdm7ccXyu3/6Pxcx3DbYYRA="
+OWN_LISTS = f"""
+{{ lib }}: {{
+  nix.settings.substituters = [ "https://own.example" ];
+  nix.settings.trusted-public-keys = [ "{OWN_KEY}" ];
+  nix.extraOptions = "keep-outputs = true";
+}}
+"""
+
+
+@pytest.mark.parametrize("module", CLIENTS)
+def test_nix_has_the_cache_beside_the_lists_that_somebody_has_set(
+    builder: ThrowawayBuilder, module: str
+) -> None:
+    machine = Machine(builder, beside=OWN_LISTS)
+    nix = machine.module(module)["nix"]
+    if module == "home-manager":
+        conf = home_manager_conf(nix)
+    else:
+        conf = f"{nix_conf_lines(nix['settings'])}{nix['extraOptions']}\n"
+    machine.write("/srv/conf/nix.conf", conf)
+    show = "NIX_CONF_DIR=/srv/conf nix --extra-experimental-features nix-command show-config"
+    lines = machine.builder.run(show).stdout.splitlines()
+    shown = {name: value for name, _, value in (line.partition(" = ") for line in lines)}
+    example = json.loads((CHECKOUT / "nix" / "example-cache.json").read_text())
+    urls = [url.removesuffix("/") for url in shown["substituters"].split()]
+    assert urls == ["https://own.example", example["substituter"]]
+    assert sorted(shown["trusted-public-keys"].split()) == sorted([OWN_KEY, *example["publicKeys"]])
+    assert shown["keep-outputs"] == "true"
 
 
 BY_HAND = (

@@ -1,6 +1,6 @@
 # Evaluates one of the modules as NixOS does, without nixpkgs: just enough of its library, with
-# Debian's programs in the place of its packages. Types are checked, definitions merge, and what
-# conflicts or is unknown is an error.
+# Debian's programs in the place of its packages. Types are checked, definitions merge by priority
+# and order, and what conflicts or is unknown is an error.
 {
   # client, darwin, home-manager, builder, options, or flake
   what,
@@ -9,6 +9,8 @@
   source ? ./.,
   # JSON: what the system has below `nix`; of its package, what is laid over Debian's
   nix ? "{}",
+  # another module of the machine: what it configures, given the library
+  beside ? { lib }: { },
 }:
 let
   lib = rec {
@@ -55,6 +57,7 @@ let
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     literalExpression = text: text;
     licenses.mit = "MIT";
+    min = one: other: if one < other then one else other;
     makeBinPath = packages: concatStringsSep ":" (map (package: "${package}/bin") packages);
     makeLibraryPath = packages: concatStringsSep ":" (map (package: "${package}/lib") packages);
     mkEnableOption =
@@ -64,7 +67,10 @@ let
         default = false;
         description = "Whether to enable ${description}.";
       };
-    mkDefault = value: value;
+    mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
+    mkAfter = mkOrder 1500;
+    mkDefault = mkOverride 1000;
+    mkForce = mkOverride 50;
     mkIf = condition: content: {
       _type = "if";
       inherit condition content;
@@ -74,6 +80,14 @@ let
       inherit contents;
     };
     mkOption = option: option // { _type = "option"; };
+    mkOrder = order: content: {
+      _type = "order";
+      inherit order content;
+    };
+    mkOverride = priority: content: {
+      _type = "override";
+      inherit priority content;
+    };
     # What NixOS would make of the modules is not at hand: this is what it is given.
     nixosSystem =
       { modules }:
@@ -206,35 +220,70 @@ let
     else
       builtins.mapAttrs value options;
 
-  # What a definition comes to when its conditions are decided.
+  # What a definition comes to when its conditions are decided: values with priority and order,
+  # whose defaults are those of nixpkgs' `lib/modules.nix`.
   decided =
     definition:
-    if (definition._type or "") == "if" then
-      if definition.condition then decided definition.content else [ ]
-    else if (definition._type or "") == "merge" then
+    let
+      kind = definition._type or "";
+      contents = decided definition.content;
+    in
+    if kind == "if" then
+      if definition.condition then contents else [ ]
+    else if kind == "merge" then
       builtins.concatMap decided definition.contents
+    else if kind == "override" then
+      map (one: one // { inherit (definition) priority; }) contents
+    else if kind == "order" then
+      map (one: one // { inherit (definition) order; }) contents
     else
-      [ definition ];
+      [
+        {
+          priority = 100;
+          order = 1000;
+          value = definition;
+        }
+      ];
+
+  # Options whose texts are lines (nixpkgs, `types.lines`).
+  lines = [ "config.nix.extraOptions" ];
 
   merged =
     path: definitions:
     let
       all = builtins.concatMap decided definitions;
-      isSet = value: builtins.isAttrs value && !(value ? outPath);
+      isSet = one: builtins.isAttrs one.value && !(one.value ? outPath);
+      # Options are below sets, and a priority counts among the definitions of one option.
+      below =
+        one:
+        builtins.mapAttrs (
+          _: value: if one.priority == 100 then value else lib.mkOverride one.priority value
+        ) one.value;
+      least = builtins.foldl' (least: one: lib.min least one.priority) 9999 all;
+      strongest = builtins.filter (one: one.priority == least) all;
+      values = map (one: one.value) (builtins.sort (one: other: one.order < other.order) strongest);
+      first = builtins.head values;
     in
     if builtins.all isSet all then
-      builtins.zipAttrsWith (name: merged "${path}.${name}") all
-    else if builtins.all builtins.isList all then
-      builtins.concatLists all
-    else if builtins.length all == 1 then
-      builtins.head all
+      builtins.zipAttrsWith (name: merged "${path}.${name}") (map below all)
+    else if builtins.all builtins.isList values then
+      builtins.concatLists values
+    else if builtins.elem path lines then
+      builtins.concatStringsSep "\n" values
+    else if builtins.all (value: value == first) values then
+      first
     else
       throw "${path} has conflicting definitions";
 
   module =
     name: given:
     let
-      made = import (source + "/nix/${name}.nix") { inherit config lib pkgs; };
+      made = import (source + "/nix/${name}.nix") {
+        inherit config lib pkgs;
+        options.services.nix-binary-cache.${end} = builtins.mapAttrs (option: declared: {
+          highestPrio = if given ? ${option} then 100 else 1500;
+        }) options;
+      };
       config = {
         networking.hostName = "nixbuilder";
         nix = itsNix // {
@@ -264,7 +313,10 @@ let
 
   evaluated =
     let
-      result = merged "config" [ (module what (builtins.fromJSON settings)).config ];
+      result = merged "config" [
+        (module what (builtins.fromJSON settings)).config
+        (beside { inherit lib; })
+      ];
       failed = builtins.filter (one: !one.assertion) (result.assertions or [ ]);
     in
     if failed != [ ] then throw (builtins.head failed).message else result;
