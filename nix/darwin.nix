@@ -1,7 +1,12 @@
 # A Mac with nix-darwin that uses the cache. It adds to what the machine has, and replaces nothing.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  options,
+  ...
+}:
 let
-  substituter = import ./substituter.nix { inherit config lib; };
+  substituter = import ./substituter.nix { inherit config lib options; };
   inherit (substituter) cfg private;
 in
 {

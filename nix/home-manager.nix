@@ -1,9 +1,14 @@
 # A user with home-manager who uses the cache, on a machine that lets her: Nix takes substituters
 # from its `trusted-users` only. What the daemon does for her (a private CA, a private cache's
 # credential) is the machine's to set.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  options,
+  ...
+}:
 let
-  substituter = import ./substituter.nix { inherit config lib; };
+  substituter = import ./substituter.nix { inherit config lib options; };
   inherit (substituter) cfg private;
 in
 {

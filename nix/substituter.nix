@@ -1,6 +1,10 @@
 # What every client of the cache sets, whichever system reads it: `client.nix` is NixOS',
 # `darwin.nix` nix-darwin's, `home-manager.nix` home-manager's. No module by itself.
-{ config, lib }:
+{
+  config,
+  lib,
+  options,
+}:
 let
   cfg = config.services.nix-binary-cache.client;
   cache = lib.importJSON cfg.configurationFile;
@@ -23,6 +27,14 @@ let
       cache.substituter
     else
       "${cache.substituter}${if private then "&" else "?"}${joined}";
+  # Weaker than any value of somebody else's, `mkDefault` (1000) too, and stronger than an option's
+  # own default (1500). What a person has set here by name goes before others' `mkDefault`.
+  unlessSet =
+    name:
+    let
+      option = options.services.nix-binary-cache.client.${name};
+    in
+    lib.mkOverride (if option.highestPrio < 1500 then 900 else 1250) cfg.${name};
 in
 {
   inherit cfg private;
@@ -123,11 +135,11 @@ in
 
   # Single values, which would take another one's place.
   settings =
-    lib.optionalAttrs cfg.fallback { fallback = lib.mkDefault true; }
+    lib.optionalAttrs cfg.fallback { fallback = unlessSet "fallback"; }
     // lib.optionalAttrs (cfg.connectTimeout != null) {
-      connect-timeout = lib.mkDefault cfg.connectTimeout;
+      connect-timeout = unlessSet "connectTimeout";
     }
     // lib.optionalAttrs (!hasRetries && cfg.downloadAttempts != null) {
-      download-attempts = lib.mkDefault cfg.downloadAttempts;
+      download-attempts = unlessSet "downloadAttempts";
     };
 }

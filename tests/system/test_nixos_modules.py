@@ -198,6 +198,25 @@ def test_nix_has_the_cache_beside_the_lists_that_somebody_has_set(
     assert shown["keep-outputs"] == "true"
 
 
+@pytest.mark.parametrize("module", CLIENTS)
+@pytest.mark.parametrize("theirs", ["lib.mkDefault", "", "lib.mkForce"])
+def test_a_value_that_somebody_else_has_set_stays(
+    builder: ThrowawayBuilder, module: str, theirs: str
+) -> None:
+    others = {"connect-timeout": 5, "fallback": False, "download-attempts": 7}
+    beside = "".join(
+        f"nix.settings.{name} = {theirs} {json.dumps(value)}; " for name, value in others.items()
+    )
+    machine = Machine(builder, beside=f"{{ lib }}: {{ {beside}}}")
+    settings = machine.module(module)["nix"]["settings"]
+    assert {name: settings[name] for name in PATIENCE} == others
+    if theirs == "lib.mkDefault":
+        # What is set here by name was meant for this machine, a default for any.
+        by_name = {"connectTimeout": 9, "fallback": True, "downloadAttempts": 2}
+        settings = machine.module(module, **by_name)["nix"]["settings"]
+        assert [settings[name] for name in others] == list(by_name.values())
+
+
 BY_HAND = (
     "leave the module out, and add what `pulumi stack output nixConf` prints to the file that the "
     "machine's Nix reads, /etc/nix/nix.custom.conf with Determinate Nix."
