@@ -59,6 +59,9 @@ _NO_SUCH_STACK = "no stack named"
 _OTHER_PASSPHRASE = "incorrect passphrase"
 """What the engine says of a file's salt that is not the passphrase's (pulumi, `pkg/secrets`)."""
 
+_THERE_ALREADY = "already exists"
+"""What the engine says of a new stack whose name its backend has (pulumi, `pkg/backend`)."""
+
 _INTERRUPTED = b"confirmation cancelled"
 """What the engine says of a question that is answered with Ctrl-C (pulumi, `pkg/backend`)."""
 
@@ -286,8 +289,8 @@ def create(name: str, *, on_own_server: bool = False) -> Made:
     """Make a stack whose bucket and key have names of their own, where its file names none.
 
     Raises:
-        ToolboxError: the name cannot be a bucket's, the stack is there already, or its file cannot
-            be read or has another passphrase.
+        ToolboxError: the name cannot be a bucket's, the stack is there already, with its file or
+            without, or its file cannot be read or has another passphrase.
     """
     if not _NEW_NAME.fullmatch(name):
         raise ToolboxError(
@@ -318,6 +321,8 @@ def _initialize(stack: Stack) -> None:
     try:
         stack.quietly("stack", "init", "--no-select", stack.name)
     except ToolboxError as error:
+        if _THERE_ALREADY in str(error) and not stack.settings_file.exists():
+            raise _without_its_file(stack) from None
         if _OTHER_PASSPHRASE not in str(error):
             raise
         raise ToolboxError(
@@ -325,6 +330,18 @@ def _initialize(stack: Stack) -> None:
             "and every setting that is secure out of it, then make it: "
             f"make stack NAME={stack.name}, and set those anew"
         ) from None
+
+
+def _without_its_file(stack: Stack) -> ToolboxError:
+    """Return the refusal of a stack that the backend has, and whose settings are not here."""
+    there = f"there is a stack {stack.name} already, without its {stack.settings_file.name}; "
+    if stack.own_server:
+        # No command means a stack of this machine's server whose file is gone.
+        return ToolboxError(f"{there}put that back into {stack.directory}, or take another NAME")
+    return ToolboxError(
+        f'{there}make pulumi STACK={stack.name} ARGS="config refresh" writes it as it was last '
+        f'deployed, and make pulumi STACK={stack.name} ARGS="stack rm" removes what never was'
+    )
 
 
 def _name(stack: Stack, kept: Mapping[str, Any]) -> dict[str, str]:

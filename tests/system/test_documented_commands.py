@@ -134,6 +134,8 @@ EXECUTED = {
         "a stack is made by make stack NAME=staging",
         "NAME is missing; write make stack NAME=staging",
         "then make it: make stack NAME=…, and set those anew",
+        '…make pulumi STACK=… ARGS="config refresh" writes it as it was last '
+        'deployed, and make pulumi STACK=… ARGS="stack rm" removes what never was',
         "or make it first: make stack NAME=…",
         'make pulumi STACK=staging ARGS="config set endpoint https://s3.homelab.local"',
         "pulumi stack init staging",
@@ -507,6 +509,12 @@ def test_another_stack_is_made_beside_it(person: Person) -> None:
     kept = person.follow("then make it: make stack NAME=staging, and set those anew", other)
     assert "Pulumi.staging.yaml keeps endpoint\n" in kept
     assert "Pulumi.staging.yaml wants minioUser and minioPassword: see docs/settings.md" in kept
+    file.unlink()
+    lost = person.refused("make stack NAME=staging")
+    assert "a stack staging already, without its Pulumi.staging.yaml; make pulumi" in lost
+    never = 'make pulumi STACK=staging ARGS="stack rm" removes what never was'
+    person.follow(never, lost, ("confirm", "staging\r"))
+    person.done("make stack NAME=staging")
     person.done("pulumi stack rm --yes staging")
 
     person.done("pulumi stack init staging")
@@ -539,5 +547,12 @@ def test_another_stack_is_made_beside_it(person: Person) -> None:
     (person.directory / "key").write_text(key.to_nix())
     person.done("pulumi config set --secret adoptedSigningKeys < key")
     person.done("pulumi up --stack staging", YES)
+    deployed = yaml.safe_load(file.read_text())["config"]
+    file.unlink()
+    lost = person.refused("make stack NAME=staging")
+    person.follow('make pulumi STACK=staging ARGS="config refresh" writes it as it was last', lost)
+    again = yaml.safe_load(file.read_text())["config"]
+    assert {name: again[name] for name in deployed} == deployed
+    person.done("pulumi preview --expect-no-changes")
     person.done("pulumi config rm adoptedSigningKeys")
     assert str(key.public_key) in person.done("pulumi stack output publicKeys")

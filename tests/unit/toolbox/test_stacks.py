@@ -266,7 +266,25 @@ def test_a_file_of_another_passphrase_is_refused_with_the_remedy(engine: Engine)
     )
 
 
-def test_what_else_the_engine_says_of_a_new_stack_stands(engine: Engine) -> None:
+def test_a_stack_that_has_lost_its_file_is_refused_with_the_remedy(engine: Engine) -> None:
+    engine("stack 'organization/nixcache/lab' already exists")
+    with pytest.raises(ToolboxError) as refused:
+        stacks.create("lab", on_own_server=False)
+    assert str(refused.value) == (
+        "there is a stack lab already, without its Pulumi.lab.yaml; "
+        'make pulumi STACK=lab ARGS="config refresh" writes it as it was last deployed, and '
+        'make pulumi STACK=lab ARGS="stack rm" removes what never was'
+    )
+    with pytest.raises(ToolboxError) as refused:
+        stacks.create("lab", on_own_server=True)
+    assert str(refused.value) == (
+        "there is a stack lab already, without its Pulumi.lab.yaml; put that back into "
+        f"{stacks.HOME}/stacks/lab, or take another NAME"
+    )
+
+
+def test_what_else_the_engine_says_of_a_new_stack_stands(checkout: Path, engine: Engine) -> None:
+    (checkout / "Pulumi.lab.yaml").touch()
     engine("stack 'lab' already exists")
     with pytest.raises(ToolboxError, match="stack 'lab' already exists"):
         stacks.create("lab", on_own_server=False)
