@@ -128,7 +128,7 @@ def _snippet(name: str, caption: tuple[str, str], text: str, wrap: bool = False)
 
     A text that does not wrap scrolls, so the keyboard must be able to reach it.
     """
-    shown = escape(text.rstrip("\n"))
+    shown = escape(text.strip("\n"))
     attributes = f'role="region" tabindex="0" aria-labelledby="{name}-caption"'
     if wrap:
         attributes = 'class="wrap"'

@@ -100,7 +100,11 @@ class ClientConfiguration:
     """PEM text of the private CA; None where a public one signed the server's certificate."""
 
     def nix_conf(self) -> str:
-        """Return the lines for `/etc/nix/nix.conf` (Nix manual, `nix.conf`)."""
+        """Return the lines that `/etc/nix/nix.conf` includes, or has (Nix manual, `nix.conf`).
+
+        They begin with an empty one: appended to a file whose last line has no end, the first of
+        them would be part of that.
+        """
         trust = ""
         if self.ca_certificate is not None:
             # No setting adds a CA: `ssl-cert-file` takes the place of all others.
@@ -110,7 +114,7 @@ class ClientConfiguration:
                 f"# ca.pem, let the system trust it, and restart the Nix daemon:\n{steps}"
             )
         return (
-            f"extra-substituters = {self.substituter}\n"
+            f"\nextra-substituters = {self.substituter}\n"
             f"extra-trusted-public-keys = {' '.join(self.public_keys)}\n"
             "# Builds go on while a cache is away.\n"
             f"{patience('{name} = {value}')}"

@@ -197,7 +197,7 @@ def test_a_button_copies_the_text_to_the_letter_and_says_so(
     }.items():
         visit.page.get_by_role("button", name=name).click()
         visit.page.get_by_text("Copied", exact=True).wait_for(state="attached")
-        assert visit.page.evaluate("navigator.clipboard.readText()") == text.rstrip("\n")
+        assert visit.page.evaluate("navigator.clipboard.readText()") == text.strip("\n")
 
 
 def test_where_the_clipboard_is_closed_the_text_is_selected(browser: Browser, url: str) -> None:

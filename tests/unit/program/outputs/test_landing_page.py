@@ -65,7 +65,7 @@ def test_what_a_button_copies_is_what_the_outputs_say_to_the_letter() -> None:
     assert (text["key-1"], text["key-2"]) == KEYS
     assert text["nixos-text"] == CLIENT.nixos_configuration().rstrip("\n")
     assert text["flake-text"] == CLIENT.flake_nix_config().rstrip("\n")
-    assert text["nix-conf-text"] == CLIENT.nix_conf().rstrip("\n")
+    assert text["nix-conf-text"] == CLIENT.nix_conf().strip("\n")
     assert text["ca-text"] == CA.rstrip("\n")
 
 
