@@ -103,8 +103,9 @@ in
       assertion = config.nix.enable or true;
       message =
         "services.nix-binary-cache.client.enable is true, but nix.enable is false, so that no setting "
-        + "reaches Nix; leave the module out, and add what `pulumi stack output nixConf` prints to the "
-        + "file that the machine's Nix reads, /etc/nix/nix.custom.conf with Determinate Nix.";
+        + "reaches Nix; leave the module out, and let the file that the machine's Nix reads, "
+        + "/etc/nix/nix.custom.conf with Determinate Nix, include what `pulumi stack output nixConf` "
+        + "prints.";
     }
     {
       assertion = cfg.credentialsFile != null -> !lib.hasPrefix builtins.storeDir cfg.credentialsFile;

@@ -99,8 +99,9 @@ def _sections(client: ClientConfiguration) -> Iterator[str]:
         "nix-conf",
         ("Use it with any other Nix", "在其他系统上使用"),
         (
-            "Add the lines to /etc/nix/nix.conf, and restart the Nix daemon.",
-            "加入 /etc/nix/nix.conf，然后重启 Nix 守护进程。",
+            "Add the lines to /etc/nix/nix.conf, in the place of any that it has of this cache, "
+            "and restart the Nix daemon.",
+            "加入 /etc/nix/nix.conf，替换其中此缓存原有的行，然后重启 Nix 守护进程。",
         ),
         _snippet("nix-conf-text", ("nix.conf", "nix.conf"), client.nix_conf()),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from formats.signing import SecretKey
 from program.outputs.machines import TRUSTING_A_CA, ClientConfiguration
 from tests.system.cache_bucket import CacheBucket
 from tests.system.stack import CHECKOUT
@@ -15,6 +16,7 @@ from toolbox.minio_server import MinioServer
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PAGE = (CHECKOUT / "docs" / "clients.md").read_text(encoding="utf-8")
+SYSTEMS = "Debian, Fedora, any other system"
 RESTART = "systemctl restart nix-daemon"
 # The machine has no systemd.
 START = """
@@ -35,6 +37,20 @@ def section(title: str) -> str:
 def blocks(title: str, language: str) -> list[str]:
     """Return a section's blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+def including() -> list[str]:
+    """Return the commands that let a machine's nix.conf include the cache's, but for the last."""
+    commands = [line.removeprefix("# ") for line in blocks(SYSTEMS, "console")[0].splitlines()]
+    assert commands.pop() == RESTART
+    return commands
+
+
+def shown(machine: ThrowawayBuilder, setting: str) -> list[str]:
+    """Return what the machine's Nix has of a setting, word for word."""
+    lines = machine.run("nix --extra-experimental-features nix-command show-config").stdout
+    (value,) = re.findall(rf"^{setting} = ?(.*)$", lines, re.MULTILINE)
+    return str(value).split()
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +111,51 @@ def test_an_image_is_built_that_takes_from_the_cache(
 def test_a_machine_with_a_daemon_takes_from_the_cache(
     client: ThrowawayBuilder, new_path: Callable[[str], str]
 ) -> None:
-    (console,) = blocks("Debian, Fedora, any other system", "console")
-    commands = [line.removeprefix("# ") for line in console.splitlines()]
-    assert commands.pop() == RESTART
     path = new_path("daemon")
     client.run("groupadd --system nixbld; useradd --create-home ann")
-    client.run("\n".join(["set -e", *commands, TRUSTING_A_CA["Debian, Ubuntu"]]))
+    # As an installer leaves it, or an editor that ends no last line.
+    client.run("printf 'substituters =\nbuild-users-group = nixbld' >/etc/nix/nix.conf")
+    client.run("\n".join(["set -e", *including(), TRUSTING_A_CA["Debian, Ubuntu"]]))
+    assert shown(client, "build-users-group") == ["nixbld"]
     client.run(START)
     said = client.run(f"su ann -c 'NIX_REMOTE=daemon nix-store --realise {path}'").stderr
     assert said.count("copying path") == 3
+
+
+def test_lines_that_somebody_appends_leave_the_one_before_them_as_it_was(
+    client: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    client.run(
+        "printf 'substituters =\nbuild-users-group = nixbld' >/etc/nix/nix.conf\n"
+        "cat nix.conf >>/etc/nix/nix.conf"
+    )
+    assert shown(client, "build-users-group") == ["nixbld"]
+    assert shown(client, "substituters") == [f"{bucket.server.endpoint}/{bucket.name}"]
+
+
+def test_a_key_that_was_retired_is_not_trusted_any_more(
+    client: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    url = f"{bucket.server.endpoint}/{bucket.name}"
+    old, new = (str(SecretKey.generate(f"cache.test-{n}").public_key) for n in (1, 2))
+    host = url.removeprefix("https://").partition("/")[0]
+    before = shown(client, "trusted-public-keys")
+    # Appended, as the page once told, beside a line of somebody else's.
+    client.run(
+        "printf 'extra-substituters = https://own.example/cache.test\n' >>/etc/nix/nix.conf\n"
+        "cat - >>/etc/nix/nix.conf",
+        input=ClientConfiguration(url, [old], None).nix_conf(),
+    )
+    (_, console) = blocks(SYSTEMS, "console")
+    take_out = console.removeprefix("# ")
+    ours = {r"s3\.homelab\.local/": f"{host}/", r"s3\.homelab\.local-": "cache.test-"}
+    for example, here in ours.items():
+        assert example in take_out
+        take_out = take_out.replace(example, here)
+    client.run(take_out)
+    for keys in ([old], [old, new], [new]):
+        client.run("cat >nix.conf", input=ClientConfiguration(url, keys, None).nix_conf())
+        client.run("\n".join(["set -e", *including()]))
+        assert shown(client, "trusted-public-keys") == [*before, *keys]
+    assert shown(client, "substituters")[-2:] == ["https://own.example/cache.test", url]
+    assert client.run("grep -c include /etc/nix/nix.conf").stdout == "1\n"

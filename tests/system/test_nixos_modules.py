@@ -218,8 +218,8 @@ def test_a_value_that_somebody_else_has_set_stays(
 
 
 BY_HAND = (
-    "leave the module out, and add what `pulumi stack output nixConf` prints to the file that the "
-    "machine's Nix reads, /etc/nix/nix.custom.conf with Determinate Nix."
+    "leave the module out, and let the file that the machine's Nix reads, /etc/nix/nix.custom.conf "
+    "with Determinate Nix, include what `pulumi stack output nixConf` prints."
 )
 NO_HOOK = "leave the hook out, and name in paths what is to be pushed."
 
