@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from formats.error import FormatError
 
+_BYTE_ORDER_MARK = "\ufeff"
+_NAME = re.compile(r"[!-9;-~]+")
+"""What stands before a key's colon: in the line of a narinfo with its signature, nothing else."""
+
 _KEY_DOMAIN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 _KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]{{0,17}})")
 
@@ -53,9 +57,14 @@ def split_key(text: str, size: int, kind: str) -> tuple[str, bytes]:
     Raises:
         FormatError: it is not of that form or size.
     """
-    name, colon, encoded = text.strip().partition(":")
+    text = text.strip()
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise FormatError("it begins with a byte order mark, which would be a part of its name")
+    name, colon, encoded = text.partition(":")
     if not colon or not name or re.search(r"\s", name):
         raise FormatError(f"a {kind} key is written name:base64")
+    if not _NAME.fullmatch(name):
+        raise FormatError(f"the name of a {kind} key has a letter that is not printable ASCII")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

@@ -211,6 +211,15 @@ def test_malformed_input_raises_the_modules_own_error_and_nothing_else(
         ("nothing", "a secret key is written name:base64"),
         (":AAAA", "a secret key is written name:base64"),
         ("a b-1:AAAA", "a secret key is written name:base64"),
+        (
+            f"\ufeff{SECRET_KEY}",
+            "it begins with a byte order mark, which would be a part of its name",
+        ),
+        (
+            SECRET_KEY.replace("homelab", "h\u00f6melab"),
+            "the name of a secret key has a letter that is not printable ASCII",
+        ),
+        (f"\x7f{SECRET_KEY}", "the name of a secret key has a letter that is not printable ASCII"),
         ("a-1:!!!", "the part after the colon of a secret key is not base64"),
         ("a-1:AAAA", "the part after the colon of a secret key holds 64 bytes, not 3"),
         (
@@ -233,6 +242,11 @@ def test_a_secret_key_that_is_none_is_refused_with_the_reason(text: str, reason:
             "the part after the colon of a public key holds 32 bytes, not 64; this is a secret key",
         ),
         ("nothing", "a public key is written name:base64"),
+        (
+            f"\ufeff{PUBLIC_KEY}",
+            "it begins with a byte order mark, which would be a part of its name",
+        ),
+        (f"\xe9{PUBLIC_KEY}", "the name of a public key has a letter that is not printable ASCII"),
         ("a-1:!!!", "the part after the colon of a public key is not base64"),
         ("a-1:AAAA", "the part after the colon of a public key holds 32 bytes, not 3"),
     ],
