@@ -52,15 +52,18 @@ class SigningKeyProvider(ResourceProvider):
         """Make the provider, without any state."""
         # Pickled into the state with the resource: it has nothing to remember.
 
-    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Refuse a name that Nix would not rotate, and an adopted key that is none."""
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse to make a key under a name without an integer, and an adopted key that is none."""
         failures: list[CheckFailure] = []
         name, adopted = news.get("key_name"), news.get("adopted_secret_key")
         if UNKNOWN in (name, adopted):
             # A preview that cannot know them yet; the deployment asks again.
             return CheckResult(news, failures)
         try:
-            KeyName.parse(name if isinstance(name, str) else "")
+            parsed = KeyName.parse(name if isinstance(name, str) else "")
+            # One that is there keeps the name that it came with.
+            if not (parsed.has_number or adopted or olds.get("key_name") == name):
+                raise FormatError("a new key's name is a domain, a hyphen and an integer")
         except FormatError as error:
             failures.append(CheckFailure("key_name", f"{error}, such as s3.homelab.local-1"))
         if isinstance(adopted, str) and adopted and not failures:
@@ -127,7 +130,8 @@ class SigningKey(Resource, module="nixcache", name="SigningKey"):
 
         Args:
             name: the resource's name.
-            key_name: the cache's domain, a hyphen and an integer: `s3.homelab.local-1`.
+            key_name: the cache's domain, a hyphen and an integer: `s3.homelab.local-1`; an adopted
+                key's own name.
             adopted_secret_key: a key that exists already, in Nix's format; it must have that name.
             opts: resource options of the caller.
         """

@@ -14,36 +14,70 @@ _NAME = re.compile(r"[!-9;-~]+")
 """What stands before a key's colon: in the line of a narinfo with its signature, nothing else."""
 
 _KEY_DOMAIN = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
-_KEY_NAME = re.compile(rf"(?P<domain>{_KEY_DOMAIN})-(?P<number>0|[1-9][0-9]{{0,17}})")
+_NUMBERED = r"(?P<domain>{})-(?P<number>0|[1-9][0-9]{{0,17}})"
+_KEY_NAME = re.compile(_NUMBERED.format(_KEY_DOMAIN))
+# Nix takes any name without a colon (`BorrowedCryptoValue::parse`,
+# src/libutil/signature/local-keys.cc). These letters go through nix.conf, where # begins a comment
+# and a blank another key, and through texts in Nix and HTML, as they are.
+NAME_LETTERS = r"\w.+@=~/-"
+"""What the name of a cache's own key is made of, for a class in a pattern (`re.ASCII`)."""
+
+_GIVEN_DOMAIN = rf"\w(?:[{NAME_LETTERS}]*\w)?"
+_GIVEN_NAME = re.compile(_NUMBERED.format(_GIVEN_DOMAIN), re.ASCII)
+
+_NO_NUMBER = -1
 
 
 def is_key_domain(text: str) -> bool:
-    """Tell whether `text` can stand before the hyphen and the integer of a key's name."""
+    """Tell whether `text` is called as a host is, so that a new key can be named after it."""
     return bool(re.fullmatch(_KEY_DOMAIN, text))
 
 
 @dataclass(frozen=True, order=True)
 class KeyName:
-    """A signing key's name: the cache's domain, a hyphen, an integer that grows with rotation."""
+    """A signing key's name: the cache's domain, a hyphen, an integer that grows with rotation.
+
+    A key that was made elsewhere may have another name. All of it is the domain then, and it is
+    older than those of that domain which have an integer.
+    """
 
     domain: str
     number: int
+    """Negative where the name has none."""
 
     @classmethod
     def parse(cls, text: str) -> KeyName:
-        """Read `domain-integer`.
+        """Read `domain-integer`, or a name that is a domain only.
 
         Raises:
-            FormatError: there is no domain, no hyphen or no integer.
+            FormatError: it begins or ends with something else than a letter, a digit or an
+                underscore, or a letter is none that goes through all that has a cache's keys.
         """
-        match = _KEY_NAME.fullmatch(text)
-        if match is None:
+        match = _GIVEN_NAME.fullmatch(text)
+        if match is not None:
+            return cls(match["domain"], int(match["number"]))
+        if not is_given_domain(text):
             raise FormatError("a signing key's name is a domain, a hyphen and an integer")
-        return cls(match["domain"], int(match["number"]))
+        return cls(text, _NO_NUMBER)
+
+    @property
+    def has_number(self) -> bool:
+        """Whether it ends with a hyphen and an integer, as that of a key that is made here does."""
+        return self.number != _NO_NUMBER
+
+    @property
+    def next(self) -> KeyName:
+        """The name that follows it when the key is rotated."""
+        return KeyName(self.domain, max(self.number, 0) + 1)
 
     def __str__(self) -> str:
         """Return the name as Nix has it."""
-        return f"{self.domain}-{self.number}"
+        return f"{self.domain}-{self.number}" if self.has_number else self.domain
+
+
+def is_given_domain(text: str) -> bool:
+    """Tell whether `text` can be the domain of a key made elsewhere, or of one that follows it."""
+    return bool(re.fullmatch(_GIVEN_DOMAIN, text, re.ASCII))
 
 
 def split_key(text: str, size: int, kind: str) -> tuple[str, bytes]:

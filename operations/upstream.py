@@ -9,7 +9,7 @@ from typing import Protocol
 from urllib3.exceptions import HTTPError
 
 from formats.error import FormatError
-from formats.keys import KeyName, PublicKey
+from formats.keys import KeyName, PublicKey, is_key_domain
 from operations.cache_client import OK, CacheClient
 
 
@@ -60,9 +60,11 @@ def substituter(key: str) -> str | None:
     Source: Nix manual, `nix key generate-secret`: a key is named after its cache's domain.
     """
     try:
-        return f"https://{KeyName.parse(PublicKey.parse(key).name).domain}"
+        name = KeyName.parse(PublicKey.parse(key).name)
     except FormatError:
         return None
+    # Any other name may be somebody's, or say nothing of where.
+    return f"https://{name.domain}" if name.has_number and is_key_domain(name.domain) else None
 
 
 def _client(url: str | None, connections: int) -> CacheClient | None:

@@ -19,13 +19,12 @@ from components.access import same_policy
 from components.binary_cache import anonymous_policy, nix_cache_info
 from components.retention import PAGE_KEY
 from formats.foreign_json import parse_foreign_json
-from formats.keys import KeyName, PublicKey
+from formats.keys import NAME_LETTERS, KeyName, PublicKey
 from formats.narinfo import NarInfo
 from formats.printable import listed, printable
 from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from program.checks import sampled
-from program.checks.key_rotation import next_name
 from program.checks.recorded import Recorded
 from program.checks.s3_client import Server
 from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
@@ -39,6 +38,7 @@ _NAMED = 5
 _READING = {"s3:GetBucketLocation", "s3:GetObject", "s3:ListBucket"}
 _READS = {"*", "s3:*", "s3:Get*", "s3:GetObject"}
 _UNUSUAL = "something unusual"
+_KEY_OF_A_PAGE = rb"(?<![%b])%%b:[\w+/]{43}=" % NAME_LETTERS.encode()
 
 
 def check(settings: Settings, keys: SigningKeys, server: Server, recorded: Recorded) -> None:
@@ -279,7 +279,7 @@ class _Shown:
 
     def named(self, name: str) -> list[bytes]:
         """Return the public keys of a name that the page has."""
-        return re.findall(rb"(?<![\w.-])%b:[\w+/]{43}=" % re.escape(name.encode()), self.page)
+        return re.findall(_KEY_OF_A_PAGE % re.escape(name.encode()), self.page)
 
     def has(self, key: PublicKey) -> bool:
         """Return whether it shows this key."""
@@ -315,7 +315,7 @@ def _check_name(
         "adoptedSigningKeys" if given else "signingKeys",
         None if given else name,
         f"{where} {settings.bucket} {does} another key of the name {name}, and clients that trust "
-        f"that one would refuse what this stack signs; {remedy} {next_name(KeyName.parse(name))} "
+        f"that one would refuse what this stack signs; {remedy} {KeyName.parse(name).next} "
         "in its place",
     )
 

@@ -43,7 +43,7 @@ def check(
     """
     before = trusted_before(recorded)
     names = [key.name for key in before]
-    keys = settings.signing_keys.settle(names)
+    keys = settings.signing_keys.settle(names, recorded.signing_keys)
     _refuse_a_builders_key_that_is_none(settings, keys)
     _refuse_this_cache_as_its_upstream(settings, keys, recorded)
     refuse_a_step_back(before, keys, retired_before(recorded), recorded.signing_keys)
@@ -154,13 +154,8 @@ def refuse_a_step_back(
                     "signingKeys",
                     name,
                     f"this stack has had {max(older)}; a new key takes a higher integer, "
-                    f"such as {next_name(max(older))}",
+                    f"such as {max(older).next}",
                 )
-
-
-def next_name(key: KeyName) -> KeyName:
-    """Return the name that follows a key's when it is rotated."""
-    return KeyName(key.domain, key.number + 1)
 
 
 def trusted_before(recorded: Recorded) -> tuple[PublicKey, ...]:
@@ -202,7 +197,7 @@ def _refuse_another_under_a_lost_name(
                 name,
                 "clients trust this key, and the state has lost it: another one of its name would "
                 "be refused; give it in adoptedSigningKeys from its backup, or write "
-                f"{next_name(KeyName.parse(name))} in its place",
+                f"{KeyName.parse(name).next} in its place",
             )
 
 

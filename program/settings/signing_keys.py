@@ -6,11 +6,11 @@ after, since clients trust it by its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from formats.error import FormatError
-from formats.keys import KeyName, is_key_domain
+from formats.keys import KeyName, is_given_domain, is_key_domain
 from formats.signing import SecretKey
 from program.settings.reader import SettingError, SettingReader
 
@@ -42,12 +42,14 @@ class SigningKeySettings:
     adopted: Mapping[str, str] = field(repr=False)
     """Secret keys that exist already, by name."""
 
-    def settle(self, known: Sequence[str]) -> SigningKeys:
+    def settle(self, known: Sequence[str], kept: Collection[str] = ()) -> SigningKeys:
         """Return the keys that are meant.
 
         Args:
             known: the names that clients trust since the last deployment, oldest first. Unset, the
                 setting means these, whatever the host is called now.
+            kept: those that the state has. A key that is there may have a name without an integer,
+                which no new one gets.
 
         Raises:
             SettingError: a name is none that a key of this stack can have.
@@ -56,7 +58,8 @@ class SigningKeySettings:
         old = [KeyName.parse(name).domain for name in known]
         settled = next((domain for domain in old if domain not in self.domains), self.host)
         named = tuple(name.replace("{host}", settled) for name in names)
-        self._check(named, {self.host, settled, *old, *self.domains})
+        hosts = set() if self._names_none else {self.host, settled}
+        self._check(named, {*hosts, *old, *self.domains}, {*known, *kept, *self.adopted})
         for name in self.adopted:
             if name not in named:
                 raise SettingError(
@@ -72,40 +75,53 @@ class SigningKeySettings:
         """Whether no key can be named after the host."""
         return not is_key_domain(self.host)
 
-    def _check(self, names: Sequence[str], allowed: set[str]) -> None:
-        newest: dict[str, int] = {}
+    def _check(self, names: Sequence[str], domains: set[str], there: set[str]) -> None:
+        newest: dict[str, KeyName] = {}
         for name in names:
-            try:
-                key = KeyName.parse(name)
-            except FormatError:
-                if self._names_none and name.startswith(self.host):
-                    raise SettingError(
-                        *self.given_host,
-                        "no key can be named after its host; list a domain in signingKeyDomains, "
-                        "such as example.org, and name a key after it in signingKeys, such as "
-                        "example.org-1",
-                    ) from None
-                raise SettingError(
-                    "signingKeys",
-                    name,
-                    "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1",
-                ) from None
-            if key.domain not in allowed:
-                other = f"name the key {self.host}-{key.number}, or "
+            key = self._parsed(name, there)
+            if key.domain not in domains:
+                raise self._of_another_domain(key)
+            before = newest.get(key.domain)
+            if before is not None and before >= key:
                 raise SettingError(
                     "signingKeys",
                     str(key),
-                    f"its domain is not the cache's host, {self.host}; "
-                    f"{'' if self._names_none else other}list its domain in signingKeyDomains",
+                    f"it stands after {before}; name each key once, and a newer one with a higher "
+                    "integer",
                 )
-            if key.number <= newest.get(key.domain, -1):
-                raise SettingError(
-                    "signingKeys",
-                    str(key),
-                    f"it stands after {key.domain}-{newest[key.domain]}; "
-                    "name each key once, and a newer one with a higher integer",
-                )
-            newest[key.domain] = key.number
+            newest[key.domain] = key
+
+    def _parsed(self, name: str, there: set[str]) -> KeyName:
+        remedy = "write the cache's domain, a hyphen and an integer, such as s3.homelab.local-1"
+        try:
+            key = KeyName.parse(name)
+            if key.has_number or name in there:
+                return key
+            remedy += ", or give the key of this name, if there is one, in adoptedSigningKeys"
+        except FormatError:
+            pass
+        if self._names_none and name.startswith(self.host):
+            raise self._of_no_domain()
+        raise SettingError("signingKeys", name, remedy)
+
+    def _of_no_domain(self) -> SettingError:
+        return SettingError(
+            *self.given_host,
+            "no key can be named after its host; list a domain in signingKeyDomains, such as "
+            "example.org, and name a key after it in signingKeys, such as example.org-1",
+        )
+
+    def _of_another_domain(self, key: KeyName) -> SettingError:
+        if self._names_none and key.domain == self.host:
+            return self._of_no_domain()
+        other = f"name the key {self.host}-{key.number}, or "
+        return SettingError(
+            "signingKeys",
+            str(key),
+            f"its domain is not the cache's host, {self.host}; "
+            f"{other if key.has_number and not self._names_none else ''}list its domain in "
+            "signingKeyDomains",
+        )
 
 
 def read_signing_keys(
@@ -126,7 +142,7 @@ def read_signing_keys(
             "signingKeys", [], f"a cache has at least one key; name one, such as {name}"
         )
     for given in domains:
-        if not is_key_domain(given):
+        if not is_given_domain(given):
             raise SettingError(
                 "signingKeyDomains", given, "write a domain only, such as cache.example.org"
             )

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from formats.keys import PublicKey
 from formats.signing import SecretKey
-from tests.system.conftest import StackFactory, server_settings
+from tests.system.cache_bucket import OpenBucket
+from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
+from toolbox.throwaway_builder import ThrowawayBuilder
 
 pytestmark = pytest.mark.system
 
@@ -105,6 +108,49 @@ def test_a_key_made_by_nix_is_adopted_and_stays_when_the_setting_goes(
     stack.up().succeeded()
     assert stack.changes() == {}
     assert backup(stack) == (VECTORS / "secret-key").read_text().strip()
+
+
+@pytest.mark.parametrize("name", ["binarycache.example.com", "my_cache"])
+def test_a_key_with_a_name_of_its_own_is_adopted_rotated_and_retired(
+    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder, name: str
+) -> None:
+    """Clients that trust it need no change."""
+    key, closure = SecretKey.generate(name), builder.make_closure(2, 20_000, seed=41, name="named")
+    where = name.replace("_", "-")
+    named = {"signingKeys": [name], "signingKeyDomains": [name]}
+    stack = new_stack(**{**server_settings(minio), **named}, bucket=where)
+    stack.set(sshPrivateKey=builder.private_key, builders=[builder_settings(builder, closure)])
+    assert f'signingKeys is "{name}": write the cache' in stack.preview().refused()
+    stack.set(adoptedSigningKeys=key.to_nix())
+    stack.up().succeeded()
+    old = key.public_key
+    assert stack.outputs()["publicKeys"] == [str(old)]
+    user = stack.outputs()["builders"]["nixbuilder"]
+    secrets = user["accessKeyId"], user["secretAccessKey"]
+    bucket = OpenBucket(minio, where, *secrets, key)
+    assert bucket.pull(builder, closure, keys=[old]) == 2
+    stack.set(adoptedSigningKeys=None)
+    assert stack.changes() == {}
+
+    stack.set(signingKeys=[name, f"{name}-1"])
+    assert f"{name} stays trusted, {name}-1 starts being" in stack.preview().succeeded().output
+    stack.up().succeeded()
+    assert backup(stack).splitlines()[0] == key.to_nix()
+    new = PublicKey.parse(stack.outputs()["publicKeys"][1])
+    assert new.name == f"{name}-1"
+    for trusted in (old, new):
+        assert bucket.pull(builder, closure, keys=[trusted]) == 2
+    audit = stack.operate("audit", "--stack", stack.name).succeeded().output
+    assert name in audit
+
+    stack.set(signingKeys=[f"{name}-1"])
+    stack.up().succeeded()
+    assert stack.changes() == {}
+    assert stack.outputs()["retiredKeys"] == [str(old)]
+    stack.set(signingKeys=[name, f"{name}-1"])
+    assert f'signingKeys is "{name}": write the cache' in stack.preview().refused()
+    stack.set(signingKeys=[name, f"{name}-1"], adoptedSigningKeys=key.to_nix())
+    stack.preview().succeeded()
 
 
 KEY = SecretKey.generate(FIRST)

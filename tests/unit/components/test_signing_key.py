@@ -46,6 +46,15 @@ def test_check_refuses_a_name_without_domain_or_integer(name: object) -> None:
     assert failure.property == "key_name"
 
 
+def test_a_name_without_an_integer_is_an_adopted_keys_and_stays_when_the_setting_goes() -> None:
+    provider, key = SigningKeyProvider(), SecretKey.generate("binarycache.example.com")
+    named = {"key_name": key.name}
+    adopted = {**named, "adopted_secret_key": key.to_nix()}
+    assert provider.check({}, adopted).failures == []
+    assert provider.check(adopted, named).failures == []
+    assert [failure.property for failure in provider.check({}, named).failures] == ["key_name"]
+
+
 def test_check_refuses_an_adopted_key_that_is_none_without_showing_it() -> None:
     other = SecretKey.generate("other-1")
     mismatched = base64.b64encode(bytes(32) + other.public_key.data).decode()

@@ -152,12 +152,31 @@ def test_lines_end_where_they_end_for_nix() -> None:
             NarInfo.parse(text.replace("URL: ", f"X: x{separator}URL: "))
 
 
-@pytest.mark.parametrize("number", ["", "01", "-1", "1.0", "9" * 5_000])
-def test_a_key_number_that_is_none_is_refused(number: str) -> None:
+@pytest.mark.parametrize("number", ["01", "-1", "1.0", "9" * 5_000])
+def test_a_key_number_that_is_none_is_a_part_of_the_name(number: str) -> None:
+    name = KeyName.parse(f"s3.homelab.local-{number}")
+    assert not name.has_number
+    assert name.domain == str(name) == f"s3.homelab.local-{number}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-1", "a-", "a b", "a:b", "a,b", 'a"b', "a'b", "a#b", "a$b", "a\\b", "{host}", "\xe9"],
+)
+def test_a_name_that_does_not_go_through_all_that_has_keys_is_refused(name: str) -> None:
     with pytest.raises(
         FormatError, match=r"^a signing key's name is a domain, a hyphen and an integer$"
     ):
-        KeyName.parse(f"s3.homelab.local-{number}")
+        KeyName.parse(name)
+
+
+@pytest.mark.parametrize("name", ["binarycache.example.com", "mycache", "my_cache", "me@host/a"])
+def test_a_name_without_a_number_is_older_than_those_with_one(name: str) -> None:
+    first = KeyName.parse(name)
+    assert str(first) == name
+    assert str(first.next) == f"{name}-1"
+    assert first < KeyName.parse(f"{name}-0") < first.next < first.next.next
+    assert KeyName.parse(f"{name}-1") == first.next
 
 
 @given(st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9]{1,9}){0,3}-[1-9][0-9]{0,4}", fullmatch=True))

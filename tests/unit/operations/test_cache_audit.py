@@ -407,10 +407,11 @@ def test_a_cache_that_does_not_answer_is_a_finding_and_makes_nothing_missing(
 
 
 def test_a_cache_is_asked_where_its_keys_name_says_and_given_up_when_it_is_silent() -> None:
-    nowhere, nameless = upstream_caches(
-        [str(SecretKey.generate(name).public_key) for name in ("nowhere.invalid-1", "number")], 1
+    names = ("nowhere.invalid-1", "number", "me@nowhere.invalid-1", "nowhere.invalid/x-1")
+    nowhere, *nameless = upstream_caches(
+        [str(SecretKey.generate(name).public_key) for name in names], 1
     )
-    assert nameless.has("x.narinfo") is None
+    assert [(one.client, one.has("x.narinfo")) for one in nameless] == [(None, None)] * 3
     assert nowhere.client is not None
     assert nowhere.has("x.narinfo") is None
     assert nowhere.client is None

@@ -195,6 +195,27 @@ def test_no_other_key_takes_a_name_that_the_stacks_own_bucket_shows(
     assert known(NEXT) == frozenset()
 
 
+def test_a_name_is_told_from_one_that_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page has names as they are, whatever letters they are made of."""
+    named = SecretKey.generate("cache")
+    keys = SigningKeys((named.name,), {named.name: named.to_nix()})
+    settings = parse(configuration())
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    monkeypatch.setattr(Server, "lifecycle", lambda *_: Lifecycle())
+
+    def shown(*there: SecretKey) -> frozenset[str]:
+        monkeypatch.setattr(Server, "objects", lambda *_: iter(()))
+        monkeypatch.setattr(Server, "read", lambda *_: page(*there)["use.html"])
+        adoption.check_new_keys(settings, keys, server, state())
+        return adoption.known_to_clients(settings, keys, server)
+
+    others = [SecretKey.generate(f"{start}cache") for start in ("my@", "a/", "b_", "c.", "d-")]
+    assert shown(*others) == frozenset()
+    assert shown(named, *others) == {named.name}
+    with pytest.raises(SettingError, match=r"another key of the name cache, .* or write cache-1"):
+        shown(SecretKey.generate(named.name))
+
+
 def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -188,6 +188,32 @@ def test_another_key_does_not_take_the_name_of_one_that_the_state_has_lost() -> 
     assert check(lost, ONE, TWO, **adopted) == (ONE.name, TWO.name)
 
 
+def test_a_key_without_a_number_is_followed_by_numbered_ones_and_its_name_is_not_given_again() -> (
+    None
+):
+    first, second = SecretKey.generate("mycache"), SecretKey.generate("mycache-1")
+    listed = {"signingKeyDomains": ["mycache"]}
+    adopted = {**listed, "adoptedSigningKeys": first.to_nix()}
+    assert check(state(), first, **adopted) == (first.name,)
+    both = state(first, told=(first,))
+    assert check(both, first, second, **listed) == (first.name, second.name)
+    assert check(state(first, second), second, **listed) == (second.name,)
+    assert [key.name for key in key_rotation.trusted_before(state(second, first))] == [
+        first.name,
+        second.name,
+    ]
+    known = state(second, told=(second,), retired=(first,))
+    with pytest.raises(SettingError, match='"mycache": write the cache'):
+        check(known, first, second, **listed)
+    other = SecretKey.generate("mycache").to_nix()
+    with pytest.raises(SettingError, match="clients trust another key named mycache"):
+        check(known, first, second, **listed, adoptedSigningKeys=other)
+    assert check(known, first, second, **adopted) == (first.name, second.name)
+    lost = state(told=(first,))
+    with pytest.raises(SettingError, match=r"from its backup, or write mycache-1 in its place"):
+        check(lost, first, **listed)
+
+
 def test_a_first_deployment_that_failed_has_settled_its_keys_already() -> None:
     cdn = {"publicUrl": "https://cdn.example.org"}
     assert check(state(), **cdn) == ("cdn.example.org-1",)

@@ -165,6 +165,47 @@ def test_keys_are_adopted_by_their_names() -> None:
     assert first.to_nix() not in repr(settings)
 
 
+def adopted(*keys: str) -> str:
+    return "\n".join(SecretKey.generate(name).to_nix() for name in keys)
+
+
+def test_an_adopted_key_keeps_the_name_that_it_has() -> None:
+    """As in the NixOS wiki's page on binary caches: its domain alone; others name a cache."""
+    for name in ("binarycache.example.com", "mycache", "my_cache", "me@host/a"):
+        given = {"signingKeys": [name], "signingKeyDomains": [name]}
+        assert names(**given, adoptedSigningKeys=adopted(name)) == (name,)
+        # It is rotated by a new one, and kept without its text.
+        rotated = {**given, "signingKeys": [name, f"{name}-1"]}
+        assert names(name, **rotated) == (name, f"{name}-1")
+        assert "it stands after" in refused(
+            **rotated | {"signingKeys": [f"{name}-1", name]}, adoptedSigningKeys=adopted(name)
+        )
+        # Nor is it lost where the setting is not there, and the outputs do not know it.
+        kept = parse(configuration(**given)).signing_keys
+        assert kept.settle((), [name]).names == (name,)
+        assert names(name, signingKeys=[name]) == names(name) == (name,)
+    assert names(signingKeys=[HOST], adoptedSigningKeys=adopted(HOST)) == (HOST,)
+
+
+def test_no_new_key_is_called_by_a_domain_alone() -> None:
+    message = refused(signingKeys=["mycache"], signingKeyDomains=["mycache"])
+    assert message == (
+        'signingKeys is "mycache": write the cache\'s domain, a hyphen and an integer, such as '
+        "s3.homelab.local-1, or give the key of this name, if there is one, in adoptedSigningKeys"
+    )
+    message = refused(signingKeys=["mycache"], adoptedSigningKeys=adopted("mycache"))
+    assert message == (
+        'signingKeys is "mycache": its domain is not the cache\'s host, s3.homelab.local; list its '
+        "domain in signingKeyDomains"
+    )
+
+
+def test_a_builder_signs_with_an_adopted_key_by_its_name() -> None:
+    builder = {"name": "a", "local": True, "signingKey": "mycache"}
+    (found,) = parse(configuration(builders=[builder])).builders
+    assert found.signing_key == "mycache"
+
+
 KEY = SecretKey.generate(f"{HOST}-1")
 SEED_OF_ANOTHER = base64.b64encode(bytes(32) + KEY.public_key.data).decode()
 
