@@ -179,11 +179,15 @@ def retired_before(recorded: Recorded) -> tuple[PublicKey, ...]:
 def retired_now(recorded: Recorded, keys: SigningKeys) -> list[str]:
     """Return the keys that clients were made to trust once, and do not need after this deployment.
 
+    A key that was made for a deployment which failed is among them: its page, or what a builder
+    pushed, may have shown it.
+
     Args:
         recorded: the stack's state.
         keys: the stack's keys.
     """
-    once = {*retired_before(recorded), *trusted_before(recorded)}
+    made = map(PublicKey.parse, recorded.signing_keys.values())
+    once = {*retired_before(recorded), *trusted_before(recorded), *made}
     return sorted(str(key) for key in once if key.name not in keys.names)
 
 

@@ -285,24 +285,32 @@ class Server:
         absent = "ReplicationConfigurationNotFoundError"
         return self._setting(bucket, "replication", bytes, absent) is not None
 
-    def objects(self, bucket: str) -> Iterator[tuple[str, datetime]]:
+    def objects(self, bucket: str, after: str = "") -> Iterator[tuple[str, datetime]]:
         """Yield each object's key, and when it was last written (S3 `ListObjectsV2`).
+
+        Args:
+            bucket: the bucket.
+            after: what the keys come after, in the order of their bytes.
 
         Raises:
             ServerError: no answer, or the server refuses the user.
         """
-        for entry in self.listing(bucket):
+        for entry in self.listing(bucket, after=after):
             yield entry.key, entry.last_modified
 
-    def listing(self, bucket: str, prefix: str = "") -> Iterator[ListedObject]:
+    def listing(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[ListedObject]:
         """Yield what a listing says of each object whose key begins with `prefix`.
 
         Read strictly, as pushes read it, and several times faster than by the S3 client.
 
+        Args:
+            bucket: the bucket.
+            prefix: what the keys begin with.
+            after: what they come after, in the order of their bytes.
+
         Raises:
             ServerError: no answer, no such bucket, or the server refuses the user.
         """
-        after = ""
         for _ in range(_MOST_PAGES):
             query = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", "1000")]
             query += [("prefix", prefix)] if prefix else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pulumi
@@ -13,6 +14,7 @@ import pytest
 
 from components.binary_cache import anonymous_policy
 from formats.narinfo import NarInfo
+from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from program.checks import adoption
 from program.checks.bucket_settings import Lifecycle
@@ -57,8 +59,8 @@ def check(
     """
     read: list[str] = []
 
-    def listed(_server: Server, _bucket: str) -> Iterator[tuple[str, datetime]]:
-        return ((key, datetime.now(timezone.utc)) for key in objects)
+    def listed(_server: Server, _bucket: str, after: str = "") -> Iterator[tuple[str, datetime]]:
+        return ((key, datetime.now(timezone.utc)) for key in sorted(objects) if key > after)
 
     def content(_server: Server, _bucket: str, key: str, _most: int) -> bytes | None:
         read.append(key)
@@ -158,7 +160,7 @@ def test_no_other_key_takes_a_name_that_the_stacks_own_bucket_shows(
         return objects.get(key)
 
     now = datetime.now(timezone.utc)
-    monkeypatch.setattr(Server, "objects", lambda *_: ((key, now) for key in objects))
+    monkeypatch.setattr(Server, "objects", lambda *_: ((key, now) for key in sorted(objects)))
     monkeypatch.setattr(Server, "read", content)
     monkeypatch.setattr(Server, "lifecycle", lambda *_: Lifecycle())
     server = Server("s3", True, "us-east-1", "pulumi", "password", None)
@@ -216,12 +218,61 @@ def test_a_name_is_told_from_one_that_ends_with_it(monkeypatch: pytest.MonkeyPat
         shown(SecretKey.generate(named.name))
 
 
+@pytest.mark.parametrize("total", [200, 6_000])
+def test_what_signed_last_is_found_wherever_its_narinfos_stand(
+    monkeypatch: pytest.MonkeyPatch, total: int
+) -> None:
+    """Without more requests: those for pages of the listing take the place of some for narinfos."""
+    requests: list[str] = []
+    old, new = narinfo(OLD), narinfo(OLD, NEXT)
+    names = [f"{nix32_encode(hashlib.sha1(b'%d' % n).digest())}.narinfo" for n in range(total)]
+    begin = datetime(2026, 11, 28, tzinfo=timezone.utc)
+    written = {
+        **dict.fromkeys(names, begin),
+        **dict.fromkeys((f"nar/{name}" for name in names), begin + timedelta(days=1)),
+    }
+
+    def listed(_server: Server, _bucket: str, after: str = "") -> Iterator[tuple[str, datetime]]:
+        for number, key in enumerate(sorted(key for key in written if key > after)):
+            if number % 1_000 == 0:
+                requests.append(f"after {after}")
+            yield key, written[key]
+
+    def content(_server: Server, _bucket: str, key: str, _most: int) -> bytes | None:
+        requests.append(key)
+        return (old if written.get(key) == begin else new) if key in names else None
+
+    monkeypatch.setattr(Server, "objects", listed)
+    monkeypatch.setattr(Server, "read", content)
+    server = Server("s3", True, "us-east-1", "pulumi", "password", None)
+    keys = SigningKeys((OLD.name, NEXT.name), {})
+
+    def check() -> int:
+        requests.clear()
+        adoption.check_new_keys(parse(configuration()), keys, server, state(OLD))
+        assert len({*requests}) == len(requests)
+        return len(requests)
+
+    # The page is read too.
+    assert check() <= 1 + 65
+    ordered = sorted(names)
+    pushed_last = [ordered[total // 2 + 1]], ordered[-total // 2 :], ordered[::9]
+    for some in pushed_last[1:] if total > 1_000 else pushed_last:
+        written.update(
+            dict.fromkeys(names, begin), **dict.fromkeys(some, begin + timedelta(hours=1))
+        )
+        with pytest.raises(SettingError, match=f'"{NEXT.name}": what is in the bucket nix-cache'):
+            check()
+        assert len(requests) <= 1 + 65
+
+
 def test_a_few_of_many_narinfos_are_read_and_what_is_none_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     many = bucket(*[b"no narinfo"] * 1_000, b"\xff")
     read = check(monkeypatch, {**many, "x/y.narinfo": narinfo(OLD), "nar/a": b""})
-    assert len([key for key in read if key.endswith(".narinfo")]) == 64
+    # Seven pages further on were asked for in the place of as many.
+    assert len([key for key in read if key.endswith(".narinfo")]) == 64 - 7
 
 
 def test_somebody_elses_page_is_not_replaced_unless_that_is_confirmed(

@@ -56,7 +56,7 @@ class FakeServer(Server):
             raise self.error
         return None if self.rules is None else Lifecycle(self.rules, self.others)
 
-    def objects(self, bucket: str) -> Iterator[tuple[str, datetime]]:
+    def objects(self, bucket: str, _after: str = "") -> Iterator[tuple[str, datetime]]:
         assert bucket == "nix-cache"
         now = datetime.now(timezone.utc)
         for days in self.ages_in_days:

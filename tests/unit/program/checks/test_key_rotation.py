@@ -147,6 +147,17 @@ def test_what_is_retired_is_remembered_until_it_comes_back() -> None:
     assert key_rotation.retired_now(known, settings(ONE, TWO, THREE)) == []
 
 
+def test_a_key_of_a_deployment_that_failed_is_not_made_again_under_its_name() -> None:
+    failed = state(ONE, TWO, told=(ONE,))
+    retired = key_rotation.retired_now(failed, settings(ONE))
+    assert retired == [str(TWO.public_key)]
+    with pytest.raises(SettingError, match=r"this stack has had s3.homelab.local-2; .*local-3"):
+        check(state(ONE, told=(ONE,), retired=(TWO,)), ONE, TWO)
+    # One that goes on is the key that is there.
+    assert check(failed, ONE, TWO) == (ONE.name, TWO.name)
+    assert key_rotation.retired_now(failed, settings(ONE, TWO)) == []
+
+
 def test_all_that_clients_trust_goes_only_where_that_is_confirmed() -> None:
     known = state(ONE, told=(ONE,))
     with pytest.raises(

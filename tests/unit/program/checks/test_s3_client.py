@@ -283,6 +283,19 @@ def listed(
     return [one.key for one in server.listing("nix-cache")], queries
 
 
+def test_a_listing_begins_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries: list[str] = []
+
+    def request(_pool: Any, _method: str, url: str, **_: Any) -> Any:
+        queries.append(url.partition("?")[2])
+        return urllib3.HTTPResponse(page("h1", "h2", more=len(queries) == 1), {}, 200)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    server = Server("s3.test", True, "us-east-1", "pulumi", "password", None)
+    assert next(server.objects("nix-cache", "h"))[0] == "h1"
+    assert [query.partition("start-after=")[2] for query in queries] == ["h"]
+
+
 def test_a_listing_goes_on_where_a_page_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, queries = listed(monkeypatch, page("a", "b", more=True), page("c"))
     assert keys == ["a", "b", "c"]
