@@ -1,8 +1,8 @@
 """What a preview says in words: the changes that a person has to know of, a line each.
 
 The engine's own lines name the properties that differ (`[diff: ~content,etag]`), and not what that
-means. Everything here is computed from the settings and from what the state knows; signing keys
-are told by `program.checks.key_rotation`.
+means. Everything here is computed from the settings and from what the state knows; which signing
+keys come and go is told by `program.checks.key_rotation`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.retention import expiration_rules, expirations, shortenings
 from formats.pin import PIN_FOLDER
 from formats.printable import listed, printable
 from formats.signing import SecretKey
-from program.checks.key_rotation import trusted_before
+from program.checks.key_rotation import SIGNED_BY, trusted_before
 from program.checks.recorded import (
     BUCKET_POLICY,
     BUILDERS,
@@ -76,7 +76,7 @@ def announce(
             f"settings, from deleting bucket {printable(str(recorded.bucket))} once it is empty; a "
             "destroy deletes the signing keys, too"
         )
-    lines = list(changes(settings, recorded, followed))
+    lines = [*signing(settings, keys, recorded), *changes(settings, recorded, followed)]
     for line in lines[:MOST_LINES]:
         pulumi.log.info(printable(line))
     if len(lines) > MOST_LINES:
@@ -113,6 +113,40 @@ def losses(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterato
     before = next(recorded.outputs(LIFECYCLE), {}).get("rules") or ()
     after = expiration_rules(settings.rule_days, settings.grace_days)
     yield from shortenings(expirations(before), {rule.prefix: rule.days for rule in after})
+
+
+def signing(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterator[str]:
+    """Yield what a deployment would change in who signs with what, in words.
+
+    That all who signed with the last key of the list go on to a new last key is what is said of the
+    list.
+
+    Args:
+        settings: the stack's settings.
+        keys: the signing keys that it is to have.
+        recorded: its state.
+    """
+    trusted = [key.name for key in trusted_before(recorded)]
+    # By its user: what the settings call a builder may change.
+    before = {
+        access["accessKeyId"]: access[SIGNED_BY]
+        for access in recorded.stack_output("builders", {}).values()
+        if {"accessKeyId", SIGNED_BY} <= access.keys()
+    }
+    now = {one.s3_user: one.signing_key or keys.names[-1] for one in settings.builders}
+    moved: dict[tuple[str, str], list[str]] = {}
+    for builder in settings.builders:
+        old, new = before.get(builder.s3_user), now[builder.s3_user]
+        if old not in (None, new):
+            moved.setdefault((str(old), new), []).append(builder.name)
+    former = trusted[-1] if trusted else None
+    if moved.keys() - {(former, keys.names[-1])}:
+        for (old, new), names in moved.items():
+            several = len(names) > 1
+            yield (
+                f"builder{'s' if several else ''} {listed(names)} sign{'' if several else 's'} "
+                f"with {new}; before: {old}"
+            )
 
 
 def changes(

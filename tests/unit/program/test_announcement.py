@@ -13,7 +13,7 @@ from components.push_program import archive, push_command
 from components.retention import expiration_rules
 from formats.pin import format_pin, pin_key
 from formats.signing import SecretKey
-from program.announcement import MOST_LINES, announce, changes, losses
+from program.announcement import MOST_LINES, announce, changes, losses, signing
 from program.checks.recorded import (
     BUCKET,
     BUCKET_POLICY,
@@ -277,6 +277,72 @@ def test_a_preview_warns_of_what_goes_for_good_and_an_update_does_not(
     told.clear()
     announce(settings(bucket="another"), KEYS, known, {})
     assert told == []
+
+
+ONE, TWO, THREE = (f"s3.homelab.local-{number}" for number in (1, 2, 3))
+
+
+def signed(keys: Sequence[str], **builders: str) -> Recorded:
+    """Return the state of a stack with these keys, whose builders sign with one each."""
+    outputs = {
+        "publicKeys": [f"{key}:{'A' * 43}=" for key in keys],
+        "builders": {
+            name: {"accessKeyId": f"nix-cache-{name}", "signingKey": key}
+            for name, key in builders.items()
+        },
+    }
+    return Recorded({"urn:stack": {"type": STACK, "outputs": outputs}})
+
+
+def said_of_signing(
+    known: Recorded, keys: Sequence[str], *, default: bool = False, **builders: str | None
+) -> list[str]:
+    """Return what is said of signing where these keys are listed, and builders name these."""
+    given = [
+        {"name": name, "local": True, **({"signingKey": key} if key else {})}
+        for name, key in builders.items()
+    ]
+    now = settings(builders=given, **({} if default else {"signingKeys": list(keys)}))
+    return list(signing(now, SigningKeys(tuple(keys), {}), known))
+
+
+def test_a_builder_that_signs_with_another_key_from_now_on_is_told() -> None:
+    known = signed((ONE, TWO), ci=ONE, nixbuilder=TWO)
+    # Whoever revokes the one moves the other, which has no key of its own.
+    assert said_of_signing(known, (TWO, THREE), ci=THREE, nixbuilder=None) == [
+        f"builder ci signs with {THREE}; before: {ONE}",
+        f"builder nixbuilder signs with {THREE}; before: {TWO}",
+    ]
+    assert said_of_signing(known, (TWO, THREE), ci=THREE, nixbuilder=TWO) == [
+        f"builder ci signs with {THREE}; before: {ONE}",
+    ]
+    both = signed((ONE, TWO), a=TWO, b=TWO)
+    assert said_of_signing(both, (ONE, TWO), a=ONE, b=ONE) == [
+        f"builders a, b sign with {ONE}; before: {TWO}"
+    ]
+
+
+def test_of_an_ordinary_rotation_the_list_of_keys_says_enough() -> None:
+    known = signed((ONE,), ci=ONE, nixbuilder=ONE)
+    assert said_of_signing(known, (ONE,), ci=None, nixbuilder=None) == []
+    assert said_of_signing(known, (ONE, TWO), ci=None, nixbuilder=None) == []
+    assert said_of_signing(known, (ONE, TWO), ci=ONE, nixbuilder=None, new=None) == []
+    rotated = signed((ONE, TWO), ci=TWO, nixbuilder=TWO)
+    assert said_of_signing(rotated, (TWO,), ci=None, nixbuilder=None) == []
+    assert said_of_signing(rotated, (ONE, TWO, THREE), ci=None, nixbuilder=None) == []
+    assert said_of_signing(Recorded({}), (ONE,), ci=None) == []
+
+
+def test_who_signs_is_said_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", told.append)
+    use_recording_mocks(preview=True)
+    builders = [{"name": f"b{number}", "local": True, "closures": [OLD]} for number in range(20)]
+    keys = SigningKeys((ONE, TWO), {})
+    announce(
+        settings(builders=builders, signingKeys=[ONE, TWO]), keys, signed((ONE, TWO), b7=ONE), {}
+    )
+    assert told[0] == f"builder b7 signs with {TWO}; before: {ONE}"
 
 
 def test_a_protection_that_goes_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
