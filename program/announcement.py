@@ -119,7 +119,7 @@ def signing(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterat
     """Yield what a deployment would change in who signs with what, in words.
 
     That all who signed with the last key of the list go on to a new last key is what is said of the
-    list.
+    list. So is that the former one stays trusted, as it does in every rotation.
 
     Args:
         settings: the stack's settings.
@@ -146,6 +146,13 @@ def signing(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterat
             yield (
                 f"builder{'s' if several else ''} {listed(names)} sign{'' if several else 's'} "
                 f"with {new}; before: {old}"
+            )
+    for name in keys.names:
+        idle = name in before.values() and name not in now.values()
+        if idle and name not in (former, keys.names[-1]):
+            yield (
+                f"key {name} signs for no builder any more, and clients trust it until it leaves "
+                "signingKeys"
             )
 
 

@@ -333,6 +333,21 @@ def test_of_an_ordinary_rotation_the_list_of_keys_says_enough() -> None:
     assert said_of_signing(Recorded({}), (ONE,), ci=None) == []
 
 
+def test_a_key_that_a_builder_leaves_behind_is_told_as_long_as_clients_trust_it() -> None:
+    known = signed((ONE, TWO), ci=ONE, nixbuilder=TWO)
+    idle = (
+        f"key {ONE} signs for no builder any more, and clients trust it until it leaves signingKeys"
+    )
+    assert said_of_signing(known, (ONE, TWO), nixbuilder=None) == [idle]
+    assert said_of_signing(known, (TWO,), nixbuilder=None) == []
+    assert said_of_signing(known, (ONE, TWO, THREE), ci=THREE, nixbuilder=TWO) == [
+        f"builder ci signs with {THREE}; before: {ONE}",
+        idle,
+    ]
+    # The last one signs whatever comes next.
+    assert said_of_signing(known, (ONE, TWO), ci=ONE) == []
+
+
 def test_who_signs_is_said_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(pulumi.log, "info", told.append)
