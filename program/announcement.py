@@ -36,7 +36,7 @@ from program.checks.recorded import (
 from program.outputs.machines import retention_in_words, substituter
 from program.push_settings import push_settings
 from program.settings.builders import BuilderSettings
-from program.settings.signing_keys import SigningKeys
+from program.settings.signing_keys import DEFAULT, SigningKeys
 from program.settings.stack import Settings
 
 MOST_LINES = 12
@@ -127,6 +127,12 @@ def signing(settings: Settings, keys: SigningKeys, recorded: Recorded) -> Iterat
         recorded: its state.
     """
     trusted = [key.name for key in trusted_before(recorded)]
+    passed_over = settings.signing_keys.passed_over(trusted)
+    if passed_over is not None:
+        yield (
+            f"signingKeys is unset or {json.dumps(DEFAULT)}, which means the keys that there are, "
+            f"{listed(trusted)}; where {passed_over} alone is to stay, write that name"
+        )
     # By its user: what the settings call a builder may change.
     before = {
         access["accessKeyId"]: access[SIGNED_BY]

@@ -55,10 +55,10 @@ class SigningKeySettings:
             SettingError: a name is none that a key of this stack can have.
         """
         names = known if self.names == DEFAULT and known else self.names
-        old = [KeyName.parse(name).domain for name in known]
-        settled = next((domain for domain in old if domain not in self.domains), self.host)
+        settled = self._settled(known)
         named = tuple(name.replace("{host}", settled) for name in names)
         hosts = set() if self._names_none else {self.host, settled}
+        old = {KeyName.parse(name).domain for name in known}
         self._check(named, {*hosts, *old, *self.domains}, {*known, *kept, *self.adopted})
         for name in self.adopted:
             if name not in named:
@@ -69,6 +69,22 @@ class SigningKeySettings:
                     "take its line out, or add the name there",
                 )
         return SigningKeys(named, self.adopted)
+
+    def passed_over(self, known: Sequence[str]) -> str | None:
+        """Return the name that the list has, where it means more keys than that one, or None.
+
+        Written out, the default cannot be told from a list that is unset.
+
+        Args:
+            known: as `settle`.
+        """
+        name = DEFAULT[0].replace("{host}", self._settled(known))
+        return name if self.names == DEFAULT and name in known and len(known) > 1 else None
+
+    def _settled(self, known: Sequence[str]) -> str:
+        """Return what `{host}` stands for."""
+        old = (KeyName.parse(name).domain for name in known)
+        return next((domain for domain in old if domain not in self.domains), self.host)
 
     @property
     def _names_none(self) -> bool:

@@ -348,6 +348,17 @@ def test_a_key_that_a_builder_leaves_behind_is_told_as_long_as_clients_trust_it(
     assert said_of_signing(known, (ONE, TWO), ci=ONE) == []
 
 
+def test_a_list_that_is_written_as_if_it_were_unset_is_told_where_it_takes_no_key_away() -> None:
+    assert said_of_signing(signed((ONE, TWO)), (ONE, TWO), default=True) == [
+        'signingKeys is unset or ["{host}-1"], which means the keys that there are, '
+        f"{ONE}, {TWO}; where {ONE} alone is to stay, write that name"
+    ]
+    # Nobody can mean a key that has gone.
+    for keys in ((ONE,), (TWO,), (TWO, THREE)):
+        assert said_of_signing(signed(keys), keys, default=True) == []
+    assert said_of_signing(signed((ONE, TWO)), (ONE, TWO)) == []
+
+
 def test_who_signs_is_said_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(pulumi.log, "info", told.append)
