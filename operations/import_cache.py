@@ -38,7 +38,7 @@ from formats.keys import PublicKey, shown_key
 from formats.narinfo import NarInfo, narinfo_of
 from formats.nix32 import nix32_encode
 from formats.printable import printable
-from formats.signing import SecretKey
+from formats.signing import SecretKey, verifies
 from formats.store_path import STORE_DIR
 from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, run
 from operations.deployed_stack import DeployedStack, read_stack
@@ -64,7 +64,7 @@ from push.plan import WriteOrder
 from push.progress import human
 from push.publishing import today
 from push.settings import PushSettings, format_settings, read
-from push.store import references_first
+from push.store import StorePath, references_first
 from push.transfers import Loop, Transfers
 from push.workspace import Workspace
 
@@ -535,10 +535,7 @@ class _Import:
             file_hash=f"sha256:{digest}",
             file_size=packed.size,
             # Clients that trust the other cache's key take it by that one, too.
-            signatures=[
-                *(one for one in offer.path.signatures if not one.startswith(f"{self._key.name}:")),
-                self._key.sign(offer.path.fingerprint),
-            ],
+            signatures=[*self._others(offer.path), self._key.sign(offer.path.fingerprint)],
         )
         self._contents[path] = made.format().encode("ascii")
 
@@ -549,6 +546,20 @@ class _Import:
         self._bucket.put_nar(
             key, file, packed.size, landed, lambda failure: self._failed(path, file, failure.what)
         )
+
+    def _others(self, path: StorePath) -> list[str]:
+        """Return a path's signatures, without those by other keys under the names of the cache's.
+
+        To whoever trusts such a name they are false.
+        """
+        ours = {key.name: key for key in self._settings.trusted_keys}
+        ours[self._key.name] = self._key.public_key
+        return [
+            one
+            for one in path.signatures
+            if (key := ours.get(one.partition(":")[0])) is None
+            or (key.name != self._key.name and verifies(key, path.fingerprint, one))
+        ]
 
     def _publish(self, ready: Sequence[str]) -> None:
         for path in ready:
