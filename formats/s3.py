@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from formats.error import FormatError
@@ -132,7 +132,7 @@ def parse_listing(body: bytes) -> Listing:
     objects = tuple(_listed_objects(root, encoded))
     names = [element.text or "" for element in root.findall("Contents/Key")]
     names += [element.text or "" for element in root.findall("CommonPrefixes/Prefix")]
-    last = max((unquote(name) if encoded else name for name in names), default=None)
+    last = max((_decoded(name, encoded) for name in names), default=None)
     return Listing(objects, root.findtext("IsTruncated") == "true", last)
 
 
@@ -145,9 +145,6 @@ def parse_versions(body: bytes) -> VersionListing:
     root = parse_answer(body, "ListVersionsResult")
     encoded = root.findtext("EncodingType") == "url"
 
-    def name(text: str | None) -> str:
-        return unquote(text or "") if encoded else text or ""
-
     versions = []
     for element in root:
         if element.tag in ("Version", "DeleteMarker"):
@@ -156,7 +153,7 @@ def parse_versions(body: bytes) -> VersionListing:
                 raise FormatError("a version's size is no number")
             versions.append(
                 ListedVersion(
-                    name(element.findtext("Key")),
+                    _decoded(element.findtext("Key"), encoded),
                     element.findtext("VersionId") or None,
                     int(size),
                     current=element.tag == "Version" and element.findtext("IsLatest") != "false",
@@ -165,7 +162,7 @@ def parse_versions(body: bytes) -> VersionListing:
     return VersionListing(
         tuple(versions),
         root.findtext("IsTruncated") == "true",
-        name(root.findtext("NextKeyMarker")),
+        _decoded(root.findtext("NextKeyMarker"), encoded),
         root.findtext("NextVersionIdMarker") or "",
     )
 
@@ -180,7 +177,16 @@ def _listed_objects(root: ElementTree.Element, encoded: bool) -> Iterator[Listed
             modified = parse_iso_time(element.findtext("LastModified") or "")
         except FormatError:
             continue
-        yield ListedObject(unquote(key) if encoded else key, int(size), etag, modified)
+        yield ListedObject(_decoded(key, encoded), int(size), etag, modified)
+
+
+def _decoded(name: str | None, encoded: bool) -> str:
+    """Return a name in a listing, of which servers write a blank as `+` or `%20`.
+
+    MinIO, SeaweedFS and AWS write the former, Ceph's gateway the latter, and all of them a plus as
+    `%2B`.
+    """
+    return unquote_plus(name or "") if encoded else name or ""
 
 
 def parse_copy(body: bytes) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from minio import Minio
 from minio.versioningconfig import VersioningConfig
 
+from program.checks.s3_client import Server
 from tests.system.conftest import StackFactory, server_settings
 from tests.system.stack import Outcome, Stack
 from tests.system.terminal import YES
@@ -94,6 +97,42 @@ def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_k
     full.run("destroy", "--preview-only", "--run-program", "-s", full.name).succeeded()
     again = full.operate("empty", "--stack", full.name).succeeded()
     assert again.output == "bucket lasting holds nothing to remove\n"
+
+
+def test_whatever_an_object_is_called_it_goes_and_no_other_in_its_place(
+    lasting: Stack, minio: MinioServer
+) -> None:
+    names = ["a b", "a+b", "a%20b", "a%2Bb", "\u6f22.nar", "q'\"<>&.txt", "nar/x-g++.drv"]
+    for name in names:
+        root(minio).put_object("lasting", name, io.BytesIO(b"x"), 1)
+    for name in names[:2]:
+        one = lasting.operate("empty", "--stack", "test", name, text="lasting\n").succeeded()
+        assert one.output.endswith("removed 1 object from bucket lasting\n")
+        names.remove(name)
+        assert held(minio, "lasting") == {*names, "nix-cache-info", "use.html"}
+    emptied = lasting.operate("empty", "--stack", "test", text="lasting\n").succeeded()
+    assert emptied.output.endswith(f"removed {len(names)} objects from bucket lasting\n")
+    assert held(minio, "lasting") == {"nix-cache-info", "use.html"}
+
+
+def test_what_is_behind_a_page_of_names_with_blanks_is_seen(
+    lasting: Stack, minio: MinioServer
+) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        put = partial(root(minio).put_object, "lasting", data=io.BytesIO(), length=0)
+        list(threads.map(lambda number: put(f"img {number:04}.jpg"), range(1100)))
+    server = Server(
+        address=minio.endpoint.removeprefix("https://"),
+        tls=True,
+        region="us-east-1",
+        user=minio.root_user,
+        password=minio.root_password,
+        ca_certificate_file=str(minio.ca_file),
+    )
+    assert {entry.key for entry in server.listing("lasting")} == held(minio, "lasting")
+    emptied = lasting.operate("empty", "--stack", "test", text="lasting\n").succeeded()
+    assert "holds 1,100 objects and versions" in emptied.output
+    assert held(minio, "lasting") == {"nix-cache-info", "use.html"}
 
 
 def test_a_bucket_that_keeps_versions_is_emptied_and_goes(

@@ -28,6 +28,7 @@ from formats.s3 import (
     parse_etag,
     parse_listing,
     parse_uploads,
+    parse_versions,
 )
 
 SPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -74,10 +75,45 @@ def test_namespaces_do_not_matter(space: str) -> None:
     assert len(parse_listing(listing(contents(), space=space)).objects) == 1
 
 
-def test_keys_are_decoded_only_where_the_page_says_so() -> None:
-    plain = listing(contents("a%20b")).replace(b"<EncodingType>url</EncodingType>", b"")
-    assert parse_listing(plain).objects[0].key == "a%20b"
-    assert parse_listing(plain).last_key == "a%20b"
+@pytest.mark.parametrize("key", ["a%20b", "a+b"])
+def test_keys_are_decoded_only_where_the_page_says_so(key: str) -> None:
+    plain = listing(contents(key)).replace(b"<EncodingType>url</EncodingType>", b"")
+    assert parse_listing(plain).objects[0].key == key
+    assert parse_listing(plain).last_key == key
+
+
+@pytest.mark.parametrize(
+    ("encoded", "name"),
+    [
+        ("a+b", "a b"),
+        ("a%20b", "a b"),
+        ("a%2Bb", "a+b"),
+        ("log/x-g%2B%2B.drv", "log/x-g++.drv"),
+        ("log%2Fx-g%2B%2B.drv", "log/x-g++.drv"),
+        ("a%252Fb", "a%2Fb"),
+        ("a%252Bb", "a%2Bb"),
+        ("+lead", " lead"),
+        ("%E6%BC%A2", "\u6f22"),
+        ("%01x", "\x01x"),
+        ("cr%0Dx", "cr\rx"),
+        ("%7Et*", "~t*"),
+        ("~t%2A", "~t*"),
+    ],
+)
+def test_a_name_is_what_it_was_whichever_way_a_server_writes_it(encoded: str, name: str) -> None:
+    page = parse_listing(listing(contents(encoded), truncated="true"))
+    assert (page.objects[0].key, page.last_key) == (name, name)
+    folder = f"<CommonPrefixes><Prefix>{encoded}/</Prefix></CommonPrefixes>"
+    assert parse_listing(listing(folder)).last_key == f"{name}/"
+    versions = parse_versions(
+        "<ListVersionsResult><EncodingType>url</EncodingType>"
+        f"<Version><Key>{encoded}</Key><VersionId>a+b%20c</VersionId></Version>"
+        f"<NextKeyMarker>{encoded}</NextKeyMarker>"
+        "<NextVersionIdMarker>a+b%20c</NextVersionIdMarker></ListVersionsResult>".encode()
+    )
+    # Only names are encoded.
+    assert (versions.versions[0].key, versions.next_key) == (name, name)
+    assert versions.versions[0].id == versions.next_id == "a+b%20c"
 
 
 @pytest.mark.parametrize(
