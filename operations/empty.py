@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from formats.printable import listed
+from formats.printable import SHOWN, listed, printable
 from formats.s3 import ListedVersion
 from operations.bucket import Bucket, Credential
 from operations.command_line import DONE, FOUND, Parser, Progress, run
@@ -96,7 +96,7 @@ def _empty_one(
     if sys.stdin.readline().strip() != settings.bucket:
         print("error: that is not its name; nothing was removed", file=sys.stderr)
         return FOUND
-    bucket.remove(wanted.counted(bucket.versions(), count))
+    _remove(bucket, wanted, count, settings)
     left, _ = wanted.measure(bucket.versions())
     if left:
         raise OperationError(
@@ -105,6 +105,32 @@ def _empty_one(
         )
     print(f"removed {counted(count, 'object')} from bucket {settings.bucket}")
     return DONE
+
+
+def _remove(bucket: Bucket, wanted: _Wanted, count: int, settings: Settings) -> None:
+    """Remove what is wanted, `count` versions of objects when they were counted.
+
+    Raises:
+        OperationError: some or all of them are still there; it says how many have gone.
+    """
+    gone, refused = 0, dict[str, str]()
+    try:
+        for removal in bucket.remove(wanted.of(bucket.versions())):
+            gone += removal.gone
+            refused |= removal.refused
+            wanted.tell(gone, count)
+    except ServerError as error:
+        raise OperationError(
+            f"{error.setting}: {error}; at least {gone:,} of {counted(count, 'object')} went "
+            "before that, and the rest goes when it is run again"
+        ) from None
+    if refused:
+        why = printable(next(iter(refused.values())), SHOWN)
+        raise OperationError(
+            f"the server removed {gone:,} of {counted(count, 'object')} and not "
+            f"{listed(list(refused))} ({why}); let {settings.minio_user} delete it, lift what "
+            "locks it, or see the server's log, and run it again"
+        )
 
 
 class _Wanted:
@@ -135,11 +161,13 @@ class _Wanted:
                 self._progress(f"{count:,} objects counted")
         return count, size
 
-    def counted(self, versions: Iterator[ListedVersion], count: int) -> Iterator[ListedVersion]:
-        """Yield the versions that are to go, and say how many have been."""
-        for number, version in enumerate((v for v in versions if v in self), 1):
-            yield version
-            self._progress(f"{number:,} of {count:,} objects removed")
+    def of(self, versions: Iterator[ListedVersion]) -> Iterator[ListedVersion]:
+        """Yield the versions that are to go."""
+        return (version for version in versions if version in self)
+
+    def tell(self, gone: int, count: int) -> None:
+        """Say how many have gone."""
+        self._progress(f"{gone:,} of {count:,} objects removed")
 
 
 if __name__ == "__main__":

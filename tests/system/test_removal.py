@@ -102,7 +102,8 @@ def test_a_bucket_is_emptied_once_its_name_is_typed_and_keeps_what_the_program_k
 def test_whatever_an_object_is_called_it_goes_and_no_other_in_its_place(
     lasting: Stack, minio: MinioServer
 ) -> None:
-    names = ["a b", "a+b", "a%20b", "a%2Bb", "\u6f22.nar", "q'\"<>&.txt", "nar/x-g++.drv"]
+    names = ["a b", "nar/x\ry", "a+b", "a%20b", "a%2Bb", "\u6f22.nar", "q'\"<>&.txt"]
+    names += ["nar/x-g++.drv", "nar/x\ny", "nar/\x01", "\x01.narinfo", " lead", "\ufffe"]
     for name in names:
         root(minio).put_object("lasting", name, io.BytesIO(b"x"), 1)
     for name in names[:2]:
@@ -143,12 +144,14 @@ def test_a_bucket_that_keeps_versions_is_emptied_and_goes(
     root(minio).set_bucket_versioning("versions", VersioningConfig("Enabled"))
     for _ in range(2):
         root(minio).put_object("versions", "nar/1", io.BytesIO(b"x"), 1)
-    root(minio).remove_object("versions", "nar/1")
+    root(minio).put_object("versions", "nar/\x01\r", io.BytesIO(b"x"), 1)
+    for name in ("nar/1", "nar/\x01\r"):
+        root(minio).remove_object("versions", name)
     # What the settings say by now has never been applied, and neither has to be for this.
     stack.set(retentionDays=30)
     stack.run("refresh", "--run-program", "--yes", "-s", "test").succeeded()
     for refused in destroys(stack, "--run-program"):
-        assert "bucket versions holds 5 versions of objects" in refused.refused()
+        assert "bucket versions holds 7 versions of objects" in refused.refused()
         assert "make empty STACK=test ARGS=--all removes them" in refused.output
     stack.operate("empty", "--stack", "test", "--all", text="versions\n").succeeded()
     stack.destroy().succeeded()
