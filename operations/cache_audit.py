@@ -21,7 +21,15 @@ from urllib3.exceptions import HTTPError
 from components.retention import foreign_keys
 from formats.error import FormatError
 from formats.keys import PublicKey
-from formats.narinfo import LOG_FOLDER, NarInfo, is_nar_key, listing_of, log_of, narinfo_of
+from formats.narinfo import (
+    LARGEST_NARINFO,
+    LOG_FOLDER,
+    NarInfo,
+    is_nar_key,
+    listing_of,
+    log_of,
+    narinfo_of,
+)
 from formats.nix32 import sha256_to_nix32
 from formats.signing import verifies
 from formats.store_path import STORE_DIR
@@ -241,8 +249,11 @@ class _Examiner:
         return examined
 
     def _read(self, name: str, examined: _Examined) -> NarInfo | None:
+        client = self._cache.client
+        # What no client could take in is not read, and no answer of it breaks off.
+        too_large = self._sizes[name] > LARGEST_NARINFO
         try:
-            answer = self._cache.client.read(name)
+            answer = client.look_at(name) if too_large else client.read(name)
         except HTTPError as error:
             _go_on(self._cache, error)
             examined.findings.append(Finding("unanswered", name, _NOT_WHOLE))
@@ -258,6 +269,10 @@ class _Examiner:
         examined.findings += [
             Finding("content-type", name, detail) for detail in _what_browsers_run(answer)
         ]
+        if too_large:
+            detail = f"it has {counted(self._sizes[name], 'byte')}, more than any narinfo"
+            examined.findings.append(Finding("malformed", name, detail))
+            return None
         try:
             return NarInfo.parse(answer.body.decode())
         except ValueError as error:

@@ -19,13 +19,14 @@ import zstandard
 from urllib3.exceptions import HTTPError
 
 from components.retention import expiration_rules
-from formats.narinfo import NarInfo
+from formats.narinfo import LARGEST_NARINFO, NarInfo
 from formats.nix32 import nix32_encode
 from formats.signing import SecretKey
 from operations.audit import remedies, summary
 from operations.cache_audit import Cache, Finding, KeyCount, Report, audit
 from operations.cache_client import CacheClient
 from operations.upstream import Upstream, upstream_caches
+from program.checks.bounded import LARGEST_ANSWER
 
 OLD, NEW = SecretKey.generate("cache.test-1"), SecretKey.generate("cache.test-2")
 STRANGER = SecretKey.generate("example.org-1")
@@ -318,6 +319,20 @@ def test_a_malformed_narinfo_is_found(cache: SmallCache, text: bytes) -> None:
     name, _ = cache.add(OLD)
     cache.objects[name] = text
     assert [(found.kind, found.object) for found in cache.findings()] == [("malformed", name)]
+
+
+@pytest.mark.parametrize("size", [LARGEST_NARINFO + 1, LARGEST_ANSWER + 1])
+def test_a_narinfo_that_is_too_large_is_malformed_and_not_the_servers_damage(
+    cache: SmallCache, size: int
+) -> None:
+    name, _ = cache.add(OLD)
+    cache.objects[name] = b"StorePath: ".ljust(size, b"A")
+    cache.types[name] = "text/html"
+    found = {finding.kind: finding.detail for finding in cache.findings()}
+    assert found.keys() == {"content-type", "malformed"}
+    assert found["malformed"] == f"it has {size:,} bytes, more than any narinfo"
+    cache.hidden.add(name)
+    assert [found.kind for found in cache.findings()] == ["unreadable"]
 
 
 def test_a_narinfo_under_another_paths_name_is_found(cache: SmallCache) -> None:
