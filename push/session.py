@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from formats.printable import SHOWN, printable
 from formats.push_status import PushStatus
+from formats.s3 import Listing
 from formats.store_path import STORE_DIR
 from push import VERSION
 from push.beside import Beside
@@ -50,7 +51,8 @@ from push.transfers import Loop, Transfers
 from push.workspace import Workspace
 
 _ROUNDS = 3
-_SECONDS_PROVEN = 3600.0
+# Of many lines in a row only some look through all of the bucket.
+_SECONDS_PROVEN = 5.0
 
 _T = TypeVar("_T")
 
@@ -144,7 +146,7 @@ class Session:
         first = FirstLook(self._bucket)
         closure = self._list(given, outcome)
         own = self._own(closure.paths, outcome.summary)
-        inventory = self._inventory(own, closure.paths, first)
+        inventory = self._inventory(own, closure.paths, first.listings())
         day = today(self._transfers)
         outcome.summary.pushed = len(inventory.missing)
         outcome.summary.pushed_bytes = sum(one.path.nar_size for one in inventory.missing)
@@ -179,9 +181,10 @@ class Session:
         closure = self._with_pins(closure, pins)
         own = self._own(closure.paths, outcome.summary)
         outcome.own, outcome.own_bytes = len(own), sum(path.nar_size for path in own)
-        self._forget_old_proofs()
+        pages = first.listings()
+        self._forget_proofs(own, pages)
         left = [path for path in own if path.path not in self._proven]
-        inventory = self._inventory(left, closure.paths, first) if left else None
+        inventory = self._inventory(left, closure.paths, pages) if left else None
         beside = Beside(
             self._settings, self._bucket, self._nix, self._workspace, today(self._transfers)
         )
@@ -292,10 +295,20 @@ class Session:
     def _pins_are_due(self) -> bool:
         return self._settings.renew and self._pins_on != today(self._transfers)
 
-    def _forget_old_proofs(self) -> None:
-        """Look again for what was found long ago: standard input may stay open for weeks."""
+    def _forget_proofs(self, own: Sequence[StorePath], pages: tuple[Listing, Listing]) -> None:
+        """Look again for what was found a while ago: standard input may stay open for weeks.
+
+        Somebody may remove meanwhile what was found, and the next line's narinfo would refer to it.
+        Where the first pages of listings, which are there anyway, say so of one path, no other is
+        believed to be there either.
+        """
         day, now = today(self._transfers), time.monotonic()
-        if day != self._proven_on or now - self._proven_at > _SECONDS_PROVEN:
+        proven = [self._proven[path.path] for path in own if path.path in self._proven]
+        if (
+            day != self._proven_on
+            or now - self._proven_at > _SECONDS_PROVEN
+            or (proven and not _still_there(proven, *pages))
+        ):
             self._proven.clear()
             self._proven_on, self._proven_at = day, now
 
@@ -374,12 +387,15 @@ class Session:
         return own
 
     def _inventory(
-        self, own: Sequence[StorePath], closure: Sequence[StorePath], first: FirstLook
+        self,
+        own: Sequence[StorePath],
+        closure: Sequence[StorePath],
+        pages: tuple[Listing, Listing],
     ) -> Inventory:
-        """Look what the bucket has of the own paths."""
+        """Look what the bucket has of the own paths, of which there are the first pages."""
         key = self._settings.public_key
         look = Look(self._bucket, self._memory, key, closure)
-        narinfos, nars = first.listings()
+        narinfos, nars = pages
         present, contents = look.present_narinfos(own, narinfos)
         alike = []
         for path in own:
@@ -484,6 +500,26 @@ class Session:
                 f"{self._workspace.base} cannot be written to ({error.strerror}); free space "
                 "there, or set TMPDIR to a larger disk",
             ) from None
+
+
+def _still_there(proven: Sequence[Held], narinfos: Listing, nars: Listing) -> bool:
+    """Tell whether first pages of listings have what was found, as far as they reach."""
+    of_narinfos, of_nars = ({one.key: one for one in page.objects} for page in (narinfos, nars))
+    for one in proven:
+        key = narinfo_key(one.path)
+        if _reaches(narinfos, key) and (
+            key not in of_narinfos or one.narinfo_etag not in (None, of_narinfos[key].etag)
+        ):
+            return False
+        if _reaches(nars, one.nar) and (
+            one.nar not in of_nars or of_nars[one.nar].size != one.nar_size
+        ):
+            return False
+    return True
+
+
+def _reaches(page: Listing, key: str) -> bool:
+    return not page.truncated or (page.last_key is not None and key <= page.last_key)
 
 
 def _not_here(error: NixError) -> Failure:
