@@ -13,7 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from formats import ed25519
@@ -31,7 +31,7 @@ from push.listing import LOG_KEYS, NAR_KEYS, NARINFO_KEYS, HashedKeys, most_page
 from push.memory import Memory, RememberedNarInfo, digest
 from push.store import StorePath
 
-# Other builders' keys stay beside ours; no cache has more of them.
+# So many of others are enough, or all that the cache's keys have made: no cache has more of them.
 _MOST_SIGNATURES = 16
 # Each costs milliseconds, and an honest narinfo has one.
 _MOST_OWN_SIGNATURES = 2
@@ -168,19 +168,24 @@ class Look:
     """Finds out what the bucket has of own paths."""
 
     def __init__(
-        self, bucket: Bucket, memory: Memory, key: PublicKey, closure: Sequence[StorePath]
+        self,
+        bucket: Bucket,
+        memory: Memory,
+        keys: Sequence[PublicKey],
+        closure: Sequence[StorePath],
     ) -> None:
         """Prepare to look.
 
         Args:
             bucket: what is asked.
             memory: what is remembered of it.
-            key: the public half of the key that signs.
+            keys: the cache's; the last one signs.
             closure: all of the closure, references first.
         """
         self._bucket = bucket
         self._memory = memory
-        self._key = key
+        self._keys = keys
+        self._key = keys[-1]
         self._order = {path.base_name: number for number, path in enumerate(closure)}
         self._root: dict[str, Present] | None = None
 
@@ -332,7 +337,7 @@ class Look:
         if narinfo.fingerprint == path.fingerprint and signature is not None:
             name = f"{self._key.name}:"
             if [one for one in narinfo.signatures if one.startswith(name)] != [signature]:
-                held.content = signed_anew(path, narinfo, signature)
+                held.content = signed_anew(path, narinfo, signature, self._keys)
             return held
         held.ours = False
         return held if self._another_builders(path, narinfo) else None
@@ -479,21 +484,70 @@ def verify_key(narinfo: NarInfo, key: PublicKey) -> None:
         )
 
 
-def signed_anew(path: StorePath, narinfo: NarInfo, signature: str) -> bytes:
+def signed_anew(
+    path: StorePath, narinfo: NarInfo, signature: str, keys: Sequence[PublicKey]
+) -> bytes:
     """Return a narinfo with our signature: of the bucket's own only where the NAR lies is kept.
 
-    Signatures by other keys stay beside it; clients that trust only those still need them.
+    Signatures by other keys stay beside it, as `bounded` has it; clients that trust only those
+    still need them.
     """
-    name = f"{signature.partition(':')[0]}:"
-    others = [one for one in dict.fromkeys(narinfo.signatures) if not one.startswith(name)]
     made = path.narinfo(
         narinfo.url,
         narinfo.compression,
         file_hash=narinfo.file_hash,
         file_size=narinfo.file_size,
-        signatures=[*others[:_MOST_SIGNATURES], signature],
+        signatures=narinfo.signatures,
     )
-    return made.format().encode("ascii")
+    return bounded(path, made, signature, keys).format().encode("ascii")
+
+
+def bounded(
+    path: StorePath, narinfo: NarInfo, signature: str, keys: Sequence[PublicKey]
+) -> NarInfo:
+    """Return a narinfo with our signature last, and no more others than a push reads again.
+
+    Where there are too many, those that are good by the cache's keys stay, and then the newest,
+    which come last: whoever may push may add any, and keys that are retired leave theirs for ever.
+
+    Args:
+        path: what the narinfo is of.
+        narinfo: with signatures of others, and perhaps wrong ones under our key's name.
+        signature: ours.
+        keys: the cache's; the last one signs.
+    """
+    name = f"{signature.partition(':')[0]}:"
+    others = [one for one in dict.fromkeys(narinfo.signatures) if not one.startswith(name)]
+    bare = replace(narinfo, signatures=(signature,))
+    room = largest_narinfo(path) - len(bare.format())
+    if len(others) > _MOST_SIGNATURES or sum(map(_line_size, others)) > room:
+        good = _good(replace(narinfo, signatures=tuple(others)), keys)
+        ranked = [*good, *(one for one in reversed(others) if one not in good)]
+        kept: set[str] = set()
+        for one in ranked:
+            if _line_size(one) <= room and (one in good or len(kept) < _MOST_SIGNATURES):
+                kept.add(one)
+                room -= _line_size(one)
+        others = [one for one in others if one in kept]
+    return replace(bare, signatures=(*others, signature))
+
+
+def _line_size(signature: str) -> int:
+    return len(f"Sig: {signature}\n")
+
+
+def _good(narinfo: NarInfo, keys: Sequence[PublicKey]) -> list[str]:
+    """Return signatures that verify by one of the cache's keys, but for the one that signs.
+
+    They are in the order of the keys, the newest first.
+    """
+    text = narinfo.fingerprint.encode()
+    good = []
+    for key in reversed(keys[:-1]):
+        under = [one for one in narinfo.signatures if one.startswith(f"{key.name}:")]
+        first = dict.fromkeys(under[:_MOST_OWN_SIGNATURES])
+        good += [one for one in first if _verifies(key, text, one.partition(":")[2])][:1]
+    return good
 
 
 def _verifies(key: PublicKey, text: bytes, encoded: str) -> bool:

@@ -394,7 +394,7 @@ class Session:
     ) -> Inventory:
         """Look what the bucket has of the own paths, of which there are the first pages."""
         key = self._settings.public_key
-        look = Look(self._bucket, self._memory, key, closure)
+        look = Look(self._bucket, self._memory, self._settings.trusted_keys, closure)
         narinfos, nars = pages
         present, contents = look.present_narinfos(own, narinfos)
         alike = []

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from formats.narinfo import NarInfo
 from formats.store_path import STORE_DIR
-from push.inventory import Present, signed_by, verify_key
+from push.inventory import Present, bounded, signed_by, verify_key
 from push.settings import PushSettings
 from push.store import (
     MODIFIED,
@@ -39,7 +39,7 @@ class CompressedPath:
     path: StorePath
     narinfo: NarInfo
     content: bytes
-    """The narinfo as Nix wrote it."""
+    """The narinfo as it is to be published, our signature last."""
     file: Path
     """The NAR."""
     size: int
@@ -241,7 +241,8 @@ class Staging:
         except (NixError, OSError) as error:
             outcome.error = outcome.error or str(error)
             return None
-        if not self._signed(path, narinfo):
+        signature = self._signature(path, narinfo)
+        if signature is None:
             outcome.error = f"Nix did not sign {path.path}; check the signing key"
             return None
         if size != narinfo.file_size:
@@ -258,26 +259,28 @@ class Staging:
         except OSError as error:
             outcome.error = f"{file.name} cannot be read ({error.strerror})"
             return None
+        # The store's own signatures are as many, and as long, as whoever may add them likes.
+        narinfo = bounded(path, narinfo, signature, self._settings.trusted_keys)
         content = narinfo.format().encode("ascii")
         return CompressedPath(path, narinfo, content, file, size, same)
 
-    def _signed(self, path: StorePath, narinfo: NarInfo) -> bool:
-        """Tell whether our key has signed a narinfo.
+    def _signature(self, path: StorePath, narinfo: NarInfo) -> str | None:
+        """Return our key's signature of a narinfo, None where it has none.
 
         What Nix adds to the store's signatures is taken for ours once one was verified: both
         halves of the key belong together then. One under our name that the store had may be
         anybody's.
         """
         key = self._settings.public_key
-        added = tuple(
-            one
-            for one in narinfo.signatures
-            if one.startswith(f"{key.name}:") and one not in path.signatures
-        )
-        if added and not self._verified:
+        own = [one for one in narinfo.signatures if one.startswith(f"{key.name}:")]
+        added = tuple(one for one in own if one not in path.signatures)
+        if len(added) != 1:
+            each = (one for one in own if signed_by(replace(narinfo, signatures=(one,)), key))
+            return next(each, None)
+        if not self._verified:
             verify_key(replace(narinfo, signatures=added), key)
             self._verified = True
-        return bool(added) or signed_by(narinfo, key, len(narinfo.signatures))
+        return added[0]
 
 
 def _etag(file: Path, like: str, part_size: int) -> str:

@@ -281,6 +281,21 @@ def test_what_a_user_added_in_place_of_a_signature_is_published_by_nobody(
     attack("a user adds what is no signature", "not published")
 
 
+def test_of_what_users_have_signed_no_more_is_published_than_is_read_again(
+    builder: ThrowawayBuilder, second_builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    path = build(builder, "signed-by-many", "echo signed by many >$out")
+    builder.run(
+        f"for n in $(seq 90); do {NIX} key generate-secret --key-name other.example.org-$n >/tmp/k "
+        f"&& {NIX} store sign --key-file /tmp/k {path}; done"
+    )
+    assert bucket.push(builder, path).counts()["pushed"] == 1
+    forget(builder)
+    assert bucket.push(builder, path).counts()["reused"] == 1
+    assert bucket.pull(second_builder, path) == 1
+    attack("a user signs with ninety keys", "some are published, and the cache's")
+
+
 # Odd paths.
 
 

@@ -68,6 +68,7 @@ class Bench:
         self.server = server
         self.client = client
         self.memory = memory or Memory(None)
+        self.keys = [KEY.public_key]
 
     def has(self, *narinfos: NarInfo, days_old: int = 0) -> None:
         """Put narinfos and their NARs into the bucket."""
@@ -78,7 +79,7 @@ class Bench:
 
     def look(self, closure: Sequence[StorePath] = CLOSURE) -> Inventory:
         """Look at the bucket as a session does."""
-        look = Look(self.client.bucket, self.memory, KEY.public_key, closure)
+        look = Look(self.client.bucket, self.memory, self.keys, closure)
         narinfos, nars = FirstLook(self.client.bucket).listings()
         present, contents = look.present_narinfos(closure, narinfos)
         signatures = {path.path: KEY.sign(path.fingerprint) for path in closure}
@@ -271,12 +272,57 @@ def test_a_signature_is_made_over_what_the_store_says() -> None:
         content_address=f"text:sha256:{'1' * 52}",
         signatures=tuple(f"k{number}-1:{'A' * 86}==" for number in range(40)),
     )
-    new = NarInfo.parse(signed_anew(LIBRARY, hostile, KEY.sign(LIBRARY.fingerprint)).decode())
+    new = NarInfo.parse(
+        signed_anew(LIBRARY, hostile, KEY.sign(LIBRARY.fingerprint), [KEY.public_key]).decode()
+    )
     assert (new.deriver, new.content_address) == (None, None)
     assert (new.url, new.file_size) == (hostile.url, 100)
     assert len(new.signatures) == 17
     assert new.signatures[-1] == KEY.sign(LIBRARY.fingerprint)
     assert new.fingerprint == LIBRARY.fingerprint
+
+
+def signed_by_many(*signatures: str) -> NarInfo:
+    return replace(narinfo_of(LIBRARY), signatures=signatures)
+
+
+def test_signatures_by_the_caches_keys_are_kept_and_then_the_newest() -> None:
+    """A retired key's stay for ever, and whoever may push may add any number."""
+    caches = [SecretKey.generate(f"cache.test-{number}") for number in range(2, 5)]
+    good = [key.sign(LIBRARY.fingerprint) for key in caches]
+    forged = [key.sign("something else") for key in caches]
+    others = [f"k{number}-1:{'A' * 86}==" for number in range(40)]
+    there = signed_by_many(good[0], *forged, *others[:20], good[1], *others[20:])
+    ours = KEY.sign(LIBRARY.fingerprint)
+    keys = [*(key.public_key for key in caches), KEY.public_key]
+    new = NarInfo.parse(signed_anew(LIBRARY, there, ours, keys).decode())
+    assert list(new.signatures) == [good[0], good[1], *others[26:], ours]
+    # Who trusts none of them has no reason to keep them.
+    new = NarInfo.parse(signed_anew(LIBRARY, there, ours, keys[-1:]).decode())
+    assert list(new.signatures) == [*others[24:], ours]
+
+
+def test_so_many_keys_as_a_cache_has_do_not_take_turns() -> None:
+    keys = [SecretKey.generate(f"s3.homelab.local-{number}") for number in range(30)]
+    trusted = [key.public_key for key in keys]
+    narinfo = signed_by_many()
+    for key in [*keys, *keys[-2:]]:
+        others = [one for one in trusted if one != key.public_key]
+        signature = key.sign(LIBRARY.fingerprint)
+        content = signed_anew(LIBRARY, narinfo, signature, [*others, key.public_key])
+        narinfo = NarInfo.parse(content.decode())
+    assert all(signed_by(narinfo, key) for key in trusted)
+    assert len(narinfo.signatures) == 30
+
+
+@given(st.lists(st.tuples(st.integers(1, 9000), st.integers(0, 9)), max_size=60))
+def test_no_narinfo_is_written_that_a_push_would_not_read(names: list[tuple[int, int]]) -> None:
+    signatures = [f"{'k' * length}{number}:{'A' * 86}==" for length, number in names]
+    ours = KEY.sign(TOOL.fingerprint)
+    narinfo = replace(narinfo_of(TOOL), signatures=tuple(signatures))
+    content = signed_anew(TOOL, narinfo, ours, [KEY.public_key])
+    assert len(content) <= largest_narinfo(TOOL)
+    assert NarInfo.parse(content.decode()).signatures[-1] == ours
 
 
 def test_what_another_builder_with_the_same_key_made_is_whole(bench: Bench) -> None:
@@ -314,7 +360,7 @@ def test_a_nar_that_is_gone_or_of_another_size_is_broken(bench: Bench, size: int
 def test_how_old_a_nar_is_nobody_knows_before_it_is_located(bench: Bench) -> None:
     bench.has(*map(narinfo_of, CLOSURE))
     bench.memory = remembering(TOOL)
-    look = Look(bench.client.bucket, bench.memory, KEY.public_key, CLOSURE)
+    look = Look(bench.client.bucket, bench.memory, bench.keys, CLOSURE)
     present, contents = look.present_narinfos(CLOSURE, FirstLook(bench.client.bucket).listings()[0])
     held, missing = look.judge(CLOSURE, present, contents, {})
     assert missing == []
