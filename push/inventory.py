@@ -2,7 +2,7 @@
 
 An own path is whole if the bucket has a narinfo for it that says what this machine's store says,
 with a good signature of ours, and its NAR, in the size and of the compression that the narinfo
-gives. What another builder with the same key made of the path counts too, if the signature is good
+gives. What another builder made of the path counts too, if one of the cache's keys has signed it
 and it refers to nothing that comes later in the closure: builds are not always reproducible, and
 two builders would otherwise replace each other's work for ever. All else is missing, and pushed.
 """
@@ -103,6 +103,8 @@ class Inventory:
     """Build logs in the bucket, by key; None where they were not listed."""
     lost: dict[str, str] = field(default_factory=dict)
     """Paths that an earlier round could not write, and which failed path is to blame."""
+    order: Mapping[str, int] = field(default_factory=dict)
+    """Which place each path of the closure has in it, references first, by base name."""
 
 
 def narinfo_key(path: StorePath) -> str:
@@ -340,20 +342,7 @@ class Look:
                 held.content = signed_anew(path, narinfo, signature, self._keys)
             return held
         held.ours = False
-        return held if self._another_builders(path, narinfo) else None
-
-    def _another_builders(self, path: StorePath, narinfo: NarInfo) -> bool:
-        """Tell whether a narinfo with other facts is honest, and depends on nothing that is later.
-
-        Its references must be in the closure: the lease of anything else is not renewed by this
-        push, and would end before the narinfo's.
-        """
-        own = self._order[path.base_name]
-        earlier = all(
-            reference == path.base_name or self._order.get(reference, own) < own
-            for reference in narinfo.references
-        )
-        return earlier and signed_by(narinfo, self._key)
+        return held if another_builders(path, narinfo, self._keys, self._order) else None
 
     def locate_nars(
         self, held: Sequence[Held], missing: list[Missing], first: Listing
@@ -378,7 +367,27 @@ class Look:
             else:
                 one.nar_day = nar.day
                 whole.append(one)
-        return Inventory(whole, missing, nars, self._root)
+        return Inventory(whole, missing, nars, self._root, order=self._order)
+
+
+def another_builders(
+    path: StorePath, narinfo: NarInfo, keys: Sequence[PublicKey], order: Mapping[str, int]
+) -> bool:
+    """Tell whether a narinfo with other facts is honest, and depends on nothing that is later.
+
+    Its references must be in the closure: the lease of anything else is not renewed by this push,
+    and would end before the narinfo's. `order` is that of `Inventory`, the last of `keys` signs.
+    """
+    own = order.get(path.base_name, -1)
+    earlier = all(
+        reference == path.base_name or order.get(reference, own) < own
+        for reference in narinfo.references
+    )
+    return (
+        earlier
+        and _may_have_its_address(narinfo, path)
+        and any(signed_by(narinfo, key) for key in reversed(keys))
+    )
 
 
 def list_page(bucket: Bucket, listed: Listed) -> Listing:

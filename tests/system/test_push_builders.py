@@ -207,6 +207,51 @@ def test_builders_with_keys_of_their_own_sign_side_by_side_and_one_is_revoked_al
         bucket.pull(builders["bookworm"], alone, keys=[left])
 
 
+NOT_REPRODUCIBLE = """
+derivation {
+  name = "not-reproducible";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "read x < /proc/sys/kernel/random/uuid; echo $x >$out" ];
+}
+"""
+
+
+def test_what_one_builder_has_signed_the_others_do_not_push_again(
+    builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
+) -> None:
+    """Each has made something else of the path, and has a key of its own."""
+    bucket = CacheBucket(minio, "not-reproducible")
+    first, second = builders["forky"], builders["trixie"]
+    keys = {first: bucket.key, second: SecretKey.generate("cache.test-2")}
+    trusted = [str(key.public_key) for key in keys.values()]
+    for builder in keys:
+        build_with(builder, "", bucket, NOT_REPRODUCIBLE)
+    made = [one.run("readlink result; nix-store -q --hash result").stdout for one in keys]
+    (path, one_hash), (same, other_hash) = (text.split() for text in made)
+    assert path == same
+    assert one_hash != other_hash
+
+    def push(builder: ThrowawayBuilder) -> Mapping[str, int]:
+        key = keys[builder].to_nix()
+        pushed = bucket.push(builder, path, signing_key=key, trusted_key=trusted, renew="yes")
+        return pushed.counts()
+
+    assert push(first)["pushed"] == 1
+    for _ in range(2):
+        bucket.age(1, *bucket.objects())
+        counts = push(second)
+        assert (counts["reused"], counts["renewed"], counts["pushed"]) == (1, 1, 0)
+        assert push(first)["reused"] == 1
+    assert verify(bucket, leases=True).problems == []
+    assert bucket.pull(builders["bookworm"], path) == 1
+    # Once the first builder's key is retired, nobody has what clients take but the second.
+    trusted.pop(0)
+    counts = push(second)
+    assert (counts["pushed"], counts["repaired"]) == (1, 1)
+    assert bucket.pull(builders["bookworm"], path, keys=[keys[second].public_key]) == 1
+
+
 def test_five_builders_push_overlapping_closures_at_once(
     builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
 ) -> None:

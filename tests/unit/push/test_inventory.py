@@ -325,6 +325,23 @@ def test_no_narinfo_is_written_that_a_push_would_not_read(names: list[tuple[int,
     assert NarInfo.parse(content.decode()).signatures[-1] == ours
 
 
+def test_what_another_of_the_caches_keys_has_signed_is_whole_and_left_as_it_is(
+    bench: Bench,
+) -> None:
+    """Builds are not always reproducible, and builders may have keys of their own."""
+    other = SecretKey.generate("cache.test-2")
+    made: dict[str, Any] = {"nar_hash": f"sha256:{'1' * 52}", "references": (LIBRARY.base_name,)}
+    bench.has(narinfo_of(LIBRARY), narinfo_of(TOOL, key=other, **made))
+    assert reasons(bench.look()) == {TOOL.path: "broken"}
+    bench.keys = [other.public_key, KEY.public_key]
+    inventory = bench.look()
+    assert inventory.missing == []
+    (held,) = [one for one in inventory.held if not one.ours]
+    assert (held.path, held.content, held.needs) == (TOOL, None, (LIBRARY.base_name,))
+    bench.has(narinfo_of(TOOL, key=SecretKey.generate("cache.test-2"), **made))
+    assert reasons(bench.look()) == {TOOL.path: "broken"}
+
+
 def test_what_another_builder_with_the_same_key_made_is_whole(bench: Bench) -> None:
     bench.has(narinfo_of(LIBRARY))
     bench.has(narinfo_of(TOOL, nar_hash=f"sha256:{'1' * 52}", references=(LIBRARY.base_name,)))

@@ -878,15 +878,17 @@ def test_what_a_copy_leaves_as_old_as_it_was_is_written_anew(closure: Machine, e
     assert_whole(server, *ALL)
 
 
-def has_another_builders(machine: Machine, path: StorePath, *, days_old: int = 1) -> None:
+def has_another_builders(
+    machine: Machine, path: StorePath, *, days_old: int = 1, key: SecretKey = KEY
+) -> None:
     """Put into the bucket what another builder has made of a path: it refers to nothing."""
     digest = "sha256:" + "1" * 52
-    key = f"nar/{'1' * 52}.nar.zst"
-    narinfo = path.narinfo(key, "zstd", file_hash=digest, file_size=9)
+    nar = f"nar/{'1' * 52}.nar.zst"
+    narinfo = path.narinfo(nar, "zstd", file_hash=digest, file_size=9)
     narinfo = replace(narinfo, nar_hash=digest, references=())
-    narinfo = replace(narinfo, signatures=(KEY.sign(narinfo.fingerprint),))
+    narinfo = replace(narinfo, signatures=(key.sign(narinfo.fingerprint),))
     machine.server.put(narinfo_key(path), narinfo.format().encode(), days_old=days_old)
-    machine.server.put(key, b"x" * 9, days_old=days_old)
+    machine.server.put(nar, b"x" * 9, days_old=days_old)
 
 
 @pytest.mark.parametrize("midnight", [False, True])
@@ -1018,6 +1020,21 @@ def signers(server: StandIn) -> set[tuple[str, ...]]:
     """Return which keys have signed narinfos of the bucket, of all that there are."""
     keys = {key.name: key.public_key for key in (KEY, SECOND, THIRD)}
     return {tuple(sorted(verified_by(one, keys))) for one in narinfos(server).values()}
+
+
+def test_what_another_of_the_caches_keys_has_signed_is_not_pushed_again(closure: Machine) -> None:
+    """Two builders, each with a key, would replace each other's work for ever."""
+    server = closure.server
+    has_another_builders(closure, TOOL, days_old=1, key=SECOND)
+    before = server.objects[narinfo_key(TOOL)].content
+    assert closure.push(TOP, trusted_key=TRUSTED).counts() == (3, 1, 0, 1, 0)
+    there = server.objects[narinfo_key(TOOL)]
+    assert (there.content, there.modified) == (before, server.now)
+    server.seen.clear()
+    assert closure.push(TOP, trusted_key=TRUSTED).counts() == (0, 4, 0, 0, 0)
+    assert set(written(server)) <= {"_nixcache/status/builder"}
+    # Who does not trust that key has nothing of it.
+    assert closure.push(TOP).counts() == (1, 3, 0, 0, 1)
 
 
 def test_of_many_signatures_so_many_are_published_as_are_read_again(machine: Machine) -> None:
