@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
@@ -31,6 +31,8 @@ Done = Callable[[str | None], None]
 Failed = Callable[[Failure], None]
 
 _ABSENT = frozenset({404})
+# Of a condition that does not hold; 409 where two such writes meet (Amazon S3, `PutObject`).
+_UNMET = frozenset({409, 412})
 _ENCODING = re.compile(r"[a-z0-9-]{1,20}")
 # As many refusals, and nothing else, are no damage of objects.
 _REFUSALS = 3
@@ -46,6 +48,23 @@ class Listed:
     prefix: str
     folders: bool
     """Whether folders are shown as such, and what is in them is left out."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is where a narinfo is to be written, and is to be there still when it is."""
+
+    etag: str | None
+    """The ETag of what is there; None for nothing."""
+
+    @property
+    def condition(self) -> dict[str, str]:
+        """The header by which a server writes there and over nothing else (RFC 9110, 13.1)."""
+        return {"if-none-match": "*"} if self.etag is None else {"if-match": f'"{self.etag}"'}
+
+
+EMPTY = Place(None)
+"""Where nothing is."""
 
 
 class Asked:
@@ -81,6 +100,8 @@ class Bucket:
         self._settings = settings
         self._transfers = transfers
         self._loop = loop
+        # Until a server has refused one that it took without.
+        self._knows_conditions = True
 
     def begin(self, requests: Sequence[Request]) -> Asked:
         """Make requests side by side, and do not wait for their answers."""
@@ -174,12 +195,50 @@ class Bucket:
         """Read a narinfo, while others are written; `done` gets it, or that there is none."""
         self._transfers.submit(self.read(key, largest), done, failed, _NARINFO_PRIORITY)
 
-    def put_narinfo(self, key: str, content: bytes, done: Done, failed: Failed) -> None:
-        """Write a narinfo; `failed` also where the server says so and does not have it."""
+    def put_narinfo(
+        self,
+        key: str,
+        content: bytes,
+        done: Done,
+        failed: Failed,
+        place: Place | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write a narinfo; `failed` also where the server says so and does not have it.
+
+        Args:
+            key: the object's.
+            content: the narinfo.
+            done: called once it is written.
+            failed: called where it cannot be.
+            place: what it may take the place of; None for whatever is there. A server that refuses
+                to be told so is asked without.
+            changed: called where the server says that something else is there, or nothing. An
+                answer that was lost may have been of this very write.
+        """
         request = Request(
             "publish", "PUT", key, headers={"content-type": NARINFO_TYPE}, body=content
         )
-        self._write(request, done, failed, _NARINFO_PRIORITY)
+        if place is None or not self._knows_conditions:
+            self._write(request, done, failed, _NARINFO_PRIORITY)
+            return
+
+        def written(etag: str | None) -> None:
+            self._knows_conditions = False
+            done(etag)
+
+        def refused(failure: Failure) -> None:
+            if failure.refused:
+                self._write(request, written, failed, _NARINFO_PRIORITY)
+            else:
+                failed(failure)
+
+        conditional = replace(
+            request,
+            headers={**request.headers, **place.condition},
+            expected=_UNMET if place.etag is None else _UNMET | _ABSENT,
+        )
+        self._write(conditional, done, refused, _NARINFO_PRIORITY, changed)
 
     def renew_narinfo(
         self, key: str, etag: str, done: Done, changed: Callable[[], None], failed: Failed
@@ -266,8 +325,17 @@ class Bucket:
             "x-amz-metadata-directive": "REPLACE",
         }
 
-    def _write(self, request: Request, done: Done, failed: Failed, priority: int) -> None:
+    def _write(
+        self,
+        request: Request,
+        done: Done,
+        failed: Failed,
+        priority: int,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Make a request that writes an object whole, and see that it was written.
+
+        `changed` is called after an answer that says that the request's condition does not hold.
 
         A server of S3's kind says 200 and the object's ETag. Whatever else says yes, such as the
         page of a firewall before it, is believed once the object is there.
@@ -278,6 +346,9 @@ class Bucket:
         content = request.body if isinstance(request.body, bytes) else None
 
         def answered(answer: Answer) -> None:
+            if answer.status in request.expected:
+                changed()
+                return
             if answer.status == HTTPStatus.OK and answer.etag is not None:
                 done(answer.etag)
                 return

@@ -21,6 +21,11 @@ class Failure:
     """Whether the server answered, and will again answer so."""
 
     @property
+    def given_up(self) -> bool:
+        """Whether the server gave no answer that counts, again and again."""
+        return bool(self.kind) and not self.refused
+
+    @property
     def cause(self) -> tuple[str, str]:
         """What failures that need telling only once have in common."""
         return self.step, self.kind or self.what

@@ -87,6 +87,10 @@ class Missing:
     path: StorePath
     reason: str
     """`absent`, or `broken` where there is something in its place."""
+    narinfo_etag: str | None = None
+    """That of the narinfo in its place; None where that is not known, or could not be read."""
+    signed: bool = False
+    """Whether that narinfo may have signatures that hold for this path, of others too."""
 
 
 @dataclass
@@ -313,13 +317,15 @@ class Look:
                 if narinfo is not None:
                     judged = self._judged(path, there, narinfo, signatures.get(path.path))
                 if narinfo is None or judged is None:
-                    missing.append(Missing(path, "broken"))
+                    etag = there.etag if key in contents else None
+                    same = narinfo is not None and narinfo.fingerprint == path.fingerprint
+                    missing.append(Missing(path, "broken", etag, signed=same))
                     continue
                 one, nar_hash = judged, narinfo.nar_hash
             held.append(one)
             hashes.setdefault(one.nar, set()).add(sha256_to_nix32(nar_hash))
         # One file is not two NARs; whose it is, only its content tells.
-        missing += [Missing(one.path, "broken") for one in held if len(hashes[one.nar]) > 1]
+        missing += [_broken(one) for one in held if len(hashes[one.nar]) > 1]
         return [one for one in held if len(hashes[one.nar]) == 1], missing
 
     def _judged(
@@ -363,11 +369,16 @@ class Look:
         for one in held:
             nar = nars.get(one.nar)
             if nar is None or nar.size != one.nar_size:
-                missing.append(Missing(one.path, "broken"))
+                missing.append(_broken(one))
             else:
                 one.nar_day = nar.day
                 whole.append(one)
         return Inventory(whole, missing, nars, self._root, order=self._order)
+
+
+def _broken(held: Held) -> Missing:
+    """Return a path whose narinfo is well, and its NAR is not there."""
+    return Missing(held.path, "broken", held.narinfo_etag, signed=True)
 
 
 def another_builders(
@@ -509,6 +520,16 @@ def signed_anew(
         signatures=narinfo.signatures,
     )
     return bounded(path, made, signature, keys).format().encode("ascii")
+
+
+def signed_besides(
+    path: StorePath, content: bytes, there: NarInfo, keys: Sequence[PublicKey]
+) -> bytes:
+    """Return a narinfo of ours, our signature last, with those of one that says the same too."""
+    made = NarInfo.parse(content.decode("ascii"))
+    signatures = (*there.signatures, *made.signatures)
+    made = replace(made, signatures=signatures)
+    return bounded(path, made, signatures[-1], keys).format().encode("ascii")
 
 
 def bounded(

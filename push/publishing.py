@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
+from formats.narinfo import NarInfo
 from formats.store_path import STORE_DIR
-from push.bucket import Bucket
+from push.bucket import EMPTY, Bucket, Place
 from push.connection import Answer
 from push.failure import Failure
 from push.inventory import (
     Held,
     Inventory,
+    Missing,
     Present,
+    another_builders,
     day_of,
     facts,
     largest_narinfo,
     narinfo_key,
     parsed,
+    present_of,
     says_the_same,
+    signed_besides,
     signed_by,
 )
 from push.memory import Memory, RememberedNarInfo
@@ -34,6 +42,8 @@ from push.transfers import Loop, Transfers
 
 _SECONDS_BETWEEN_PROGRESS = 1.0
 _SECONDS_OF_SILENCE = 30.0
+# As often another builder may have written a narinfo just before; then it is written over.
+_MOST_MEETINGS = 16
 
 
 class Publication:
@@ -62,6 +72,10 @@ class Publication:
         self._paths = {path: one.path for path, one in self._held.items()}
         self._paths |= {one.path.path: one.path for one in inventory.missing}
         self._content: dict[str, bytes] = {}
+        # What the narinfos of paths are to take the place of, and where that is to be read first.
+        self._places: dict[str, Place | None] = {}
+        self._unread: set[str] = set()
+        self._meetings: Counter[str] = Counter()
         self._nar_of: dict[str, tuple[str, int]] = {}
         self._awaiting: dict[str, list[str]] = {}
         self._sending: dict[str, Path] = {}
@@ -117,6 +131,7 @@ class Publication:
             PushError: nothing more can be done.
         """
         for one in self._inventory.missing:
+            self._find_place(one)
             if one.reason != "absent":
                 self.repaired.add(one.path.path)
         self._add([one.path for one in self._inventory.missing])
@@ -124,6 +139,7 @@ class Publication:
             if held.path.path in self._order.unsettled:
                 if held.content is not None:
                     self._content[held.path.path] = held.content
+                    self._places[held.path.path] = _place(held.narinfo_etag)
                 self._nar_of[held.path.path] = (held.nar, held.nar_size)
                 self._renew_nar(held)
         self._start()
@@ -185,6 +201,9 @@ class Publication:
         for path in paths:
             self._held.pop(path.path, None)
             self._content.pop(path.path, None)
+            self._places.pop(path.path, None)
+            # It may have signatures of others, too.
+            self._unread.add(path.path)
             self.renewed.discard(path.path)
             self.repaired.add(path.path)
             # What was there may be another builder's, and refer to less.
@@ -332,13 +351,103 @@ class Publication:
             else:
                 pending += self._order.settle(path)
 
+    def _find_place(self, missing: Missing) -> None:
+        path = missing.path.path
+        if missing.reason == "absent":
+            self._places[path] = EMPTY
+        elif missing.signed:
+            self._unread.add(path)
+        else:
+            self._places[path] = _place(missing.narinfo_etag)
+
     def _put_narinfo(self, path: str) -> None:
-        key, day = narinfo_key(self._paths[path]), today(self._transfers)
+        day, place = today(self._transfers), self._places.get(path)
+        if path in self._unread:
+            self._unread.remove(path)
+            self._meet(path, day, place)
+            return
         self._bucket.put_narinfo(
-            key,
+            narinfo_key(self._paths[path]),
             self._content[path],
             lambda etag: self._narinfo_written(path, etag, day),
             lambda failure: self._fail(path, failure),
+            place,
+            lambda: self._meet(path, day, place),
+        )
+
+    def _meet(self, path: str, day: str, place: Place | None) -> None:
+        """See what is where a narinfo is to be written on a day, and took no other's place."""
+        self._meetings[path] += 1
+        self._bucket.read_again(
+            narinfo_key(self._paths[path]),
+            largest_narinfo(self._paths[path]),
+            lambda answer: self._met(path, day, place, answer),
+            lambda _: self._put_narinfo_over(path, None),
+        )
+
+    def _put_narinfo_over(self, path: str, place: Place | None) -> None:
+        self._places[path] = place
+        self._put_narinfo(path)
+
+    def _met(self, path: str, day: str, before: Place | None, answer: Answer) -> None:
+        """Write a narinfo besides what is there, unless nothing is left to be written."""
+        store_path = self._paths[path]
+        place = EMPTY if answer.status == HTTPStatus.NOT_FOUND else _place(answer.etag)
+        if place == before or self._meetings[path] > _MOST_MEETINGS:
+            # Not every server knows its own ETags again.
+            place = None
+        narinfo = parsed(path, answer.body)
+        if narinfo is not None and narinfo.fingerprint == store_path.fingerprint:
+            keys = self._settings.trusted_keys
+            self._content[path] = signed_besides(store_path, self._content[path], narinfo, keys)
+            if answer.body == self._content[path] and self._is_current(day_of(answer), day):
+                self._narinfo_written(path, answer.etag, day)
+                return
+        elif (
+            narinfo is not None
+            and self._is_current(day_of(answer), day)
+            and self._another_builders(store_path, narinfo)
+        ):
+            self._look_at_others(path, narinfo, day, place, answer.etag)
+            return
+        self._put_narinfo_over(path, place)
+
+    def _is_current(self, written: str, day: str) -> bool:
+        return written >= day or not self._settings.renew
+
+    def _another_builders(self, path: StorePath, narinfo: NarInfo) -> bool:
+        return another_builders(path, narinfo, self._settings.trusted_keys, self._inventory.order)
+
+    def _look_at_others(
+        self, path: str, narinfo: NarInfo, day: str, place: Place | None, etag: str | None
+    ) -> None:
+        """Leave another builder's narinfo where it is, if its NAR is there."""
+        key, size = narinfo.url, narinfo.file_size or 0
+
+        def looked(answer: Answer) -> None:
+            nar = present_of({key: answer}).get(key)
+            if nar is None or nar.size != size or not self._is_current(nar.day, day):
+                self._put_narinfo_over(path, place)
+                return
+            self._inventory.nars[key] = nar
+            self._nar_of[path] = (key, size)
+            self._held[path] = Held(
+                self._paths[path],
+                key,
+                size,
+                nar.day,
+                etag,
+                day,
+                needs=tuple(narinfo.references),
+                ours=False,
+            )
+            # Of what was pushed, nothing is read.
+            self.pushed.discard(path)
+            self.repaired.discard(path)
+            self._narinfo_written(path, etag, day)
+
+        self._transfers.submit(
+            self._bucket.look_at(key), looked, lambda _: self._put_narinfo_over(path, place)
         )
 
     def _renew_narinfo(self, held: Held, etag: str) -> None:
@@ -352,35 +461,49 @@ class Publication:
             narinfo_key(held.path),
             etag,
             renewed,
-            lambda: self._look_again(held, day),
-            lambda _: self._again([held.path]),
+            lambda: self._look_again(held, etag, day),
+            partial(self._not_renewed, held),
         )
 
-    def _look_again(self, held: Held, day: str) -> None:
+    def _not_renewed(self, held: Held, failure: Failure) -> None:
+        self._again([held.path])
+        if failure.given_up:
+            # What the server does not copy for a damage of it, it would not give either.
+            self._unread.discard(held.path.path)
+
+    def _look_again(self, held: Held, etag: str, day: str) -> None:
         """See whether another push has just written the narinfo that was due on a day."""
         self._bucket.read_again(
             narinfo_key(held.path),
             largest_narinfo(held.path),
-            lambda answer: self._looked_again(held, day, answer),
-            lambda _: self._again([held.path]),
+            lambda answer: self._looked_again(held, etag, day, answer),
+            partial(self._not_renewed, held),
         )
 
-    def _looked_again(self, held: Held, day: str, answer: Answer) -> None:
+    def _looked_again(self, held: Held, etag: str, day: str, answer: Answer) -> None:
         path, narinfo = held.path.path, parsed(held.path.path, answer.body)
-        if (
-            narinfo is None
-            or narinfo.url != held.nar
-            or not says_the_same(narinfo, held.path)
-            or not signed_by(narinfo, self._settings.public_key)
-        ):
+        if narinfo is None or narinfo.url != held.nar or not self._may_stay(held, narinfo):
             self._again([held.path])
         elif day_of(answer) >= day:
             self._narinfo_written(path, answer.etag, day)
+        elif (
+            answer.etag is not None
+            and answer.etag != etag
+            and self._meetings[path] < _MOST_MEETINGS
+        ):
+            self._meetings[path] += 1
+            self._renew_narinfo(held, answer.etag)
         else:
             # It is what was to be copied, and nobody has written it: the server does not copy.
             self.renewed.add(path)
             self._content[path] = answer.body
-            self._put_narinfo(path)
+            self._put_narinfo_over(path, None)
+
+    def _may_stay(self, held: Held, narinfo: NarInfo) -> bool:
+        """Tell whether a narinfo is still as good as the one that was looked at."""
+        if not held.ours:
+            return self._another_builders(held.path, narinfo)
+        return says_the_same(narinfo, held.path) and signed_by(narinfo, self._settings.public_key)
 
     def _narinfo_written(self, path: str, etag: str | None, day: str) -> None:
         store_path = self._paths[path]
@@ -421,7 +544,9 @@ class Publication:
         """Return what the bucket has now of the paths that it should have, whatever ended this."""
         not_there = self.failures.keys() | self.blocked.keys() | self._order.unsettled
         whole = [one for path, one in self._held.items() if path not in not_there]
-        return Inventory(whole, [], self._inventory.nars, lost=self._order.lost)
+        return Inventory(
+            whole, [], self._inventory.nars, lost=self._order.lost, order=self._inventory.order
+        )
 
     def count(self, summary: Summary) -> None:
         """Add what was done to a summary."""
@@ -431,6 +556,11 @@ class Publication:
         summary.pushed_bytes += sum(self._paths[path].nar_size for path in pushed)
         summary.renewed += len(self.renewed - self.pushed - failed)
         summary.repaired += len(self.repaired & pushed)
+
+
+def _place(etag: str | None) -> Place | None:
+    """Return the place of what has an ETag; None for whatever is there where it has none."""
+    return None if etag is None else Place(etag)
 
 
 def _references(path: StorePath) -> list[str]:

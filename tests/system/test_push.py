@@ -13,10 +13,15 @@ from minio.time import utcnow
 from formats.narinfo import NarInfo
 from formats.nix32 import nix32_encode
 from formats.push_status import STATUS_FOLDER
+from formats.s3 import parse_error
 from formats.signing import SecretKey, verified_by
+from push.bucket import EMPTY, Place
+from push.connection import Request as Asked
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, leftovers, place, small_disk, trust
 from tests.system.fault_proxy import PASS, Fault, Request, fault_proxy
+from tests.unit.push.client import Client
+from tests.unit.push.s3_stand_in import StandIn, serving
 from toolbox.throwaway_builder import ThrowawayBuilder
 
 PATHS = 40
@@ -332,6 +337,36 @@ def test_content_that_this_builder_does_not_have_never_gets_its_signature(
     assert (counts["pushed"], counts["repaired"]) == (1, 1)
     assert narinfo(bucket, closure).nar_hash == NarInfo.parse(text).nar_hash
     assert verify(bucket).problems == []
+
+
+@pytest.mark.parametrize("there", [None, b"text"])
+@pytest.mark.parametrize("seen", [None, b"text", b"other"])
+def test_minio_and_its_stand_in_write_under_the_same_conditions(
+    bucket: CacheBucket, there: bytes | None, seen: bytes | None
+) -> None:
+    key = f"{'0' * 32}.narinfo"
+    condition = (EMPTY if seen is None else Place(hashlib.md5(seen).hexdigest())).condition
+    request = Asked("publish", "PUT", key, headers=condition, body=b"new")
+    told = []
+    with serving(StandIn()) as stand_in:
+        if there is not None:
+            bucket.put(key, there)
+            stand_in.put(key, there)
+        minio = Client(
+            bucket.server.endpoint,
+            bucket=bucket.name,
+            access_key_id=bucket.user,
+            secret_access_key=bucket.secret,
+            ca_certificate_file=str(bucket.server.ca_file),
+        )
+        for client in (minio, Client(stand_in.url)):
+            answer = client.exchange(request)
+            told.append((answer.status, answer.etag, parse_error(answer.body).code))
+            client.close()
+        kept = stand_in.objects[key].content if key in stand_in.objects else None
+    assert told[0] == told[1]
+    assert told[0][0] == (200 if there == seen else 412 if there else 404)
+    assert (bucket.get(key) if key in bucket.objects() else None) == kept
 
 
 # Large NARs, small disks.

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 import pytest
 
 from components.retention import is_cache_file
-from formats.signing import SecretKey
+from formats.narinfo import NarInfo
+from formats.signing import SecretKey, verified_by
 from tests.system.bucket_verifier import verify, watched
 from tests.system.cache_bucket import CacheBucket, Pushed, leftovers, trust
 from tests.system.fault_proxy import PASS, Request, fault_proxy
@@ -205,6 +206,43 @@ def test_builders_with_keys_of_their_own_sign_side_by_side_and_one_is_revoked_al
     assert bucket.pull(builders["bookworm"], shared, keys=[left]) == 3
     with pytest.raises(ToolboxError):
         bucket.pull(builders["bookworm"], alone, keys=[left])
+
+
+def test_builders_with_keys_of_their_own_that_push_the_same_at_once_all_sign_it(
+    builders: Mapping[str, ThrowawayBuilder], minio: MinioServer
+) -> None:
+    bucket = CacheBucket(minio, "same-moment")
+    machines = list(builders.values())
+    for builder in machines:
+        top = builder.make_closure(2 * PATHS, BYTES, seed=14, name="same-moment")
+    for first in (1, 1 + len(machines)):
+        keys = [SecretKey.generate(f"cache.test-{first + n}") for n in range(len(machines))]
+        known = {key.name: key.public_key for key in keys}
+        with watched(bucket) as watch, ThreadPoolExecutor(len(machines)) as crowd:
+            pushes = [
+                crowd.submit(
+                    bucket.push,
+                    machine,
+                    top,
+                    renew="yes",
+                    signing_key=key.to_nix(),
+                    trusted_key=[str(one) for one in known.values()],
+                )
+                for machine, key in zip(machines, keys, strict=True)
+            ]
+            for push in pushes:
+                push.result().succeeded()
+        # Whoever comes first has signed it alone.
+        assert [one for one in watch.problems if "has no signature" not in one] == []
+        found = [
+            NarInfo.parse(bucket.get(key).decode())
+            for key in bucket.objects()
+            if key.endswith(".narinfo")
+        ]
+        assert len(found) == 2 * PATHS
+        # First of what is new, and then of what is there.
+        assert {tuple(sorted(verified_by(one, known))) for one in found} == {tuple(known)}
+    assert bucket.pull(machines[0], top, keys=[keys[-1].public_key]) == 2 * PATHS
 
 
 NOT_REPRODUCIBLE = """

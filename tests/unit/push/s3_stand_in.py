@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -151,6 +151,9 @@ class StandIn:
             return self._part(seen)
         source = _source(seen)
         if source is None:
+            refused = self._unmet(seen)
+            if refused is not None:
+                return refused
             self.put(seen.key, seen.body, size=seen.size)
             return Reply(200, {"ETag": f'"{self.objects[seen.key].etag}"'})
         stored = self.objects.get(source)
@@ -161,6 +164,17 @@ class StandIn:
         self.objects[seen.key] = Stored(stored.content, stored.etag, self.now, stored.size)
         time = f"<LastModified>{iso(self.now)}</LastModified>"
         return xml("CopyObjectResult", f"{time}<ETag>&quot;{stored.etag}&quot;</ETag>")
+
+    def _unmet(self, seen: Seen) -> Reply | None:
+        """Return what MinIO answers where a write's condition does not hold."""
+        stored = self.objects.get(seen.key)
+        wanted = seen.headers.get("if-match")
+        if wanted is not None and stored is None:
+            return NOT_FOUND
+        etag = "" if stored is None else f'"{stored.etag}"'
+        if wanted not in (None, etag) or (stored and seen.headers.get("if-none-match") == "*"):
+            return replace(error(412, "PreconditionFailed"), headers={"ETag": etag})
+        return None
 
     def _part(self, seen: Seen) -> Reply:
         if seen.query["uploadId"] not in self.uploads:

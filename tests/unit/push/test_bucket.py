@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from formats.s3 import LARGEST_COPY, MOST_PARTS, SMALLEST_PART
-from push.bucket import LOG_TYPE, Bucket, Listed
+from push.bucket import EMPTY, LOG_TYPE, Bucket, Listed, Place
 from push.connection import Answer, FileSlice, Request
 from push.failure import PushError
 from push.inventory import day_of
@@ -73,6 +73,56 @@ def test_a_narinfo_is_written_with_its_type(server: StandIn, client: Client) -> 
     assert (outcome.said, outcome.etag) == ("done", etag_of(b"text"))
     assert server.objects[NARINFO].content == b"text"
     assert server.seen[0].headers["content-type"] == "text/x-nix-narinfo"
+
+
+def put_in(client: Client, place: Place) -> Outcome:
+    return client.outcome(
+        lambda o: client.bucket.put_narinfo(NARINFO, b"new", o.done, o.failed, place, o.changed)
+    )
+
+
+@pytest.mark.parametrize("there", [None, b"text", b"other"])
+@pytest.mark.parametrize("place", [EMPTY, Place(etag_of(b"text"))])
+def test_a_narinfo_takes_the_place_of_what_was_seen_and_of_nothing_else(
+    server: StandIn, client: Client, there: bytes | None, place: Place
+) -> None:
+    if there is not None:
+        server.put(NARINFO, there)
+    fits = place.etag == (there and etag_of(there))
+    assert put_in(client, place).said == ("done" if fits else "changed")
+    assert len(server.seen) == 1
+    content = server.objects[NARINFO].content if NARINFO in server.objects else None
+    assert content == (b"new" if fits else there)
+
+
+def test_of_two_writes_at_once_the_one_that_is_refused_looks_again(
+    server: StandIn, client: Client
+) -> None:
+    server.script = lambda _: error(409, "ConditionalRequestConflict")
+    assert put_in(client, EMPTY).said == "changed"
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_a_server_that_takes_no_condition_is_asked_without_from_then_on(
+    server: StandIn, client: Client, status: int
+) -> None:
+    server.script = lambda seen: (
+        error(status, "Refused") if "if-none-match" in seen.headers else None
+    )
+    assert put_in(client, EMPTY).said == "done"
+    assert len(server.seen) == 2
+    assert put_in(client, EMPTY).said == "done"
+    assert len(server.seen) == 3
+
+
+def test_what_a_server_refuses_either_way_is_a_failure(server: StandIn, client: Client) -> None:
+    server.script = lambda _: error(403, "AccessDenied")
+    outcome = put_in(client, EMPTY)
+    assert outcome.failure is not None
+    assert outcome.failure.what.endswith("; give user builder the write policy of the bucket")
+    server.script = lambda _: None
+    assert put_in(client, EMPTY).said == "done"
+    assert "if-none-match" in server.seen[-1].headers
 
 
 def renew(client: Client, etag: str = etag_of(b"text")) -> Outcome:

@@ -836,6 +836,48 @@ def test_what_another_push_wrote_just_now_is_renewed(closure: Machine) -> None:
     assert_whole(server, *ALL)
 
 
+def test_what_another_push_wrote_yesterday_is_renewed_as_it_is(closure: Machine) -> None:
+    """Between the look at it and midnight."""
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    victim = narinfo_key(LIBC)
+    server.seen.clear()
+
+    def meddle(seen: Seen) -> None:
+        if seen.key == victim and "x-amz-copy-source" in seen.headers:
+            server.script = lambda _: None
+            server.put(victim, server.objects[victim].content + b"Mood: fine\n", days_old=1)
+
+    server.script = meddle
+    assert closure.push(TOP).counts() == (0, 4, 0, 4, 0)
+    assert b"Mood" in server.objects[victim].content
+    assert server.objects[victim].modified == server.now
+    writes = [seen for seen in server.asked("PUT") if seen.key == victim]
+    assert len(writes) == 2
+    assert all("x-amz-copy-source-if-match" in seen.headers for seen in writes)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_narinfo_that_is_damaged_is_written_over_unread(closure: Machine) -> None:
+    """The server is as patient with it as with one that is busy: once is enough."""
+    server = closure.server
+    closure.push(TOP).counts()
+    server.now += timedelta(days=1)
+    server.seen.clear()
+    damaged = error(503, "SlowDownRead")
+    server.script = lambda seen: (
+        damaged
+        if seen.key == narinfo_key(TOP)
+        and (seen.method == "GET" or "x-amz-copy-source" in seen.headers)
+        else None
+    )
+    assert closure.push(TOP).counts() == (1, 3, 0, 3, 1)
+    asked = [seen for seen in server.seen if seen.key == narinfo_key(TOP)]
+    assert {seen.method for seen in asked} == {"PUT"}
+    assert not {"if-match", "if-none-match"} & asked[-1].headers.keys()
+
+
 def test_narinfos_that_the_server_never_finds_to_be_the_same_are_written_all_the_same(
     closure: Machine,
 ) -> None:
@@ -918,6 +960,9 @@ def test_what_takes_another_builders_place_is_published_only_with_what_it_refers
         if seen.method == "PUT" and seen.key == lost:
             return error(403, "AccessDenied")
         if "x-amz-copy-source" in seen.headers and seen.key.endswith(ending):
+            if reply.status == 412:
+                # By then it is of somebody whom nobody trusts.
+                has_another_builders(machine, SHELL, key=UPSTREAM)
             return reply
         return None
 
@@ -1010,7 +1055,7 @@ def test_twins_of_one_batch_are_sent_once_and_in_parts(machine: Machine) -> None
     assert len(begun) <= 2
 
 
-# Signatures of others.
+# Other builders, at the same time.
 
 SECOND, THIRD = SecretKey.generate("cache.test-2"), SecretKey.generate("cache.test-3")
 TRUSTED = [str(key.public_key) for key in (KEY, SECOND, THIRD)]
@@ -1020,6 +1065,211 @@ def signers(server: StandIn) -> set[tuple[str, ...]]:
     """Return which keys have signed narinfos of the bucket, of all that there are."""
     keys = {key.name: key.public_key for key in (KEY, SECOND, THIRD)}
     return {tuple(sorted(verified_by(one, keys))) for one in narinfos(server).values()}
+
+
+class Other:
+    """Another builder, which writes each narinfo just before this one does."""
+
+    def __init__(self, server: StandIn, *keys: SecretKey, paths: Sequence[StorePath] = ALL) -> None:
+        """Have a key for each time that it writes one."""
+        self.server = server
+        self.keys = {narinfo_key(path): list(keys) for path in paths}
+        self.paths = {narinfo_key(path): path for path in paths}
+
+    def __call__(self, seen: Seen) -> None:
+        """Write what a request is to write."""
+        if seen.method == "PUT" and self.keys.get(seen.key):
+            self.write(seen.key, self.keys[seen.key].pop(0))
+
+    def write(self, key: str, signs: SecretKey) -> None:
+        """Add a signature to what is there, or to what is made of the path."""
+        path = self.paths[key]
+        there = self.server.objects.get(key)
+        if there is None:
+            digest = nix32_encode(hashlib.sha256(path.path.encode() * 10).digest())
+            made = path.narinfo(
+                nar_of(path), "zstd", file_hash=f"sha256:{digest}", file_size=len(path.path) * 10
+            )
+        else:
+            made = NarInfo.parse(there.content.decode())
+        signatures = (*made.signatures, signs.sign(path.fingerprint))
+        self.server.put(key, replace(made, signatures=signatures).format().encode())
+
+
+def test_a_narinfo_is_written_once_where_nobody_else_writes(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    assert [seen.key for seen in server.asked("GET") if seen.key.endswith(".narinfo")] == []
+    writes = [seen for seen in server.asked("PUT") if seen.key.endswith(".narinfo")]
+    assert [seen.headers["if-none-match"] for seen in writes] == ["*"] * 4
+    before = {key: f'"{one.etag}"' for key, one in server.objects.items()}
+    server.seen.clear()
+    closure.push(TOP, signing_key=SECOND.to_nix(), trusted_key=TRUSTED).counts()
+    asked = [seen for seen in server.seen if seen.key.endswith(".narinfo")]
+    assert [seen.method for seen in asked] == ["GET"] * 4 + ["PUT"] * 4
+    assert {seen.key: seen.headers["if-match"] for seen in asked[4:]} == {
+        narinfo_key(path): before[narinfo_key(path)] for path in ALL
+    }
+
+
+@pytest.mark.parametrize("others", [(SECOND,), (SECOND, THIRD)])
+def test_builders_that_push_the_same_at_once_sign_it_both(
+    closure: Machine, others: tuple[SecretKey, ...]
+) -> None:
+    server = closure.server
+    server.script = Other(server, *others)
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+    assert signers(server) == {(KEY.name, *(key.name for key in others))}
+    server.seen.clear()
+    # What is remembered is what is there.
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+    assert [seen for seen in server.seen if seen.key.endswith(".narinfo")] == []
+
+
+def test_builders_that_sign_what_is_there_at_once_sign_it_both(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    server.script = Other(server, THIRD)
+    ran = closure.push(TOP, signing_key=SECOND.to_nix(), trusted_key=TRUSTED)
+    assert ran.counts() == (0, 4, 0, 0, 0)
+    assert signers(server) == {(KEY.name, SECOND.name, THIRD.name)}
+
+
+def test_what_another_builder_with_the_same_key_has_just_written_stays(closure: Machine) -> None:
+    server = closure.server
+    server.script = Other(server, KEY)
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    writes = [key for key in written(server) if key.endswith(".narinfo")]
+    assert sorted(writes) == sorted(map(narinfo_key, ALL))
+    assert_whole(server, *ALL)
+
+
+def test_what_is_mended_keeps_the_signatures_of_others(closure: Machine) -> None:
+    server = closure.server
+    closure.push(TOP).counts()
+    closure.push(TOP, signing_key=SECOND.to_nix(), trusted_key=TRUSTED).counts()
+    del server.objects[nar_of(LIBC)]
+    assert closure.push(TOP, trusted_key=TRUSTED).counts() == (1, 3, 0, 0, 1)
+    assert signers(server) == {(KEY.name, SECOND.name)}
+    for ending in (".nar.zst", ".narinfo"):
+        server.now += timedelta(days=1)
+        server.script = lambda seen, end=ending: (  # type: ignore[misc]
+            error(501, "NotImplemented")
+            if "x-amz-copy-source" in seen.headers and seen.key.endswith(end)
+            else None
+        )
+        assert closure.push(TOP, trusted_key=TRUSTED).counts() == (4, 0, 0, 0, 4)
+        assert signers(server) == {(KEY.name, SECOND.name)}
+
+
+def test_what_is_broken_is_written_over_whatever_it_says(closure: Machine) -> None:
+    """Another builder may mend it at the same time."""
+    server = closure.server
+    closure.push(TOP).counts()
+    server.put(narinfo_key(LIBC), b"broken")
+    other = Other(server, SECOND, paths=[LIBC])
+
+    def mend(seen: Seen) -> None:
+        if seen.method == "PUT" and seen.key in other.keys and other.keys[seen.key]:
+            del server.objects[seen.key]
+            other(seen)
+
+    server.script = mend
+    assert closure.push(TOP).counts() == (1, 3, 0, 0, 1)
+    assert_whole(server, *ALL)
+    assert (KEY.name, SECOND.name) in signers(server)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a key of the cache's", "a stranger's"])
+@pytest.mark.parametrize("nar", [True, False], ids=["with its NAR", "without"])
+def test_what_another_builder_has_just_made_otherwise_is_judged_as_at_the_first_look(
+    closure: Machine, *, nar: bool, known: bool
+) -> None:
+    server = closure.server
+    signs = SECOND if known else SecretKey.generate(SECOND.name)
+
+    def write(seen: Seen) -> None:
+        if seen.method == "PUT" and seen.key == narinfo_key(TOOL):
+            server.script = lambda _: None
+            has_another_builders(closure, TOOL, days_old=0, key=signs)
+            if not nar:
+                del server.objects[f"nar/{'1' * 52}.nar.zst"]
+
+    server.script = write
+    stays = nar and known
+    ran = closure.push(TOP, trusted_key=TRUSTED)
+    assert ran.counts() == ((3, 1, 0, 0, 0) if stays else (4, 0, 0, 0, 0))
+    (narinfo,) = [one for one in narinfos(server).values() if one.store_path == TOOL.path]
+    assert (narinfo.nar_hash != TOOL.nar_hash) is stays
+    assert closure.push(TOP, trusted_key=TRUSTED).counts() == (0, 4, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(501, "NotImplemented"),
+        error(400, "InvalidArgument"),
+        error(403, "AccessDenied"),
+        error(412, "PreconditionFailed"),
+        error(409, "ConditionalRequestConflict"),
+    ],
+)
+def test_a_server_that_knows_no_conditions_is_written_to_without(
+    closure: Machine, reply: Reply
+) -> None:
+    server = closure.server
+    server.script = lambda seen: (
+        reply
+        if seen.method == "PUT" and {"if-match", "if-none-match"} & seen.headers.keys()
+        else None
+    )
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+    ran = closure.push(TOP, signing_key=SECOND.to_nix(), trusted_key=TRUSTED)
+    assert ran.counts() == (0, 4, 0, 0, 0)
+    assert signers(server) == {(KEY.name, SECOND.name)}
+
+
+def test_a_server_whose_conditions_never_hold_costs_requests_and_no_more(
+    closure: Machine,
+) -> None:
+    server = closure.server
+    numbers = iter(range(1_000_000))
+
+    def never(seen: Seen) -> Reply | None:
+        if seen.method == "PUT" and {"if-match", "if-none-match"} & seen.headers.keys():
+            return error(412, "PreconditionFailed")
+        if seen.method == "GET" and seen.key in server.objects:
+            content = server.objects[seen.key].content
+            return Reply(200, {"ETag": f'"{next(numbers)}"'}, content)
+        return None
+
+    server.script = never
+    closure.push(TOP).counts()
+    closure.push(TOP, signing_key=SECOND.to_nix(), trusted_key=TRUSTED).counts()
+    assert signers(server) == {(KEY.name, SECOND.name)}
+    assert len(server.seen) < 300
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(closure: Machine) -> None:
+    server = closure.server
+    lost = {narinfo_key(path) for path in ALL}
+
+    def lose(seen: Seen) -> Reply | None:
+        if seen.method == "PUT" and seen.key in lost:
+            lost.remove(seen.key)
+            server.put(seen.key, seen.body)
+            return Reply(500)
+        return None
+
+    server.script = lose
+    assert closure.push(TOP).counts() == (4, 0, 0, 0, 0)
+    assert_whole(server, *ALL)
+    assert closure.push(TOP).counts() == (0, 4, 0, 0, 0)
+
+
+# Signatures of others.
 
 
 def test_what_another_of_the_caches_keys_has_signed_is_not_pushed_again(closure: Machine) -> None:
@@ -1035,6 +1285,25 @@ def test_what_another_of_the_caches_keys_has_signed_is_not_pushed_again(closure:
     assert set(written(server)) <= {"_nixcache/status/builder"}
     # Who does not trust that key has nothing of it.
     assert closure.push(TOP).counts() == (1, 3, 0, 0, 1)
+
+
+def test_what_another_of_the_caches_keys_has_signed_is_renewed_as_it_is(closure: Machine) -> None:
+    """Also where another builder has just renewed it, and its ETag is another one."""
+    server = closure.server
+    has_another_builders(closure, TOOL, days_old=1, key=SECOND)
+    before = server.objects[narinfo_key(TOOL)].content
+    closure.push(TOP, trusted_key=TRUSTED).counts()
+    server.now += timedelta(days=1)
+
+    def meddle(seen: Seen) -> None:
+        if seen.key == narinfo_key(TOOL) and "x-amz-copy-source" in seen.headers:
+            server.script = lambda _: None
+            server.put(seen.key, before)
+            server.objects[seen.key].etag = "renewed"
+
+    server.script = meddle
+    assert closure.push(TOP, trusted_key=TRUSTED).counts() == (0, 4, 0, 4, 0)
+    assert server.objects[narinfo_key(TOOL)].content == before
 
 
 def test_of_many_signatures_so_many_are_published_as_are_read_again(machine: Machine) -> None:
