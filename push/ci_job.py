@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -45,6 +46,8 @@ from push.user_nix_conf import UserNixConf
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
+_JOB_NAMES = ("CI_JOB_ID", "GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB")
+"""What tells a forge's jobs apart, also those that are in the same place one after the other."""
 _PAUSE = 2.0
 """Seconds between looks into the queue."""
 _LONGEST_PAUSE = 120.0
@@ -64,7 +67,8 @@ Lets a job use a cache and push what it builds to it. In the environment:
   {_PREFIX}SESSION_TOKEN      and its token
   {_PREFIX}SIGNING_KEY        the secret key that signs, name:base64
 
-finish pushes the closures of the paths, too, and exits with 1 where something was not pushed.
+finish has the variables of start. It pushes the closures of the paths, too, and exits with 1 where
+something was not pushed.
 """
 
 _SECONDS_TO_END = 5.0
@@ -165,15 +169,32 @@ class _Job:
         self._children = {
             name: value for name, value in environment.items() if not name.startswith(_PREFIX)
         }
-        # A forge's runner gives each job one of its own, and empties it.
-        base = environment.get("RUNNER_TEMP") or tempfile.gettempdir()
+        self._nix_conf = UserNixConf(environment, _goes_on)
         self._workspace = (
             environment.get("GITHUB_WORKSPACE") or environment.get("CI_PROJECT_DIR") or os.curdir
         )
+        # A forge's runner gives each job one of its own, and empties it.
+        temporary = environment.get("RUNNER_TEMP")
         # GitLab's runner gives none, but a number to each of the jobs that it has at a time.
-        place = [environment.get(name, "") for name in ("CI_RUNNER_ID", "CI_CONCURRENT_ID")]
-        self._place = f"-{'-'.join(place)}" if all(map(str.isalnum, place)) else ""
-        self._directory = Path(base, f"nix-binary-cache-{os.getuid()}{self._place}")
+        number = [environment.get(name, "") for name in ("CI_RUNNER_ID", "CI_CONCURRENT_ID")]
+        on_gitlab = all(map(str.isalnum, number))
+        if on_gitlab:
+            place = f"-{'-'.join(number)}"
+        elif temporary:
+            place = ""
+        else:
+            # There is one job at a time for each nix.conf, and nothing else that tells them apart.
+            name = os.fsencode(self._nix_conf.name())
+            place = f"-{hashlib.sha256(name).hexdigest()[:16]}"
+        named = [environment.get(name, "") for name in _JOB_NAMES]
+        ends_it = "CI_JOB_ID" if on_gitlab else "GITHUB_RUN_ID" if temporary else ""
+        self._is_forges_place = bool(environment.get(ends_it))
+        # Where no forge names them, a job that only reads is at least not one that pushes.
+        self._job = "\n".join(named if any(named) else [self._given("BUILDER") or ""])
+        base = temporary or tempfile.gettempdir()
+        self._directory = Path(base, f"nix-binary-cache-{os.getuid()}{place}")
+        # Nothing is there: it is what the lines of a job are of that has no files.
+        self._reads = self._directory / "reads"
         self._settings = self._directory / "settings"
         self._queue = self._directory / "queue"
         self._stop = self._directory / "stop"
@@ -182,11 +203,11 @@ class _Job:
         self._of_job = self._directory / "job"
         self._not_queued = self._directory / "not-queued"
         self._told_nix = self._directory / "told-nix"
-        self._nix_conf = UserNixConf(environment, self._directory, _goes_on)
 
     def start(self) -> int:
         cache = self._cache()
         settings = self._push_settings(cache)
+        owner = self._reads if settings is None else self._directory
         self._clear_place()
         with contextlib.ExitStack() as held:
             if settings is not None:
@@ -194,7 +215,7 @@ class _Job:
             try:
                 try:
                     log = None if settings is None else self._fill(settings, held)
-                    queued = self._tell_nix(cache, queues=log is not None)
+                    queued = self._tell_nix(cache, owner, queues=log is not None)
                     if log is not None:
                         # Where nothing is queued it only removes the secrets in the end, and does
                         # without the lock: there is no hook that another job could take away.
@@ -206,7 +227,7 @@ class _Job:
                     raise
             except BaseException as error:
                 with contextlib.suppress(PushError):
-                    self._nix_conf.remove(self._nix_conf.path())
+                    self._nix_conf.remove(self._nix_conf.path(), [owner])
                 if settings is not None:
                     shutil.rmtree(self._directory, ignore_errors=True)
                 if isinstance(error, OSError):
@@ -220,11 +241,8 @@ class _Job:
 
     def _clear_place(self) -> None:
         """Remove what a job has left that was here before this one: there is one at a time."""
-        if not self._place or not self._is_ours():
+        if not self._is_forges_place or not self._is_ours() or self._is_this_jobs():
             return
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if self._of_job.read_text(encoding="utf-8") == self._job():
-                return
         self._end_pusher()
         shutil.rmtree(self._directory, ignore_errors=True)
         say("settings: a job here ended without finish; what it had queued is not pushed")
@@ -233,21 +251,23 @@ class _Job:
         try:
             # Nix's daemon runs the hook as root, other users' Nix as themselves.
             _make_directory(self._directory, 0o711)
+        except FileExistsError:
+            raise _refused(
+                f"'{self._directory}' is there already, of a job that goes on or was ended; run "
+                "finish first as that job, or remove it"
+            ) from None
         except OSError as error:
             raise _refused(
-                f"'{self._directory}' cannot be made ({error.strerror}); run finish first, or "
-                "remove what another job left"
+                f"'{self._directory}' cannot be made ({error.strerror}); set RUNNER_TEMP to a "
+                "directory that is there, and this user's"
             ) from None
-
-    def _job(self) -> str:
-        return self._environment.get("CI_JOB_ID", "")
 
     def _fill(self, settings: str, held: contextlib.ExitStack) -> BinaryIO:
         """Make the job's files, and return its log, which is locked until nobody has it any more.
 
         Its lock says that the job goes on; the pusher takes it over.
         """
-        _write_new(self._of_job, self._job())
+        _write_new(self._of_job, self._job)
         # What stands in it is shown at the end as the job's own.
         _write_new(self._log, "")
         log = held.enter_context(self._log.open("ab"))
@@ -257,8 +277,13 @@ class _Job:
         _write_new(self._settings, settings)
         return log
 
-    def _tell_nix(self, cache: Mapping[str, Any], *, queues: bool) -> bool:
+    def _tell_nix(self, cache: Mapping[str, Any], owner: Path, *, queues: bool) -> bool:
         """Tell Nix of the cache and, where what it builds is to be queued, of the hook.
+
+        Args:
+            cache: what Nix is told of.
+            owner: the directory that the lines are of.
+            queues: whether what it builds is to be queued.
 
         Returns:
             Whether what it builds is queued.
@@ -270,13 +295,14 @@ class _Job:
             # Its bytes are there before the disk is full: then it can still be written over.
             missed = self._nix_conf.put_beside("missed", self._nothing_missed(), 0o600)
             hook, why = self._queueing(before, missed)
-        path = self._nix_conf.write([*lines, *([f"post-build-hook = {hook}"] if hook else [])])
+        with_hook = [*lines, *([f"post-build-hook = {hook}"] if hook else [])]
+        path = self._nix_conf.write(owner, with_hook)
         now = settings_in_force(self._children)
         if lines:
             self._check_in_force(cache, path, now)
         if hook is not None and now.get("post-build-hook") != str(hook):
             hook, why = None, f"the post-build-hook is '{now.get('post-build-hook')}'"
-            self._nix_conf.write(lines)
+            self._nix_conf.write(owner, lines)
         if missed is None:
             return False
         _write_new(self._told_nix, f"{path}\n{hook or ''}\n{missed}\n")
@@ -408,14 +434,10 @@ class _Job:
 
     def finish(self, paths: Sequence[str]) -> int:
         self._clear_place()
-        ours = self._is_ours()
-        started = ours and self._settings.exists()
-        if paths and not started:
-            raise _refused(
-                "nothing was started that could push, or its time is over; "
-                f"set {_PREFIX}BUILDER at start"
-            )
-        code = 0
+        is_there = self._is_ours()
+        is_this_jobs = is_there and self._is_this_jobs()
+        started = is_this_jobs and self._settings.exists()
+        code, removed = 0, ""
         try:
             try:
                 if started:
@@ -426,15 +448,50 @@ class _Job:
         finally:
             # However it ends: what is built later is not this job's.
             try:
-                told = self._told()[0]
-                removed = self._nix_conf.remove(Path(told) if told else self._nix_conf.path())
+                told = self._told()[0] if is_this_jobs else ""
+                path = Path(told) if told else self._nix_conf.path()
+                # Of a job that is another's, the lines are as well.
+                pushes = [] if is_there and not is_this_jobs else [self._directory]
+                removed = self._nix_conf.remove(path, [*pushes, self._reads])
             finally:
-                if ours:
+                if is_this_jobs:
                     shutil.rmtree(self._directory, ignore_errors=True)
-        if not started and "post-build-hook" in removed:
+        if started:
+            return code
+        if f"# of {self._directory}\n" in removed:
             say(f"settings: '{self._directory}' is gone, and what the job had queued with it")
             return 1
-        return code
+        if removed and not paths and not self._given("BUILDER"):
+            return 0
+        return self._nothing_was_started(paths, anothers=is_there and not is_this_jobs)
+
+    def _nothing_was_started(self, paths: Sequence[str], *, anothers: bool) -> int:
+        """Return 1, and say what is to be done, where `finish` was to find a job that pushes.
+
+        Args:
+            paths: what was to be pushed.
+            anothers: whether another job's files are where this one's would be.
+        """
+        if not (paths or anothers or self._given("BUILDER")):
+            return 0
+        if anothers:
+            what = f"'{self._directory}' is of a job that had other variables at start, and stays"
+        else:
+            what = f"nothing was started in '{self._directory}' that could push, or it is over"
+            going_on = self._nix_conf.owner_that_goes_on()
+            if going_on is not None:
+                what += f", and a job goes on in '{printable(str(going_on), SHOWN)}'"
+        say(
+            f"settings: {what}; run finish with the variables that start had, among them "
+            f"{_PREFIX}BUILDER, RUNNER_TEMP and TMPDIR"
+        )
+        return 1
+
+    def _is_this_jobs(self) -> bool:
+        """Whether what is in the job's directory was put there by this job's own start."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return self._of_job.read_text(encoding="utf-8") == self._job
+        return False
 
     def _is_ours(self) -> bool:
         """Whether the job's directory is there, and is one of this user's.

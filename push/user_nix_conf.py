@@ -18,7 +18,7 @@ import pwd
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from formats.store_path import STORE_DIR
@@ -38,22 +38,18 @@ _PATIENCE = 30.0
 class UserNixConf:
     """The file, wherever Nix looks for it, and our block in it."""
 
-    def __init__(
-        self, environment: Mapping[str, str], owner: Path, goes_on: Callable[[Path], bool]
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], goes_on: Callable[[Path], bool]) -> None:
         """Look at nothing yet.
 
         Args:
             environment: what tells Nix where it has its settings.
-            owner: the directory that the block is of.
-            goes_on: tells whether another directory, which a block is of, still needs it.
+            goes_on: tells whether a directory, which a block is of, still needs it.
         """
         self._environment = environment
-        self._owner = owner
         self._goes_on = goes_on
 
-    def path(self) -> Path:
-        """Return the file itself, wherever a link to it lies.
+    def name(self) -> Path:
+        """Return what Nix calls the file, which may be a link to it.
 
         Raises:
             PushError: there is no place for it.
@@ -68,11 +64,21 @@ class UserNixConf:
             base = self._environment.get(_CONFIG_HOME) or self._home() / ".config"
             named = Path(base, "nix", "nix.conf")
         if not named.is_absolute():
-            variable = _USERS_FILES if _USERS_FILES in self._environment else _CONFIG_HOME
+            given = (one for one in (_USERS_FILES, _CONFIG_HOME) if self._environment.get(one))
+            variable = next(given, "HOME")
             raise _refused(
                 f"{variable} is '{self._environment.get(variable, '')}', another place in each "
                 "directory; write a whole path"
             )
+        return named
+
+    def path(self) -> Path:
+        """Return the file itself, wherever a link to it lies.
+
+        Raises:
+            PushError: there is no place for it.
+        """
+        named = self.name()
         try:
             path = named.resolve()
         except (OSError, RuntimeError):
@@ -123,30 +129,51 @@ class UserNixConf:
         found = Path(file)
         return found.parent == self.path().parent and found.name.startswith(_BESIDE)
 
-    def write(self, lines: Sequence[str]) -> Path:
-        """Put lines in the place of ours, and of those of others that are over; return the file.
+    def write(self, owner: Path, lines: Sequence[str]) -> Path:
+        """Put lines in the place of an owner's, and of all that are over; return the file.
+
+        Args:
+            owner: the directory that the block is of.
+            lines: what stands in it.
 
         Raises:
             PushError: the file cannot be changed, or has a block of another that goes on.
         """
         path = self.path()
 
+        def is_over(block: str) -> bool:
+            whose = _owner(block)
+            return whose is None or whose == owner or not self._goes_on(whose)
+
         def changed(before: str) -> str:
-            text = _OURS.sub(lambda block: block[0] if self._is_anothers(block[0]) else "", before)
+            text = _OURS.sub(lambda block: "" if is_over(block[0]) else block[0], before)
             if _OURS.search(text):
                 raise _refused(
                     f"another job of this user's goes on, whose hook stands in '{path}'; set "
-                    f"{_CONFIG_HOME} to a directory of each job's own"
+                    f"{_CONFIG_HOME} to a directory of each job's own, or run finish as that job"
                 )
             newline = "" if not text or text.endswith("\n") else "\n"
-            block = (newline + _BEGIN, f"# of {self._owner}", *lines, _END)
+            block = (newline + _BEGIN, f"# of {owner}", *lines, _END)
             return text + "".join(f"{line}\n" for line in block)
 
         self._change(path, changed)
         return path
 
-    def remove(self, path: Path) -> str:
-        """Take our block out of a file, and return it; empty where there is none.
+    def owner_that_goes_on(self) -> Path | None:
+        """Return a directory that a block in the file is of, and that needs it; None without one.
+
+        Raises:
+            PushError: the file cannot be read.
+        """
+        path = self.path()
+        try:
+            owners = [_owner(block) for block in _OURS.findall(self._text(path))]
+        except (OSError, UnicodeDecodeError):
+            return None
+        return next((one for one in owners if one is not None and self._goes_on(one)), None)
+
+    def remove(self, path: Path, owners: Collection[Path]) -> str:
+        """Take the blocks of owners out of a file, and return them; empty where there is none.
 
         Raises:
             PushError: the file cannot be changed.
@@ -160,7 +187,7 @@ class UserNixConf:
         found: list[str] = []
 
         def taken_out(block: re.Match[str]) -> str:
-            if not self._is_our_own(block[0]):
+            if _owner(block[0]) not in owners:
                 return block[0]
             found.append(block[0])
             return ""
@@ -233,15 +260,6 @@ class UserNixConf:
                 )
             time.sleep(0.1)
 
-    def _is_our_own(self, block: str) -> bool:
-        owner = _OWNER.search(block)
-        return owner is not None and Path(owner[1]) == self._owner
-
-    def _is_anothers(self, block: str) -> bool:
-        """Whether a block is of another directory, and still needed."""
-        owner = _OWNER.search(block)
-        return owner is not None and not self._is_our_own(block) and self._goes_on(Path(owner[1]))
-
     def _unchangeable(self, path: Path, why: str) -> PushError:
         return _refused(f"'{path}' cannot be changed ({why}); {self._remedy()}")
 
@@ -252,6 +270,12 @@ class UserNixConf:
         if _USERS_FILES in self._environment:
             return f"let {_USERS_FILES} begin with a file that this user may write, or unset it"
         return f"set {_CONFIG_HOME} to a directory whose nix/nix.conf this user may write"
+
+
+def _owner(block: str) -> Path | None:
+    """Return the directory that a block is of, or None where it does not say."""
+    found = _OWNER.search(block)
+    return None if found is None else Path(found[1])
 
 
 def _refused(what: str) -> PushError:

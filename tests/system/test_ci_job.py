@@ -105,6 +105,9 @@ class Runner:
         variables = {
             "RUNNER_TEMP": JOB,
             "GITHUB_WORKSPACE": WORKSPACE,
+            "GITHUB_RUN_ID": "20",
+            "GITHUB_RUN_ATTEMPT": "1",
+            "GITHUB_JOB": "build",
             **{name: f"{FORGES}/{name}" for name in FORGES_FILES},
             **{name: given[value] for name, value in names.items()},
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -11,8 +13,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +125,8 @@ def test_a_job_takes_no_hook_away_from_another_that_goes_on(
     try:
         assert main(["start"], second) == 1
         assert "another job of this user's goes on, whose hook" in capfd.readouterr().err
-        assert main(["finish"], second) == 0
+        assert main(["finish"], second) == 1
+        assert f"a job goes on in '{tmp_path}/1/nix-binary-cache-" in capfd.readouterr().err
         assert file.read_text() == configured
         assert [path.name for path in (tmp_path / "2").iterdir()] == []
     finally:
@@ -993,3 +997,170 @@ def test_a_jobs_lines_have_all_that_every_text_has(
     assert main(["start"], environment) == 0
     lines = (tmp_path / "nix" / "nix.conf").read_text().splitlines()
     assert set(patience("{name} = {value}").splitlines()) < set(lines)
+
+
+# Which job is whose.
+
+
+@pytest.fixture
+def plain(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The environment of a job that pushes, where no forge says which one it is."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    monkeypatch.setattr(ci_job, "_PATIENCE", 0.2)
+    return {name: value for name, value in pushing.items() if name != "RUNNER_TEMP"}
+
+
+def that_reads(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a job that has no builder and no secret."""
+    kept = ("NIX_BINARY_CACHE_CONFIGURATION",)
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in kept or not name.startswith("NIX_BINARY_CACHE_")
+    }
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return what a job's files hold, but for what its pusher is started with."""
+    return {one.name: one.read_bytes() for one in directory.iterdir() if one.is_file()}
+
+
+@contextlib.contextmanager
+def going_on(directory: Path) -> Iterator[None]:
+    """Hold a job's lock, as its pusher does."""
+    with (directory / "log").open("rb") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_jobs_that_have_a_nix_conf_each_are_in_nobodys_way(
+    plain: dict[str, str], tmp_path: Path, reads: bool
+) -> None:
+    first = {**plain, "XDG_CONFIG_HOME": str(tmp_path / "1")}
+    second = {**plain, "XDG_CONFIG_HOME": str(tmp_path / "2")}
+    second = that_reads(second) if reads else second
+    assert main(["start"], first) == 0
+    (directory,) = (tmp_path / "temporary").iterdir()
+    before = contents(directory)
+    with going_on(directory):
+        assert main(["start"], second) == 0
+        assert main(["finish"], second) == 0
+        assert contents(directory) == before
+    assert "post-build-hook" in (tmp_path / "1" / "nix" / "nix.conf").read_text()
+    assert main(["finish"], first) == 0
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("paths", [[], ["/nix/store/of-a-stranger"]])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_job_that_only_reads_takes_no_job_for_its_own(
+    plain: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    goes_on: bool,
+    paths: list[str],
+) -> None:
+    assert main(["start"], plain) == 0
+    (directory,) = (tmp_path / "temporary").iterdir()
+    (directory / "queue" / "path").symlink_to("/nix/store/path")
+    file, push = tmp_path / "nix" / "nix.conf", Pushes(lambda: None)
+    configured, before = file.read_text(), contents(directory)
+    monkeypatch.setattr(subprocess, "Popen", push)
+    with going_on(directory) if goes_on else contextlib.nullcontext():
+        assert main(["start"], that_reads(plain)) == goes_on
+        said = capfd.readouterr().err
+        assert ("another job of this user's goes on, whose hook" in said) == goes_on
+        assert (file.read_text() == configured) == goes_on
+        assert main(["finish", *paths], that_reads(plain)) == (goes_on or bool(paths))
+        # Where it was asked for nothing and started well, there is nothing to say.
+        assert ("settings: " in capfd.readouterr().err) == (goes_on or bool(paths))
+    assert push.calls == []
+    assert contents(directory) == before
+    assert len(list((directory / "queue").iterdir())) == 1
+    assert file.read_text() == (configured if goes_on else "")
+    # What took the lines of one that seemed to be over was told to nobody before.
+    assert main(["finish"], plain) == (not goes_on)
+    assert not directory.exists()
+
+
+def test_a_job_that_another_finish_has_ended_does_not_end_well(
+    plain: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["start"], plain) == 0
+    (directory,) = (tmp_path / "temporary").iterdir()
+    assert main(["finish"], plain) == 0
+    assert capfd.readouterr().err == ""
+    assert main(["finish"], plain) == 1
+    said = capfd.readouterr().err
+    assert f"nothing was started in '{directory}' that could push, or it is over; run fin" in said
+
+
+def test_a_finish_with_another_place_for_temporary_files_says_where_its_job_goes_on(
+    plain: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["start"], plain) == 0
+    (directory,) = (tmp_path / "temporary").iterdir()
+    configured = (tmp_path / "nix" / "nix.conf").read_text()
+    (tmp_path / "nix-shell").mkdir()
+    with going_on(directory), monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(tmp_path / "nix-shell"))
+        assert main(["finish"], plain) == 1
+    said = capfd.readouterr().err
+    assert f"a job goes on in '{directory}'; run finish with the variables that start had" in said
+    assert (directory / "settings").exists()
+    assert (tmp_path / "nix" / "nix.conf").read_text() == configured
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_runner_that_has_one_job_at_a_time_ends_the_one_before(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    reads: bool,
+) -> None:
+    push = Pushes(lambda: None)
+    monkeypatch.setattr(subprocess, "Popen", push)
+    first = {**pushing, "GITHUB_RUN_ID": "20", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_JOB": "build"}
+    assert main(["start"], first) == 0
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    (directory / "queue" / "path").symlink_to("/nix/store/path")
+    second = {**first, "GITHUB_RUN_ATTEMPT": "2"}
+    second = that_reads(second) if reads else second
+    assert main(["start"], second) == 0
+    assert "what it had queued is not pushed" in capfd.readouterr().err
+    assert directory.exists() != reads
+    assert not list(tmp_path.glob("nix-binary-cache-*/queue/*"))
+    # An action's steps have what the forge says of the job, and the inputs of their own.
+    assert main(["finish"], that_reads(second)) == 0
+    assert not directory.exists()
+    assert (push.calls == []) == reads
+
+
+def test_a_place_for_temporary_files_that_is_not_there_has_its_own_remedy(
+    pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["start"], {**pushing, "RUNNER_TEMP": str(tmp_path / "none")}) == 1
+    said = capfd.readouterr().err
+    assert "cannot be made (No such file or directory); set RUNNER_TEMP to a directory" in said
+    assert "finish" not in said
+
+
+def test_a_home_without_a_name_is_a_place_in_each_directory(
+    plain: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = {**plain, "HOME": ""}
+    del nowhere["XDG_CONFIG_HOME"]
+    for step in ("start", "finish"):
+        assert main([step], nowhere) == 1
+        said = capfd.readouterr().err
+        assert "HOME is '', another place in each directory; write a whole path\n" in said

@@ -15,13 +15,15 @@ from push.failure import PushError
 from push.user_nix_conf import UserNixConf
 from push.whole_file import replace_whole
 
+OWNER = Path("/nowhere/job")
+
 
 @pytest.fixture
 def conf(tmp_path: Path) -> UserNixConf:
-    """The block of a job in a file below a directory."""
+    """A file below a directory."""
     (tmp_path / "nix").mkdir()
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
-    return UserNixConf(environment, tmp_path / "job", lambda _: False)
+    return UserNixConf(environment, lambda _: False)
 
 
 def test_a_link_in_the_place_of_a_file_beside_it_leads_to_no_other_mode(
@@ -55,7 +57,7 @@ def test_what_a_link_in_the_files_place_leads_to_is_not_read_into_it(
 
     monkeypatch.setattr(fcntl, "flock", locks)
     with pytest.raises(PushError, match="cannot be changed"):
-        conf.write(["cores = 3"])
+        conf.write(OWNER, ["cores = 3"])
     assert file.is_symlink()
     assert [one.name for one in file.parent.iterdir()] == ["nix.conf"]
 
@@ -71,7 +73,7 @@ def test_a_directory_that_somebody_keeps_locked_is_one_sentence_after_half_a_min
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, below: str, remedy: str
 ) -> None:
     (tmp_path / "nix").mkdir()
-    conf = UserNixConf({variable: str(tmp_path / below)}, tmp_path / "job", lambda _: False)
+    conf = UserNixConf({variable: str(tmp_path / below)}, lambda _: False)
     waited: list[float] = []
 
     class Clock:
@@ -86,7 +88,7 @@ def test_a_directory_that_somebody_keeps_locked_is_one_sentence_after_half_a_min
     try:
         fcntl.flock(theirs, fcntl.LOCK_EX)
         with pytest.raises(PushError) as refused:
-            conf.write([])
+            conf.write(OWNER, [])
     finally:
         os.close(theirs)
     assert str(refused.value) == (
@@ -94,7 +96,7 @@ def test_a_directory_that_somebody_keeps_locked_is_one_sentence_after_half_a_min
         "a directory that this user alone can read"
     )
     assert 30.0 <= sum(waited) < 31.0
-    assert conf.write([]) == tmp_path / "nix" / "nix.conf"
+    assert conf.write(OWNER, []) == tmp_path / "nix" / "nix.conf"
 
 
 def test_one_that_lets_go_is_waited_for(
@@ -111,15 +113,15 @@ def test_one_that_lets_go_is_waited_for(
             os.close(theirs)
 
     monkeypatch.setattr(user_nix_conf, "time", Clock())
-    assert conf.write(["cores = 3"]).read_text().count("cores = 3\n") == 1
+    assert conf.write(OWNER, ["cores = 3"]).read_text().count("cores = 3\n") == 1
 
 
 def test_a_file_that_became_a_link_meanwhile_is_changed_where_it_leads(
     conf: UserNixConf, tmp_path: Path
 ) -> None:
-    file = conf.write(["cores = 3"])
+    file = conf.write(OWNER, ["cores = 3"])
     moved = file.rename(tmp_path / "dotfiles")
     file.symlink_to(moved)
-    assert "cores = 3\n" in conf.remove(file)
+    assert "cores = 3\n" in conf.remove(file, [OWNER])
     assert file.is_symlink()
     assert moved.read_text() == ""
