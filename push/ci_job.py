@@ -46,6 +46,7 @@ from push.user_nix_conf import UserNixConf
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PREFIX = "NIX_BINARY_CACHE_"
+_SECRETS = ("SECRET_ACCESS_KEY", "SESSION_TOKEN", "SIGNING_KEY")
 _JOB_NAMES = ("CI_JOB_ID", "GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB")
 """What tells a forge's jobs apart, also those that are in the same place one after the other."""
 _PAUSE = 2.0
@@ -195,6 +196,7 @@ class _Job:
         self._directory = Path(base, f"nix-binary-cache-{os.getuid()}{place}")
         # Nothing is there: it is what the lines of a job are of that has no files.
         self._reads = self._directory / "reads"
+        self._has_no_secrets = self._directory / "has-no-secrets"
         self._settings = self._directory / "settings"
         self._queue = self._directory / "queue"
         self._stop = self._directory / "stop"
@@ -207,7 +209,9 @@ class _Job:
     def start(self) -> int:
         cache = self._cache()
         settings = self._push_settings(cache)
-        owner = self._reads if settings is None else self._directory
+        owner = self._directory
+        if settings is None:
+            owner = self._has_no_secrets if self._given("BUILDER") else self._reads
         self._clear_place()
         with contextlib.ExitStack() as held:
             if settings is not None:
@@ -452,7 +456,8 @@ class _Job:
                 path = Path(told) if told else self._nix_conf.path()
                 # Of a job that is another's, the lines are as well.
                 pushes = [] if is_there and not is_this_jobs else [self._directory]
-                removed = self._nix_conf.remove(path, [*pushes, self._reads])
+                owners = (*pushes, self._reads, self._has_no_secrets)
+                removed = self._nix_conf.remove(path, owners)
             finally:
                 if is_this_jobs:
                     shutil.rmtree(self._directory, ignore_errors=True)
@@ -461,6 +466,8 @@ class _Job:
         if f"# of {self._directory}\n" in removed:
             say(f"settings: '{self._directory}' is gone, and what the job had queued with it")
             return 1
+        if f"# of {self._has_no_secrets}\n" in removed:
+            return 0
         if removed and not paths and not self._given("BUILDER"):
             return 0
         return self._nothing_was_started(paths, anothers=is_there and not is_this_jobs)
@@ -602,6 +609,12 @@ class _Job:
                 f"{_PREFIX}BUILDER '{builder[:64]}' is no builder of the stack; write one of "
                 f"{names}"
             )
+        if not any(self._given(name) for name in _SECRETS):
+            say(
+                f"settings: {_PREFIX}SECRET_ACCESS_KEY and {_PREFIX}SIGNING_KEY are empty, as a "
+                "forge leaves them for a fork; this job reads, and pushes nothing"
+            )
+            return None
         of_builder = cache["builders"][builder]
         settings = {
             **cache["push"],

@@ -89,7 +89,7 @@ def test_a_job_fails_with_a_push_where_the_action_is_told_to_or_told_nonsense(
     (step,) = [one for one in action["runs"]["steps"] if one["if"] == "inputs.do == 'finish'"]
     (tmp_path / "python3").write_text(f'#!/bin/sh\nprintf "<%s>" "$@"\nexit {pushed}\n')
     (tmp_path / "python3").chmod(0o755)
-    paths = "\nresult\n  \n-x a*\n'$(id)\\\n"
+    paths = "\nresult\n  \n-x a*\n'$(id)\\\n\t blank \r\n\r\n"
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PATHS": paths, "FAIL": fail},
@@ -98,10 +98,36 @@ def test_a_job_fails_with_a_push_where_the_action_is_told_to_or_told_nonsense(
         check=False,
     )
     assert done.returncode == code
-    assert done.stdout.startswith("<-m><push.ci_job><finish><result><-x a*><'$(id)\\>")
+    assert done.stdout.startswith("<-m><push.ci_job><finish><result><-x a*><'$(id)\\><blank>")
+    assert done.stdout.count("<") == 7
     assert ("::error" in done.stdout) == (fail not in ("true", "false"))
     # What the bash of macOS does not know.
     assert "mapfile" not in step["run"]
+
+
+@pytest.mark.parametrize(
+    ("builder", "secrets", "warns"),
+    [("ci", "", True), ("ci", "a secret", False), ("", "", False)],
+)
+def test_a_job_without_the_secrets_of_its_builder_is_warned_where_its_forge_shows_it(
+    tmp_path: Path, builder: str, secrets: str, warns: bool
+) -> None:
+    action = yaml.safe_load((PROJECT_ROOT / "action.yml").read_text(encoding="utf-8"))
+    (step,) = [one for one in action["runs"]["steps"] if one["if"] == "inputs.do == 'start'"]
+    (tmp_path / "python3").write_text('#!/bin/sh\nprintf "<%s>" "$@"\nexit 3\n')
+    (tmp_path / "python3").chmod(0o755)
+    given = dict.fromkeys(step["env"], "")
+    given |= {"NIX_BINARY_CACHE_BUILDER": builder, "NIX_BINARY_CACHE_SIGNING_KEY": secrets}
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **given},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stdout.endswith("<-m><push.ci_job><start>")
+    assert ("::warning title=Nix binary cache::no secrets" in done.stdout) == warns
 
 
 def test_whatever_the_action_is_to_do_one_of_its_steps_runs() -> None:

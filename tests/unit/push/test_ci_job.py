@@ -1164,3 +1164,25 @@ def test_a_home_without_a_name_is_a_place_in_each_directory(
         assert main([step], nowhere) == 1
         said = capfd.readouterr().err
         assert "HOME is '', another place in each directory; write a whole path\n" in said
+
+
+@pytest.mark.parametrize("paths", [[], ["result"]])
+def test_a_job_whose_forge_gives_it_no_secrets_reads_and_ends_well(
+    plain: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str], paths: list[str]
+) -> None:
+    a_forks = {**that_reads(plain), "NIX_BINARY_CACHE_BUILDER": "ci"}
+    empty = dict.fromkeys(("SECRET_ACCESS_KEY", "SESSION_TOKEN", "SIGNING_KEY"), "")
+    a_forks |= {f"NIX_BINARY_CACHE_{name}": value for name, value in empty.items()}
+    assert main(["start"], a_forks) == 0
+    said = capfd.readouterr().err
+    assert "SECRET_ACCESS_KEY and NIX_BINARY_CACHE_SIGNING_KEY are empty, as a forge " in said
+    assert "extra-substituters = " in (tmp_path / "nix" / "nix.conf").read_text()
+    assert not list((tmp_path / "temporary").iterdir())
+    assert main(["finish", *paths], a_forks) == 0
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "nix" / "nix.conf").read_text() == ""
+    # One of two is a name that was mistyped.
+    for name in ("SECRET_ACCESS_KEY", "SIGNING_KEY"):
+        one = {**plain, f"NIX_BINARY_CACHE_{name}": ""}
+        assert main(["start"], one) == 1
+        assert f"NIX_BINARY_CACHE_{name} is empty; give the job" in capfd.readouterr().err
