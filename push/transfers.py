@@ -443,9 +443,32 @@ _FOR_ALL = frozenset(
         "PermanentRedirect",
         "AuthorizationHeaderMalformed",
         "ExpiredToken",
+        "InvalidTokenId",
     }
 )
 """Refusals that every other request would meet as well."""
+
+
+_OVER = (
+    "the short-lived credential is over: ask for one that lasts longer (DurationSeconds) than what "
+    "it is for"
+)
+_TOGETHER = (
+    "set access-key-id, secret-access-key and session-token to those of one short-lived credential"
+)
+_OF_A_SESSION = {
+    "InvalidAccessKeyId": _OVER,
+    "ExpiredToken": _OVER,
+    "InvalidTokenId": _TOGETHER,
+    "SignatureDoesNotMatch": _TOGETHER,
+    "AccessDenied": (
+        "give the role, or user, of the short-lived credential the write policy of the bucket"
+    ),
+}
+"""Remedies where the credential has a session token: its user is none that anybody could create.
+
+MinIO forgets what is over, and does not know its access key any more then.
+"""
 
 
 def _refusal(request: Request, answer: Answer, error: ErrorAnswer, route: Route) -> str:
@@ -468,7 +491,10 @@ def _refusal(request: Request, answer: Answer, error: ErrorAnswer, route: Route)
         ),
         "QuotaExceeded": "raise the bucket's quota, or wait until entries expire",
         "XMinioStorageFull": "the server needs more disk space",
+        "InvalidTokenId": f"set session-token to the token that came with {user}",
     }
+    if settings.session_token is not None:
+        remedies |= _OF_A_SESSION
     if error.code == "NoSuchBucket" and request.step == "list":
         return f"{settings.endpoint} has no bucket {settings.bucket}; create it, or set bucket"
     remedy = remedies.get(error.code, "see the server's log")

@@ -420,6 +420,7 @@ def test_pauses_that_last_are_told_once_a_second(
         (404, "NoSuchBucket", "create the bucket, or set bucket to the right one"),
         (301, "PermanentRedirect", "set region to the server's"),
         (400, "AuthorizationHeaderMalformed", "set region to the server's"),
+        (403, "InvalidTokenId", "set session-token to the token that came with builder"),
         (307, "", "see that an S3 server answers at endpoint"),
     ],
 )
@@ -431,6 +432,30 @@ def test_a_refusal_that_all_others_would_meet_ends_the_push(
         client.outcomes([put("a")])
     assert f"HTTP {status}{code and ' '}{code}; {remedy}" in str(caught.value)
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("InvalidAccessKeyId", "the short-lived credential is over: ask for one that lasts longer"),
+        ("ExpiredToken", "the short-lived credential is over: ask for one that lasts longer"),
+        ("InvalidTokenId", "set access-key-id, secret-access-key and session-token to those of"),
+        ("SignatureDoesNotMatch", "set access-key-id, secret-access-key and session-token to"),
+        ("AccessDenied", "give the role, or user, of the short-lived credential the write policy"),
+    ],
+)
+def test_a_short_lived_credential_that_is_refused_has_remedies_of_its_own(
+    server: StandIn, code: str, remedy: str
+) -> None:
+    server.script = lambda _: error(403, code)
+    client = Client(server.url, session_token="a-token")
+    try:
+        with pytest.raises(PushError) as caught:
+            client.ask(get(""))
+    finally:
+        client.close()
+    assert f"HTTP 403 {code}; {remedy}" in str(caught.value)
+    assert "user builder" not in str(caught.value)
 
 
 def test_who_may_write_none_of_the_first_objects_may_write_none(
