@@ -39,6 +39,20 @@ class MinioClient:
         assert done.returncode == 0, f"mc {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def shell(self, script: str, directory: Path) -> str:
+        """Run a script that types `mc` in a directory; return what it prints."""
+        path = f"{Path(self._command).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", script],
+            env={**self._environment, "PATH": path},
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
 
 def _with_credential(server: MinioServer) -> str:
     credential = f"{server.root_user}:{server.root_password}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ from minio.credentials.providers import StaticProvider
 from components.access import write_policy
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, connections, trust
-from tests.system.oidc_issuer import CLIENT, Issuer, issuer
+from tests.system.minio_client import MinioClient
+from tests.system.oidc_issuer import Issuer, issuer
 from tests.system.stack import CHECKOUT
 from toolbox.minio_server import MinioServer
 from toolbox.processes import wait_until
@@ -545,38 +546,53 @@ def trusted_issuer() -> Iterator[Issuer]:
         yield running
 
 
+SHORT_LIVED = "short-lived"
+"""The bucket of the jobs that have such credentials."""
+
+
+@dataclass(frozen=True)
+class Federated:
+    """A server that trusts the issuer, as the page's commands have it."""
+
+    server: MinioServer
+    role: str
+    """What the server calls whom its jobs are."""
+
+
 @pytest.fixture(scope="module")
 def federated(
     trusted_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MinioServer]:
-    """A server that trusts the issuer, and gives its jobs the policy `jobs`."""
-    environment = {
-        "MINIO_IDENTITY_OPENID_CONFIG_URL": (
-            f"{trusted_issuer.url}/.well-known/openid-configuration"
-        ),
-        "MINIO_IDENTITY_OPENID_CLIENT_ID": CLIENT,
-        "MINIO_IDENTITY_OPENID_ROLE_POLICY": "jobs",
-    }
+) -> Iterator[Federated]:
     directory = tmp_path_factory.mktemp("federated")
-    with MinioServer(directory, environment=environment) as server:
-        yield server
+    typed = PAGE.partition("## Short-lived credentials\n")[2].partition("```console\n")[2]
+    commands = re.sub(r"^\$ ", "", typed.partition("```")[0], flags=re.MULTILINE)
+    at_the_forge = commands.replace("https://git.homelab.local", trusted_issuer.url)
+    assert at_the_forge != commands
+    printed = {"builders": json.loads(write_policy(SHORT_LIVED, None)), "reader": {}}
+    with MinioServer(directory) as server:
+        client = MinioClient(server, directory, home=server)
+        # A person has a terminal, which mc wants where it restarts a server, and types slower than
+        # that begins.
+        said = client.shell(
+            f"make() {{ printf %s {shlex.quote(json.dumps(printed))}; }}\n"
+            'mc() { case "$*" in *restart*) command mc --json "$@"; sleep 1; mc ready home ;; '
+            '*) command mc "$@" ;; esac; }\n'
+            f"{at_the_forge}",
+            directory,
+        )
+        (role,) = re.findall(r"arn:minio:iam:\S+", said)
+        yield Federated(server, role)
 
 
-def role() -> str:
-    """Return what the server calls the role: `mc idp openid ls` prints it."""
-    name = base64.urlsafe_b64encode(hashlib.sha1(CLIENT.encode(), usedforsecurity=False).digest())
-    return f"arn:minio:iam:us-east-1::role/{name.rstrip(b'=').decode()}"
-
-
-def on_github(builder: ThrowawayBuilder, server: MinioServer, trusted: Issuer) -> dict[str, str]:
+def on_github(builder: ThrowawayBuilder, server: Federated, trusted: Issuer) -> dict[str, str]:
     """Return the inputs that the page's steps give to the action."""
     text = next(
         one for one in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "id-token" in one
     )
     first, second = yaml.safe_load(text)["steps"]
     variables = {
-        "ENDPOINT": server.endpoint,
-        "ROLE_ARN": role(),
+        "ENDPOINT": server.server.endpoint,
+        "ROLE_ARN": server.role,
         "CURL_CA_BUNDLE": "/etc/private-ca.pem",
         "GITHUB_OUTPUT": f"{FORGES}/GITHUB_OUTPUT",
         "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of the runner",
@@ -600,15 +616,15 @@ def on_github(builder: ThrowawayBuilder, server: MinioServer, trusted: Issuer) -
 
 
 def test_a_job_pushes_with_a_credential_that_its_forges_token_was_exchanged_for(
-    builder: ThrowawayBuilder, federated: MinioServer, trusted_issuer: Issuer
+    builder: ThrowawayBuilder, federated: Federated, trusted_issuer: Issuer
 ) -> None:
-    bucket = CacheBucket(federated, "short-lived")
-    bucket.admin.policy_add("jobs", policy=json.loads(write_policy("short-lived", None)))
+    endpoint = federated.server.endpoint
+    bucket = CacheBucket(federated.server, SHORT_LIVED)
     runner = Runner(builder, bucket)
     exchange = PAGE.partition("```sh\n")[2].partition("```")[0]
 
     def credential(token: str) -> dict[str, str]:
-        variables = {"ID_TOKEN": token, "ROLE_ARN": role(), "ENDPOINT": federated.endpoint}
+        variables = {"ID_TOKEN": token, "ROLE_ARN": federated.role, "ENDPOINT": endpoint}
         exports = "".join(f"export {name}={shlex.quote(v)}\n" for name, v in variables.items())
         shown = "env | grep ^NIX_BINARY_CACHE_"
         ca = "export CURL_CA_BUNDLE=/etc/private-ca.pem"
@@ -626,14 +642,14 @@ def test_a_job_pushes_with_a_credential_that_its_forges_token_was_exchanged_for(
 
     # Its rights are a builder's, and without the token it is nobody.
     client = Minio(
-        federated.endpoint.partition("//")[2],
+        endpoint.partition("//")[2],
         credentials=StaticProvider(
             got["access-key-id"], got["secret-access-key"], got["session-token"]
         ),
-        http_client=connections(federated),
+        http_client=connections(federated.server),
     )
     with pytest.raises(Exception, match="AccessDenied"):
-        client.remove_object("short-lived", "nix-cache-info")
+        client.remove_object(SHORT_LIVED, "nix-cache-info")
     token = got["session-token"]
     for number, (change, said) in enumerate(
         (
