@@ -91,7 +91,7 @@ _HOOK = """\
 # long: whoever could put another in its place could do so with this one.
 trap '' PIPE
 [ -d {queue} ] || exit 0
-told=$({python} -I -B -c {program} 2>&1) && exit 0
+told=$({python} -I -S -B -c {program} 2>&1) && exit 0
 [ -L {missed} ] || [ ! -f {missed} ] || printf '%s\\n' "$told" >{missed}
 printf '%s\\n' "$told" >&2
 exit 0
