@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 
 from formats.nix_conf import patience
 from formats.printable import SHOWN, printable
+from formats.store_path import STORE_DIR, is_base_name
 from push import signals
 from push.failure import PushError, defect
 from push.job_nix import (
@@ -72,11 +73,20 @@ finish has the variables of start. It pushes the closures of the paths, too, and
 something was not pushed.
 """
 
+_LONGEST_TIME = 12
+"""Digits of a time in seconds."""
+
 _SECONDS_TO_END = 5.0
 """How long a push that is interrupted may clean up: a forge's runner kills what does not end."""
 
 _LONGEST_JOB = 86_400.0
 """Seconds that a job may take whose forge does not say how many."""
+
+_MOST_KEPT = 10_000
+"""Names of what was not pushed that are kept for the next job."""
+
+_LONGEST_KEPT = 3 * 86_400
+"""Seconds for which they are: what fails for ever is not to fail jobs for ever."""
 
 _LONGEST_REASON = 1_000
 """Characters of what the hook says it could not queue: two paths and the system's words."""
@@ -224,6 +234,8 @@ class _Job:
                         # Where nothing is queued it only removes the secrets in the end, and does
                         # without the lock: there is no hook that another job could take away.
                         unlocked = held.enter_context(self._log.open("ab"))
+                        if queued:
+                            self._take_what_is_kept()
                         self._start_pusher(log if queued else unlocked)
                 except BaseException:
                     # As in `finish`.
@@ -233,7 +245,7 @@ class _Job:
                 with contextlib.suppress(PushError):
                     self._nix_conf.remove(self._nix_conf.path(), [owner])
                 if settings is not None:
-                    shutil.rmtree(self._directory, ignore_errors=True)
+                    self._remove_files()
                 if isinstance(error, OSError):
                     raise _refused(
                         f"'{self._directory}' cannot be written to ({error.strerror}); free space, "
@@ -248,8 +260,61 @@ class _Job:
         if not self._is_forges_place or not self._is_ours() or self._is_this_jobs():
             return
         self._end_pusher()
+        self._remove_files()
+        say("settings: a job here ended without finish; what it had queued waits for the next one")
+
+    def _remove_files(self) -> int:
+        """Remove the job's files, keep what it has not pushed by name, and return how many it is.
+
+        It is in the store by now: no later job builds it, so none would queue it.
+        """
+        kept = 0
+        with contextlib.suppress(OSError, UnicodeDecodeError, PushError):
+            lines = [
+                f"{int(link.lstat().st_mtime)} {link.name}\n"
+                for link in self._queue.iterdir()
+                if link.is_symlink() and is_base_name(link.name)
+            ]
+            if lines:
+                self._nix_conf.change_beside(
+                    self._kept(),
+                    # The oldest are the first to go.
+                    lambda text: "".join(
+                        sorted({*text.splitlines(keepends=True), *lines})[-_MOST_KEPT:]
+                    ),
+                )
+                kept = len(lines)
         shutil.rmtree(self._directory, ignore_errors=True)
-        say("settings: a job here ended without finish; what it had queued is not pushed")
+        return kept
+
+    def _take_what_is_kept(self) -> None:
+        """Queue what jobs of this user's have not pushed to this cache, and what is there still."""
+        now = time.time()
+
+        def taken(text: str) -> str:
+            for line in text.splitlines():
+                since, _, name = line.partition(" ")
+                if not (since.isdecimal() and len(since) < _LONGEST_TIME and is_base_name(name)):
+                    continue
+                path, link = Path(STORE_DIR, name), self._queue / name
+                if now - int(since) < _LONGEST_KEPT and os.path.lexists(path):
+                    with contextlib.suppress(FileExistsError):
+                        link.symlink_to(path)
+                        os.utime(link, (int(since), int(since)), follow_symlinks=False)
+            return ""
+
+        with contextlib.suppress(PushError):
+            self._nix_conf.change_beside(self._kept(), taken)
+
+    def _kept(self) -> str:
+        """Return what the file is called that has the names of what was not pushed to the cache.
+
+        Raises:
+            OSError, UnicodeDecodeError: the job's settings cannot be read.
+        """
+        lines = self._settings.read_text(encoding="utf-8").splitlines()
+        cache = [line for line in lines if line.startswith(("endpoint=", "bucket="))]
+        return f"{hashlib.sha256(repr(cache).encode()).hexdigest()[:32]}-unpushed"
 
     def _take_directory(self) -> None:
         try:
@@ -417,7 +482,7 @@ class _Job:
         end = time.monotonic() + (float(longest) if longest.isdecimal() else _LONGEST_JOB)
         while self._is_wanted(log):
             if time.monotonic() >= end:
-                shutil.rmtree(self._directory, ignore_errors=True)
+                self._remove_files()
                 break
             waiting = set(self._queue.iterdir())
             # What cannot be pushed now can be later, or never.
@@ -459,8 +524,12 @@ class _Job:
                 owners = (*pushes, self._reads, self._has_no_secrets)
                 removed = self._nix_conf.remove(path, owners)
             finally:
-                if is_this_jobs:
-                    shutil.rmtree(self._directory, ignore_errors=True)
+                kept = self._remove_files() if is_this_jobs else 0
+                if kept:
+                    say(
+                        f"queue: {kept} paths are not pushed; this user's next job here that "
+                        "pushes to this cache tries again"
+                    )
         if started:
             return code
         if f"# of {self._directory}\n" in removed:

@@ -31,6 +31,7 @@ _OWNER = re.compile(r"^# of (.+)$", re.MULTILINE)
 _BESIDE = "nix-binary-cache-"
 _USERS_FILES = "NIX_USER_CONF_FILES"
 _CONFIG_HOME = "XDG_CONFIG_HOME"
+_OTHERS_WRITE = 0o022
 _PATIENCE = 30.0
 """Seconds that others may keep the directory to themselves, for what takes none."""
 
@@ -124,6 +125,27 @@ class UserNixConf:
             raise self._unchangeable(path, str(error.strerror)) from None
         return beside
 
+    def change_beside(self, name: str, changed: Callable[[str], str]) -> None:
+        """Change a file that no line names, and that this user alone can read.
+
+        Args:
+            name: the end of what it is called.
+            changed: returns what it is to hold, for what it holds; that is empty without a file.
+
+        Raises:
+            PushError: it cannot be changed, or others could.
+        """
+        path = self.path()
+        beside = path.with_name(f"{_BESIDE}{name}")
+        try:
+            with self._alone(path):
+                before = self._text(beside, ours=True)
+                text = changed(before)
+                if text != before:
+                    replace_whole(beside, text, 0o600)
+        except (OSError, UnicodeDecodeError):
+            raise self._unchangeable(beside, "it cannot be read or written") from None
+
     def is_ours(self, file: str) -> bool:
         """Tell whether a file is one of those that `put_beside` has written, in any job."""
         found = Path(file)
@@ -207,8 +229,13 @@ class UserNixConf:
             why = str(error.strerror) if isinstance(error, OSError) else "it is no text in UTF-8"
             raise self._unchangeable(path, why) from None
 
-    def _text(self, path: Path) -> str:
-        """Return what stands in the file; empty where there is none."""
+    def _text(self, path: Path, *, ours: bool = False) -> str:
+        """Return what stands in the file; empty where there is none.
+
+        Args:
+            path: the file itself.
+            ours: whether nobody else may have written it.
+        """
         # Where it lies in another user's home, she could have root read for her what a link leads
         # to: what is read here is hers in the end.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -217,8 +244,11 @@ class UserNixConf:
         except FileNotFoundError:
             return ""
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise self._unchangeable(path, "it is no file")
+            if ours and (found.st_uid != os.geteuid() or found.st_mode & _OTHERS_WRITE):
+                raise self._unchangeable(path, "it is another user's")
             with open(descriptor, encoding="utf-8", newline="", closefd=False) as file:
                 return file.read()
         finally:

@@ -117,12 +117,13 @@ class Runner:
         done = self.builder.run(f"{script}{step['run']}\nSTEP\n", check=check)
         return done.returncode, done.stdout + done.stderr
 
-    def whole_job(self, name: str, around: str = "") -> str:
+    def whole_job(self, name: str, around: str = "", meanwhile: str = "") -> str:
         """Type `start`, a build and `finish` as GitLab's jobs do; return what they said.
 
         Args:
             name: what is built is called so.
             around: what a shell does, which runs the script; by default nothing.
+            meanwhile: what is typed before `finish`.
         """
         variables = {
             "NIX_BINARY_CACHE_CONFIGURATION": f"{WORKSPACE}/cache.json",
@@ -135,7 +136,7 @@ class Runner:
         script = (
             f"{exports}export RUNNER_TEMP=${{RUNNER_TEMP:-{JOB}}}\n"
             f"(cd {SOURCE} && python3 -m push.ci_job start); echo start ended with $?\n"
-            f"nix-build --no-out-link -E {expression}; echo build ended with $?\n"
+            f"nix-build --no-out-link -E {expression}; echo build ended with $?\n{meanwhile}"
             f"(cd {SOURCE} && python3 -m push.ci_job finish); echo finish ended with $?\n"
         )
         self.builder.run(f"cat >{SCRIPT}", input=script)
@@ -407,6 +408,41 @@ def test_a_push_that_fails_fails_the_job_only_where_it_is_asked_to(
         assert code == expected, said
         assert "::warning title=Nix binary cache::not everything was pushed" in said
         assert "push: " in said
+    assert builder.run(f"ls -A {JOB}").stdout == ""
+
+
+def test_what_a_job_could_not_push_is_pushed_by_the_next_one_on_its_machine(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    runner.step({**runner.secrets, "secret-access-key": "wrong"})
+    paths = runner.build("a-hole", 2)
+    said = runner.step({"do": "finish"})[1]
+    assert "push: queue: 2 paths are not pushed; this user's next job here that pushes" in said
+    runner.step(runner.secrets)
+    # Nix builds nothing twice.
+    assert runner.build("a-hole", 2) == paths
+    assert runner.step({"do": "finish", "fail-on-push-error": "true"})[0] == 0
+    assert runner.published(paths) == set(paths)
+    assert builder.run("cat ~/.config/nix/nix-binary-cache-*-unpushed").stdout == ""
+
+
+def test_a_job_that_only_reads_ends_no_other_and_signs_nothing_with_its_key(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    runner = Runner(builder, bucket)
+    strangers = builder.make_closure(1, 3000, seed=66, name="strangers")
+    said = runner.whole_job(
+        "beside-a-reader",
+        f"sed -i '/^export RUNNER_TEMP/d' {SCRIPT}; TMPDIR={JOB} bash {SCRIPT}",
+        f"(unset NIX_BINARY_CACHE_BUILDER; cd {SOURCE}; python3 -m push.ci_job start; "
+        f"python3 -m push.ci_job finish {strangers}; echo the other ended with $?)\n",
+    )
+    assert said.count(" ended with 0\n") == 3, said
+    assert "the other ended with 1\n" in said, said
+    assert "another job of this user's goes on, whose hook stands in" in said
+    assert runner.published([strangers]) == set()
+    assert len([key for key in bucket.objects() if key.endswith(".narinfo")]) == 1
     assert builder.run(f"ls -A {JOB}").stdout == ""
 
 

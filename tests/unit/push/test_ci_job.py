@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -792,7 +793,7 @@ def test_a_place_is_taken_from_another_job_and_never_from_the_same(
     said = capfd.readouterr().err
     assert code == same
     assert ("run finish first" in said) == same
-    assert ("what it had queued is not pushed" in said) == (not same)
+    assert ("what it had queued waits for the next" in said) == (not same)
     assert len(list((directory / "queue").iterdir())) == same
     # Another number is another place, and what is none is of no help.
     other = {**place, "XDG_CONFIG_HOME": str(tmp_path / "other")}
@@ -1137,7 +1138,7 @@ def test_a_runner_that_has_one_job_at_a_time_ends_the_one_before(
     second = {**first, "GITHUB_RUN_ATTEMPT": "2"}
     second = that_reads(second) if reads else second
     assert main(["start"], second) == 0
-    assert "what it had queued is not pushed" in capfd.readouterr().err
+    assert "what it had queued waits for the next" in capfd.readouterr().err
     assert directory.exists() != reads
     assert not list(tmp_path.glob("nix-binary-cache-*/queue/*"))
     # An action's steps have what the forge says of the job, and the inputs of their own.
@@ -1186,3 +1187,88 @@ def test_a_job_whose_forge_gives_it_no_secrets_reads_and_ends_well(
         one = {**plain, f"NIX_BINARY_CACHE_{name}": ""}
         assert main(["start"], one) == 1
         assert f"NIX_BINARY_CACHE_{name} is empty; give the job" in capfd.readouterr().err
+
+
+# What was not pushed.
+
+
+def test_what_a_job_could_not_push_is_pushed_by_the_next_one_with_that_cache(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    monkeypatch.setattr(ci_job, "STORE_DIR", str(tmp_path / "store"))
+    names = [f"{letter * 32}-built" for letter in "0123"]
+    for name in names[1:]:
+        (tmp_path / "store" / name).mkdir(parents=True)
+    week = 7 * 86_400
+
+    def queued() -> list[str]:
+        (directory,) = tmp_path.glob("nix-binary-cache-*")
+        return sorted(link.name for link in (directory / "queue").iterdir())
+
+    def starts(expected: list[str]) -> None:
+        assert main(["start"], pushing) == 0
+        assert queued() == expected
+
+    starts([])
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    for name in names:
+        (directory / "queue" / name).symlink_to(tmp_path / "store" / name)
+    old = time.time() - week
+    os.utime(directory / "queue" / names[1], (old, old), follow_symlinks=False)
+    assert main(["finish"], pushing) == 0
+    assert "queue: 4 paths are not pushed; this user's next job here " in capfd.readouterr().err
+    (kept,) = (tmp_path / "nix").glob("nix-binary-cache-*-unpushed")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    before = kept.read_text()
+    # What is not there any more is not, what has failed for days is not, nor is what is no name.
+    kept.write_text(f"{before}x\n1 ../../etc\n{'9' * 5_000} {names[2]}\n")
+    # Another cache's job takes none of it.
+    cache = json.loads((tmp_path / "cache.json").read_text())
+    other = {**cache, "push": {**cache["push"], "bucket": "another"}}
+    (tmp_path / "cache.json").write_text(json.dumps(other))
+    starts([])
+    assert main(["finish"], pushing) == 0
+    (tmp_path / "cache.json").write_text(json.dumps(cache))
+    starts(names[2:])
+    assert kept.read_text() == ""
+    link = directory / "queue" / names[2]
+    assert link.readlink() == tmp_path / "store" / names[2]
+    # A job that is ended leaves it, as old as it was.
+    os.utime(link, (time.time() - 60, int(time.time()) - 60), follow_symlinks=False)
+    since = int(link.lstat().st_mtime)
+    clock = Clock({})
+    clock.time = time.time  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(ci_job, "time", clock)
+        assert main(["run"], pushing) == 0
+    assert f"{since} {names[2]}\n" in kept.read_text()
+    starts(names[2:])
+    assert int(link.lstat().st_mtime) == since
+
+
+@pytest.mark.parametrize("whose", ["another user's", "everybody's", "a link"])
+def test_names_that_others_could_have_written_are_not_pushed(
+    pushing: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    monkeypatch.setattr(ci_job, "STORE_DIR", str(tmp_path / "store"))
+    name = f"{'0' * 32}-built"
+    (tmp_path / "store" / name).mkdir(parents=True)
+    assert main(["start"], pushing) == 0
+    (directory,) = tmp_path.glob("nix-binary-cache-*")
+    (directory / "queue" / name).symlink_to(tmp_path / "store" / name)
+    assert main(["finish"], pushing) == 0
+    (kept,) = (tmp_path / "nix").glob("nix-binary-cache-*-unpushed")
+    if whose == "everybody's":
+        kept.chmod(0o602)
+    elif whose == "a link":
+        kept.symlink_to(kept.rename(tmp_path / "theirs"))
+    else:
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    assert main(["start"], pushing) == 0
+    assert list((directory / "queue").iterdir()) == []
