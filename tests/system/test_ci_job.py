@@ -364,7 +364,8 @@ def test_a_job_that_nobody_finishes_leaves_no_secret_when_its_time_is_over(
     for hook in ("NIX_CONFIG='post-build-hook = /bin/true' ", ""):
         said = runner.whole_job(f"timed-out-{bool(hook)}", unfinished.replace("CI_", f"{hook}CI_"))
         assert said.count(" ended with 0\n") == 2, said
-        assert ("is not queued" in said) == bool(hook)
+        # On a busy machine the time is over before the build, which the hook may say as well.
+        assert ("what this job builds is not queued" in said) == bool(hook)
         assert wait_until(lambda: not pushers(builder), 60)
         assert builder.run(f"ls -A {JOB}").stdout == ""
     said = runner.step({"do": "finish"})[1]
