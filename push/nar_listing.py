@@ -4,8 +4,9 @@ A listing is made from names and sizes alone; no file is read. Names are UTF-8, 
 whatever this machine's locale says; what has others has no listing. A listing is right if it comes
 to the NAR's size that the store knows, and where it does not, there is none.
 
-Source: Nix, `src/libutil/nar-listing.cc` and `archive.cc`; Nix writes the same with
-`write-nar-listing`, but fails at the whole path where a name is not UTF-8.
+Source: Nix, `src/libutil/nar-listing.cc` and `archive.cc`; Nix up to 2.34 writes the same with
+`write-nar-listing`, and since 2.35 also an `executable` that is false. It fails at the whole path
+where a name is not UTF-8.
 """
 
 from __future__ import annotations

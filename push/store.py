@@ -178,7 +178,13 @@ class Nix:
                 "prepare", "nix is missing on this machine; install it, or add it to PATH"
             )
         self._program = program
-        self._environment = {**environment, "PATH": path, "LC_ALL": "C"}
+        # Since 2.35 Nix aborts where one of them is relative.
+        bundles = {
+            name: str(Path.cwd() / environment[name])
+            for name in ("NIX_SSL_CERT_FILE", "SSL_CERT_FILE")
+            if environment.get(name)
+        }
+        self._environment = {**environment, **bundles, "PATH": path, "LC_ALL": "C"}
         self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
 
     @property

@@ -20,8 +20,8 @@ from toolbox.errors import ToolboxError
 NEEDED = ("ca-certificates", "mmdebstrap", "openssh-client")
 """Packages for the throwaway builder."""
 
-FOR_TESTS = ("chromium", "fonts-droid-fallback", "iproute2", "systemd")
-"""Packages for the tests: a browser with Chinese characters, `ip`, and systemd-analyze."""
+FOR_TESTS = ("chromium", "fonts-droid-fallback", "iproute2", "jq", "systemd")
+"""Packages for the tests: a browser with Chinese characters, `ip`, `jq`, and systemd-analyze."""
 
 APT_SOURCES = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")

@@ -112,7 +112,9 @@ def test_a_listing_and_a_log_are_what_nix_itself_writes(
     by_nix = dict(re.findall(r"== (.+)\n((?:(?!==).*\n)+)", written))
     assert len(by_nix) == 3
     for key, content in by_nix.items():
-        assert bucket.get(key).decode().strip() == content.strip()
+        # Since 2.35 Nix says it of files that are not, too; whoever reads takes its absence so.
+        alike = content.replace('"executable":false,', "")
+        assert bucket.get(key).decode().strip() == alike.strip()
     kept = bucket.objects().keys()
     assert kept >= by_nix.keys()
     assert all(map(is_cache_file, kept))

@@ -88,7 +88,7 @@ def test_for_one_command_a_container_takes_the_settings_from_its_environment(
     (setting,) = re.findall(r'`(NIX_CONFIG="[^`]*")`', section("A container"))
     path = new_path("one-command")
     # The image has what the private authority needs; the shell has what the person's would.
-    trusted = "export NIX_SSL_CERT_FILE=ca.pem; pulumi() { cat nix.conf; }"
+    trusted = "export NIX_SSL_CERT_FILE=$PWD/ca.pem; pulumi() { cat nix.conf; }"
     assert "pulumi stack output nixConf" in setting
     said = client.run(f"{trusted}; {setting} nix-store --realise {path}").stderr
     assert said.count("copying path") == 3

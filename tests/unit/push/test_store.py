@@ -123,11 +123,11 @@ def test_a_path_too_long_to_be_one_is_an_error_of_its_own() -> None:
 class ScriptedNix(Nix):
     """Nix, but what it says is what a test says."""
 
-    def __init__(self, tmp_path: Path, script: str) -> None:
+    def __init__(self, tmp_path: Path, script: str, **variables: str) -> None:
         program = tmp_path / "nix"
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
-        super().__init__({"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        super().__init__({"PATH": f"{tmp_path}:/usr/bin:/bin", **variables})
 
 
 def entry(**changes: object) -> dict[str, object]:
@@ -309,6 +309,16 @@ def test_whatever_nix_writes_is_one_printable_line_of_bounded_length(text: str) 
     said = error_in(text)
     assert said.isprintable()
     assert len(said) <= 600
+
+
+@pytest.mark.parametrize("variable", ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"])
+def test_nix_gets_absolute_names_of_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    says = f'echo "error: ${variable}" >&2; exit 1'
+    with pytest.raises(NixError, match=f"^{tmp_path}/ca.pem$"):
+        ScriptedNix(tmp_path, says, **{variable: "ca.pem"}).closure([PATH])
 
 
 def test_a_machine_without_nix_is_told_so() -> None:
