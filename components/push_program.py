@@ -35,7 +35,18 @@ _LEFT_OUT = frozenset(
     }
 )
 
-NEEDED = ("_ssl", "dataclasses", "hmac", "http", "json", "pyexpat", "queue", "ssl", "xml")
+NEEDED = (
+    "_ssl",
+    "dataclasses",
+    "hmac",
+    "http",
+    "json",
+    "pyexpat",
+    "queue",
+    "resource",
+    "ssl",
+    "xml",
+)
 """What the push needs of the standard library and some Pythons lack: Debian's python3-minimal, or
 those that were made without OpenSSL. They are looked for and not loaded, which takes no time."""
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from formats.printable import printable
 from operations.pulumi_cli import OperationError
+from push.signals import leave_no_core
 
 DONE, FOUND, CANNOT_RUN = range(3)
 """Exit codes: all is well; something was found, or was not done; the operation could not run."""
@@ -72,6 +73,8 @@ class Parser(argparse.ArgumentParser):
 
 def run(operation: Callable[[], int]) -> int:
     """Run an operation; return its exit code, or say in one sentence why it could not run."""
+    # Nearly all of them are told secrets, by the engine, which inherits this, or from a terminal.
+    leave_no_core()
     sys.unraisablehook = _unraisable
     _open_what_is_closed()
     try:

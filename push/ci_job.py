@@ -127,6 +127,8 @@ _HOOK_MODULES = (
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Do what the command line says, and return the exit code."""
+    # What it starts, Nix and pushes, inherits that.
+    signals.leave_no_core()
     try:
         if list(arguments) == ["start"]:
             with _cancelled_in_order():

@@ -99,6 +99,8 @@ def main(arguments: Sequence[str], standard_input: Callable[[], str] | None = No
         arguments: the command line, without the program.
         standard_input: returns what standard input holds, where somebody has read it already.
     """
+    # Before there is anything secret in its memory.
+    signals.leave_no_core()
     open_streams()
     try:
         return _outcome(arguments, standard_input or _standard_input)

@@ -1,8 +1,10 @@
-"""In which order the tests run, and what they do not wait for."""
+"""In which order the tests run, what they do not wait for, and what they leave as it is."""
 
 from __future__ import annotations
 
 import gc
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ LONGEST = (
 )  # fmt: skip
 """Files of tests that take most. A file is one worker's: one that began last would be waited for
 while the other workers have nothing to do."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _limits_of_this_process() -> Iterator[None]:
+    """Leave this process its limits: what it starts later begins with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resource, "setrlimit", lambda *_: None)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

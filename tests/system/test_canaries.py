@@ -258,6 +258,41 @@ done
 """
 
 
+def test_a_push_that_a_signal_ends_leaves_no_core(
+    builder: ThrowawayBuilder, bucket: CacheBucket
+) -> None:
+    """It would have the signing key and the secret, wherever the push was started."""
+    closure = builder.make_closure(30, 3_000_000, seed=2105, name="core")
+    builder.run("mkdir -p /var/tmp/cores")
+    for number in (2, 20, 50):
+        bucket.empty()
+        ended: list[str] = []
+
+        def end(request: Request, number: int = number, ended: list[str] = ended) -> int:
+            if request.number == number:
+                ended.append(builder.run(END_WITH_A_CORE).stdout)
+            return PASS
+
+        with fault_proxy(bucket.server, end) as proxy:
+            around = "cd /var/tmp/cores; ulimit -c unlimited;"
+            pushed = bucket.push(builder, closure, environment=around, endpoint=proxy.url)
+        assert pushed.code in (131, 255), pushed
+        # Where a program collects cores, only the limit tells that it gets none.
+        limits = {line.split()[-3] for line in "".join(ended).splitlines()}
+        assert limits == {"1"}, ended
+    assert builder.run("ls /var/tmp/cores").stdout == ""
+
+
+END_WITH_A_CORE = r"""
+for process in /proc/[0-9]*; do
+    if tr '\0' ' ' <"$process/cmdline" | grep -qE '^(python3 -I /run/push.pyz|nix )'; then
+        grep '^Max core file size' "$process/limits"
+        kill -QUIT "${process#/proc/}"
+    fi
+done 2>/dev/null
+"""
+
+
 def test_a_forges_job_shows_no_secret(builder: ThrowawayBuilder, bucket: CacheBucket) -> None:
     canaries = Canaries.of_bucket(bucket)
     runner = Runner(builder, bucket)
