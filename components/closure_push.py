@@ -44,7 +44,8 @@ class ClosurePushArgs:
     """What is the same for all builders, by the names that `push.settings` has: where the server
     answers, what is left to upstream caches, how NARs are compressed, …"""
     trusted_keys: pulumi.Input[Sequence[str]] = ()
-    """The cache's public keys, by which what pins keep is known, besides the one that signs."""
+    """The public keys that clients trust, each builder's among them: a push that signs with another
+    is refused, and what others have signed is known by them."""
     ca_certificate: str | None = None
     """PEM text of the private CA that signed the server's certificate."""
     comparable_etags: bool = True

@@ -311,8 +311,6 @@ def _declare_pushes(
     settled: Settled,
     before_pushes: pulumi.ResourceHook | None,
 ) -> ClosurePush:
-    # Only pins are known by the keys of before: without any, retiring one is nobody's to push for.
-    trusted = [key.public_key for key in signing_keys] if settings.pins else []
     return ClosurePush(
         "builders",
         ClosurePushArgs(
@@ -320,7 +318,7 @@ def _declare_pushes(
             bucket_name=settings.bucket,
             bucket=cache.bucket,
             settings=push_settings(settings),
-            trusted_keys=pulumi.Output.all(*trusted),
+            trusted_keys=pulumi.Output.all(*(key.public_key for key in signing_keys)),
             ca_certificate=settings.ca_certificate,
             comparable_etags=settled.comparable_etags,
             uploaded=recorded.read().of(settings.bucket).binary_content(PROGRAM_KEY),

@@ -693,6 +693,7 @@ class _Job:
             "secret-access-key": self._given("SECRET_ACCESS_KEY"),
             "session-token": self._given("SESSION_TOKEN"),
             "signing-key": self._given("SIGNING_KEY"),
+            "trusted-key": cache["publicKeys"],
         }
         for name in ("secret-access-key", "signing-key"):
             if settings[name] is None:
@@ -702,7 +703,12 @@ class _Job:
             certificate = str(cache["caCertificate"]).encode()
             settings["ca-certificate"] = base64.b64encode(certificate).decode()
         try:
-            text = format_settings(settings)
+            checked = read(format_settings(settings).splitlines())
+            if checked.notice is not None:
+                say(f"settings: {checked.notice}")
+            # What was said of it now is not said again by each push.
+            settings["trusted-key"] = [str(key) for key in checked.trusted_keys]
+            return format_settings(settings)
         except ValueError as error:
             raise _refused(f"{error}; give it on one line") from None
         except TypeError:
@@ -710,8 +716,6 @@ class _Job:
                 f"{_PREFIX}CONFIGURATION has a setting of the push that is none; make it anew with "
                 "pulumi stack output nixos --json"
             ) from None
-        read(text.splitlines())
-        return text
 
     def _given(self, name: str) -> str | None:
         return self._environment.get(_PREFIX + name, "").strip() or None

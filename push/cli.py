@@ -132,6 +132,8 @@ def _run(arguments: Sequence[str], standard_input: Callable[[], str]) -> int:
         put(_USAGE.format(program=_PROGRAM, settings=text).rstrip("\n"))
         return 0
     settings = push_settings.read(_config(given.config, standard_input), given.paths)
+    if settings.notice is not None:
+        say(f"settings: {settings.notice}")
     given.check_no_paths(settings.paths, "leave path out of the settings")
     if not settings.paths and not given.stdin and given.queue is None:
         raise _refused("nothing to push; give a store path, or a link to one")

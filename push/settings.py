@@ -17,7 +17,7 @@ from pathlib import Path
 
 from formats.compression import COMPRESSIONS
 from formats.error import FormatError
-from formats.keys import PublicKey, shown_key, split_key
+from formats.keys import KeyName, PublicKey, shown_key, split_key
 from formats.printable import SHOWN, printable
 from formats.s3 import LARGEST_COPY, SMALLEST_PART
 from formats.sigv4 import Signer
@@ -57,7 +57,8 @@ SETTINGS = (
     Setting("signing-key-file", f"or a file of such keys, one a line; {_CREDENTIALS}"),
     Setting(
         "trusted-key",
-        "public key, name:base64, by which what pins keep is known, besides the one that signs",
+        "public key, name:base64, that clients trust; where any is given, the one that signs has "
+        "to be among them, or newer",
         repeats=True,
     ),
     Setting("ca-certificate-file", "certificates (PEM) to trust in place of the system's"),
@@ -126,7 +127,8 @@ class PushSettings:
     signing_key: str = field(repr=False)
     """The secret key that signs, in Nix's format."""
     trusted_keys: tuple[PublicKey, ...]
-    """The cache's public keys: the last one is that of the key that signs."""
+    """The keys that clients trust, as far as they were told; the last one is that of the key that
+    signs."""
     ca_certificate: str | None
     """PEM text to trust in place of the system's certificates."""
     upstream_keys: tuple[PublicKey, ...]
@@ -145,6 +147,8 @@ class PushSettings:
     """The token of a short-lived credential; None for a lasting one."""
     virtual: bool = False
     """Whether the host name has the bucket, and the path has not."""
+    notice: str | None = None
+    """What somebody should see to though the push can go on, a sentence; None where nothing is."""
 
     @property
     def endpoint(self) -> str:
@@ -267,6 +271,7 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
     name, raw = split_key(signing_key, 64, "secret")
     trusted = [_public_key("trusted-key", text) for text in given.all("trusted-key") if text]
     own = PublicKey(name, raw[32:])
+    newer = _is_newer(own, trusted)
     all_paths = (*paths, *given.all("path"))
     bucket = given.matching("bucket", _BUCKET, "the bucket's name")[0]
     virtual = given.matching("addressing", "path|virtual", "path or virtual")[0] == "virtual"
@@ -296,7 +301,54 @@ def _checked(given: _Given, paths: Sequence[str]) -> PushSettings:
         logs=given.yes("logs"),
         listings=given.yes("listings"),
         paths=all_paths,
+        notice=f"the signing key {_shown(name)} is newer than all of trusted-key; give this "
+        "machine, or the job, the stack's new output nixos (cache.json)"
+        if newer
+        else None,
     )
+
+
+def _is_newer(own: PublicKey, trusted: Sequence[PublicKey]) -> bool:
+    """Tell whether the key that signs came after all that clients are known to trust.
+
+    A rotation may give a builder its new key before the new list: it has to go on, since what it
+    does not renew expires. A key that has gone has a lower integer than those that are there.
+
+    Args:
+        own: the key that signs.
+        trusted: the list; empty where there is none.
+
+    Raises:
+        PushError: it is none of the list, and not newer: clients would refuse what it signs, and
+            where it has the name of one of them, that one's signatures would go.
+    """
+    if not trusted or own in trusted:
+        return False
+    name = _shown(own.name)
+    remedy = (
+        "give this machine, or the job, the key that the stack has it sign with now (docs/ci.md), "
+        "or, if that is the one it has, the stack's new output nixos (cache.json)"
+    )
+    names = [key.name for key in trusted]
+    if own.name in names:
+        raise _refused(
+            f"the signing key {name} is another key than clients trust by that name; {remedy}"
+        )
+    known = [key for key in map(_key_name, names) if key is not None]
+    new = _key_name(own.name)
+    older = [] if new is None else [key for key in known if key.domain == new.domain]
+    if new is not None and older and max(older) < new:
+        return True
+    raise _refused(
+        f"the signing key {name} is none that clients trust, {_shown(', '.join(names))}; {remedy}"
+    )
+
+
+def _key_name(text: str) -> KeyName | None:
+    try:
+        return KeyName.parse(text)
+    except FormatError:
+        return None
 
 
 def _is_host(text: str) -> bool:

@@ -185,11 +185,12 @@ class PushingMachine(Machine):
 def stack_output(server: MinioServer, key: SecretKey) -> str:
     """Return what a stack on a server would put out."""
     push = json.loads(cache_json())["push"]
+    trusted = [str(key.public_key)]
     return cache_json(
         substituter=f"{server.endpoint}/{BUCKET}",
-        publicKeys=[str(key.public_key)],
+        publicKeys=trusted,
         caCertificate=server.ca_file.read_text(),
-        push={**push, "endpoint": server.endpoint, "upstream-key": []},
+        push={**push, "endpoint": server.endpoint, "upstream-key": [], "trusted-key": trusted},
         builders={"nixbuilder": {"accessKeyId": server.root_user}},
     )
 

@@ -17,6 +17,7 @@ from minio import Minio
 from minio.credentials.providers import StaticProvider
 
 from components.access import write_policy
+from formats.signing import SecretKey
 from tests.system.bucket_verifier import verify
 from tests.system.cache_bucket import CacheBucket, connections, trust
 from tests.system.minio_client import MinioClient
@@ -159,6 +160,26 @@ class Runner:
 def bucket(minio: MinioServer, request: pytest.FixtureRequest) -> CacheBucket:
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
     return CacheBucket(minio, f"ci-{name}")
+
+
+@pytest.mark.parametrize("name", ["cache.test-0", "cache.test-1"])
+def test_a_key_that_clients_do_not_trust_takes_nothing_from_them(
+    builder: ThrowawayBuilder, bucket: CacheBucket, name: str
+) -> None:
+    """A forge still has a key that was retired, or one of before the keys were lost."""
+    runner = Runner(builder, bucket)
+    runner.step(runner.secrets)
+    (path,) = runner.build(f"trusted-{name[-1]}", 1)
+    runner.step({"do": "finish", "fail-on-push-error": "true"})
+    before = {key: one.etag for key, one in bucket.objects().items()}
+    other = {**runner.secrets, "signing-key": SecretKey.generate(name).to_nix()}
+    code, said = runner.step(other, check=False)
+    assert code == 1
+    assert f"push: settings: the signing key {name} is " in said
+    assert "the key that the stack has it sign with now (docs/ci.md)" in said
+    runner.step({"do": "finish"}, check=False)
+    assert {key: one.etag for key, one in bucket.objects().items()} == before
+    assert bucket.pull(builder, path) == 1
 
 
 def test_what_a_job_builds_is_pushed_while_it_goes_on_and_nothing_is_left(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from formats.keys import PublicKey
 from formats.signing import SecretKey
-from tests.system.cache_bucket import OpenBucket
+from push.settings import format_settings
+from tests.system.cache_bucket import OpenBucket, client, place, trust
 from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.stack import Outcome, Stack
 from toolbox.minio_server import MinioServer
@@ -219,3 +222,86 @@ def test_an_exception_of_the_provider_shows_nothing_of_the_key(
     outcome.refused()
     assert "KeyError: 'key_name'" in outcome.output
     assert_nowhere(key, outcome.output)
+
+
+FILES = "/var/lib/nix-binary-cache"
+THIRD = "cache.test-3"
+
+
+def push_by_itself(
+    builder: ThrowawayBuilder, outputs: Mapping[str, object], path: str, files: str
+) -> tuple[int, str]:
+    """Push as the NixOS module's units do; return the exit code, and what was said.
+
+    Args:
+        builder: who pushes.
+        outputs: the stack's output `nixos`, as the builder was given it last.
+        path: what is pushed.
+        files: where the two secrets lie.
+    """
+    push, builders = outputs["push"], outputs["builders"]
+    assert isinstance(push, dict)
+    assert isinstance(builders, dict)
+    settings = {
+        **push,
+        "access-key-id": builders["nixbuilder"]["accessKeyId"],
+        "secret-access-key-file": f"{files}/secret-access-key",
+        "signing-key-file": f"{files}/signing-key",
+        "ca-certificate-file": "/etc/private-ca.pem",
+    }
+    command = shlex.join([*place(builder), "--config", "-", path])
+    done = builder.run(command, input=format_settings(settings), check=False)
+    return done.returncode, done.stderr
+
+
+def test_no_step_of_a_rotation_stops_a_builders_own_pushes(
+    new_stack: StackFactory, minio: MinioServer, builder: ThrowawayBuilder
+) -> None:
+    """Whichever comes first to the builder, or never: the key that is placed, or `cache.json`."""
+    trust(builder, minio)
+    path = builder.make_closure(2, 20_000, seed=86, name="own")
+    stack = new_stack(**server_settings(minio), upstreamKeys=[], bucket="own-pushes")
+    settings = {**builder_settings(builder), "credentialsDirectory": FILES}
+    stack.set(sshPrivateKey=builder.private_key, builders=[settings])
+    given: list[Mapping[str, object]] = []
+
+    def pushes() -> list[str]:
+        """Push with each `cache.json` so far; return what was said."""
+        given.append(stack.outputs()["nixos"])
+        said = [push_by_itself(builder, one, path, FILES) for one in given]
+        assert [code for code, _ in said] == [0] * len(given), said
+        return [text for _, text in said]
+
+    stack.up().succeeded()
+    pushes()
+    builder.run(f"cp -r {FILES} /root/before")
+    stack.set(signingKeys=[FIRST, SECOND])
+    stack.up("--target", "**SigningKey**").succeeded()
+    assert "sign:" not in "".join(pushes()), "clients do not trust the new key yet"
+    stack.up().succeeded()
+    said = pushes()
+    assert f"the signing key {SECOND} is newer than all of trusted-key" in said[0]
+    assert "newer" not in "".join(said[1:])
+    stack.set(signingKeys=[SECOND])
+    stack.up().succeeded()
+    pushes()
+    # One that leaked is replaced in one step.
+    stack.set(signingKeys=[THIRD], confirmKeyReplacement=True)
+    stack.up().succeeded()
+    pushes()
+    # Where nothing places the key, the one that is left behind does no harm, and says what it is.
+    server = client(minio)
+
+    def there() -> dict[str, str]:
+        listed = server.list_objects("own-pushes", recursive=True)
+        return {str(one.object_name): str(one.etag) for one in listed}
+
+    objects = there()
+    code, text = push_by_itself(builder, stack.outputs()["nixos"], path, "/root/before")
+    assert code == 1
+    assert text.startswith(
+        f"push: settings: the signing key {FIRST} is none that clients trust, {THIRD}; give this "
+        "machine, or the job, the key that the stack has it sign with now (docs/ci.md), or, if "
+    )
+    assert len(text.splitlines()) == 1
+    assert there() == objects

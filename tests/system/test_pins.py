@@ -12,7 +12,7 @@ from formats.pin import format_pin, parse_pin, pin_key
 from formats.signing import SecretKey
 from operations.preview_markdown import render
 from tests.system.bucket_verifier import verify
-from tests.system.cache_bucket import CacheBucket
+from tests.system.cache_bucket import CacheBucket, Pushed
 from tests.system.conftest import StackFactory, builder_settings, server_settings
 from tests.system.minio_client import MinioClient
 from tests.system.stack import Stack
@@ -73,19 +73,24 @@ def test_a_pin_outlives_the_machine_that_pushed_it(
 
     old, new = bucket.key, SecretKey.generate("rotated-2")
     age(bucket, 6)
-    settings = {"signing_key": new.to_nix(), "trusted_key": str(old.public_key)}
-    bucket.push(second_builder, other, renew="yes", **settings).succeeded()
+    trusted = [str(key.public_key) for key in (old, new)]
+
+    def push(builder: ThrowawayBuilder, path: str) -> Pushed:
+        key = new.to_nix()
+        return bucket.push(builder, path, signing_key=key, trusted_key=trusted, renew="yes")
+
+    push(second_builder, other).succeeded()
     assert written_today(bucket) == 2 * (PATHS + 2)
     keys: list[PublicKey] = [old.public_key]
     assert bucket.pull(second_builder, kept, keys=keys) == PATHS
 
     lost = f"{kept.removeprefix('/nix/store/')[:32]}.narinfo"
     bucket.remove(lost)
-    told = bucket.push(second_builder, other, renew="yes", **settings)
+    told = push(second_builder, other)
     assert f"push: pins: release is incomplete: {kept}: the cache does not have it" in told.log
     # Whoever has it mends it, and was not told to.
     some = builder.make_closure(1, 1_000, 35, "some")
-    assert bucket.push(builder, some, renew="yes", **settings).counts()["pushed"] == 2
+    assert push(builder, some).counts()["pushed"] == 2
     assert lost in bucket.objects()
 
 

@@ -152,5 +152,22 @@ def test_a_builder_is_given_its_own_key_alone(run: Any) -> None:
     assert [line for line in lines if line.startswith("signing-key=")] == [
         "signing-key=s3.homelab.local-1:secret"
     ]
-    # What another builder has signed is known by its public key.
-    assert [line.count("s3.homelab.local-2") for line in lines if "trusted-key" in line] == [0, 1]
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_each_push_is_told_whom_clients_trust(run: Any, pinned: bool) -> None:
+    """By that it knows its own key for one of them, and what other builders have signed."""
+    keys = ["s3.homelab.local-1", "s3.homelab.local-2"]
+    path = "/nix/store/77pafcdwgl5m3za7k4lsv8msj9nmjc3c-x"
+    pushes = {"local": True, "closures": [path]}
+    mocks = run(
+        signingKeys=keys,
+        pins=[{"name": "p", "path": path}] if pinned else [],
+        builders=[{"name": "a", **pushes, "signingKey": keys[0]}, {"name": "b", **pushes}],
+    )
+    given = [inputs for type_, _, inputs in mocks.resources if type_ == "command:local:Command"]
+    assert len(given) == 2
+    for one in given:
+        lines = one["stdin"]["value"].splitlines()
+        told = [line.partition("=")[2] for line in lines if line.startswith("trusted-key=")]
+        assert [key.partition(":")[0] for key in told] == keys

@@ -27,6 +27,7 @@ from formats.signing import SecretKey
 from push import ci_job, user_nix_conf
 from push.ci_job import main
 from push.job_nix import NoAnswerError
+from push.settings import read
 from toolbox.processes import wait_until
 
 CACHE = {"substituter": "https://s3/c", "publicKeys": ["c-1:k"], "push": {}, "builders": {}}
@@ -208,13 +209,47 @@ def pushing(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """The environment of a job that pushes."""
     push = {"endpoint": "https://s3.test", "bucket": "cache"}
     builders = {"ci": {"accessKeyId": "cache-ci", "pins": []}}
-    (tmp_path / "cache.json").write_text(json.dumps({**CACHE, "push": push, "builders": builders}))
+    key = SecretKey.generate("cache.test-1")
+    cache = {**CACHE, "publicKeys": [str(key.public_key)], "push": push, "builders": builders}
+    (tmp_path / "cache.json").write_text(json.dumps(cache))
     return {
         **environment,
         "NIX_BINARY_CACHE_BUILDER": "ci",
         "NIX_BINARY_CACHE_SECRET_ACCESS_KEY": "a secret",
-        "NIX_BINARY_CACHE_SIGNING_KEY": SecretKey.generate("cache.test-1").to_nix(),
+        "NIX_BINARY_CACHE_SIGNING_KEY": key.to_nix(),
     }
+
+
+@pytest.mark.parametrize("name", ["cache.test-0", "cache.test-1", "other.test-2"])
+def test_a_job_with_a_key_that_clients_do_not_trust_is_refused_at_its_start(
+    pushing: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    pushing["NIX_BINARY_CACHE_SIGNING_KEY"] = SecretKey.generate(name).to_nix()
+    assert main(["start"], pushing) == 1
+    (told,) = capfd.readouterr().err.splitlines()
+    assert told.startswith(f"push: settings: the signing key {name} is ")
+    assert "the key that the stack has it sign with now (docs/ci.md)" in told
+    assert {one.name for one in tmp_path.iterdir()} == {"cache.json", "nix"}
+    assert not list((tmp_path / "nix").iterdir())
+
+
+def test_a_key_of_a_rotation_that_a_branch_has_not_got_yet_is_told_once(
+    pushing: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The forge gives its new key to jobs of branches that are older than it, too."""
+    newer = SecretKey.generate("cache.test-2")
+    pushing["NIX_BINARY_CACHE_SIGNING_KEY"] = newer.to_nix()
+    monkeypatch.setattr(subprocess, "Popen", Pushes(lambda: None))
+    assert main(["start"], pushing) == 0
+    told = capfd.readouterr().err
+    assert told.count("cache.test-2 is newer than all of trusted-key; give this machine, or") == 1
+    lines = (tmp_path / f"nix-binary-cache-{os.getuid()}" / "settings").read_text().splitlines()
+    given = read(lines)
+    assert [one.name for one in given.trusted_keys] == ["cache.test-1", "cache.test-2"]
+    assert (given.public_key, given.notice) == (newer.public_key, None)
 
 
 def two_places(environment: dict[str, str], directory: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -119,6 +120,93 @@ def test_every_setting_that_is_given_counts() -> None:
         paths=("/c", "/a", "/b"),
     )
     assert settings.endpoint == "http://[::1]:9000"
+
+
+def key(name: str, *, another: bool = False) -> SecretKey:
+    """Return the key of a name, always the same, or another of that name."""
+    return SecretKey(name, hashlib.sha256(f"{name}{another}".encode()).digest())
+
+
+def with_keys(signs: SecretKey, *trusted: str) -> PushSettings:
+    """Return the settings of a push that signs with a key, and knows these to be trusted."""
+    text = format_settings(
+        {
+            "endpoint": ENDPOINT,
+            "bucket": "cache",
+            "access-key-id": "me",
+            "secret-access-key": "a secret",
+            "signing-key": signs.to_nix(),
+            "trusted-key": [str(key(name).public_key) for name in trusted],
+        }
+    )
+    return read(text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("signs", "trusted", "why"),
+    [
+        # A key that was retired, a builder's own too.
+        (key("c.test-1"), ["c.test-2"], "c.test-1 is none that clients trust, c.test-2; "),
+        (key("c.test-2"), ["c.test-1", "c.test-3"], "c.test-2 is none that clients trust, "),
+        # Of the time before the keys were lost, or of another stack.
+        (
+            key("c.test-1", another=True),
+            ["c.test-1"],
+            "c.test-1 is another key than clients trust by that name; ",
+        ),
+        (
+            key("c.test-2", another=True),
+            ["c.test-1", "c.test-2"],
+            "c.test-2 is another key than clients trust by that name; ",
+        ),
+        (key("d.test-9"), ["c.test-1"], "d.test-9 is none that clients trust, c.test-1; "),
+        # Names that have no integer say nothing of what came first.
+        (key("odd"), ["c.test-1"], "odd is none that clients trust, c.test-1; "),
+        (key("c.test-9"), ["odd"], "c.test-9 is none that clients trust, odd; "),
+    ],
+)
+def test_a_key_whose_signatures_clients_would_refuse_signs_nothing(
+    signs: SecretKey, trusted: list[str], why: str
+) -> None:
+    with pytest.raises(PushError) as caught:
+        with_keys(signs, *trusted)
+    told = str(caught.value)
+    assert told.startswith(f"settings: the signing key {why}"), told
+    assert "give this machine, or the job, the key that the stack has it sign with now" in told
+    assert "the stack's new output nixos" in told
+    encoded = signs.to_nix().partition(":")[2]
+    assert not any(encoded[at : at + 8] in told for at in range(len(encoded) - 8))
+
+
+@pytest.mark.parametrize(
+    ("signs", "trusted", "newer"),
+    [
+        ("c.test-1", [], False),
+        ("c.test-1", ["c.test-1"], False),
+        # A rotation: the new list is there first, then the key; or the other way round.
+        ("c.test-1", ["c.test-1", "c.test-2"], False),
+        ("c.test-2", ["c.test-1", "c.test-2"], False),
+        ("c.test-2", ["c.test-1"], True),
+        # The old one is retired; here that is not known yet, or not even the rotation.
+        ("c.test-2", ["c.test-2"], False),
+        ("c.test-3", ["c.test-1"], True),
+        # A key that leaked is replaced in one step, or by another of a builder's own.
+        ("c.test-3", ["c.test-1", "c.test-2"], True),
+        ("c.test-1", ["c.test-1", "c.test-2", "c.test-3"], False),
+        # Keys of two domains, the newer of which has just begun.
+        ("d.test-1", ["c.test-7", "d.test-1"], False),
+        ("d.test-2", ["c.test-7", "d.test-1"], True),
+    ],
+)
+def test_no_step_of_a_rotation_keeps_a_builder_from_pushing(
+    signs: str, trusted: list[str], newer: bool
+) -> None:
+    settings = with_keys(key(signs), *trusted)
+    assert settings.public_key == settings.trusted_keys[-1] == key(signs).public_key
+    assert {one.name for one in settings.trusted_keys} == {*trusted, signs}
+    told = f"the signing key {signs} is newer than all of trusted-key; give this machine"
+    assert (settings.notice or "").startswith(told) is newer
+    assert (settings.notice is not None) is newer
 
 
 def test_blank_lines_comments_and_line_ends_say_nothing() -> None:
