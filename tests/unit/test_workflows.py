@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from program.checks.key_rotation import SIGNED_BY
 from tests.unit.configuration import PROJECT_ROOT
 
 CHECKS = "./.github/workflows/check.yml"
@@ -70,6 +71,17 @@ def test_the_action_has_the_inputs_that_its_page_lists() -> None:
     assert (
         page.partition("| input | default | |\n")[2].partition("\n\n")[0].splitlines()[1:] == rows
     )
+
+
+def test_the_page_hands_out_no_other_key_than_the_jobs_own() -> None:
+    """Where builders have a key each, who has another's may sign for that one's clients."""
+    page = (PROJECT_ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    console = page.partition("```console\n")[2].partition("```")[0]
+    said = dict(
+        line.removeprefix("$ pulumi stack output ").split(" ", 1) for line in console.splitlines()
+    )
+    assert SIGNED_BY in said["builders"]
+    assert "of that name, and no other" in said["signingKeyBackup"]
 
 
 def test_no_input_of_the_action_becomes_the_text_of_a_script() -> None:
