@@ -2,10 +2,10 @@
 
 What is copied are store paths with all that they refer to, or narinfos' names, from a file, one a
 line, or from standard input (-). Each narinfo must be signed by one of the given public keys; each
-NAR is read whole, hashed against what was signed, compressed as the stack's are, and signed by the
-stack's key. What upstream caches sign is left to them, what the cache has already is renewed. What
-is interrupted goes on where it was. Exit code 0: all is in the cache; 1: some of it is not; 2: it
-could not be done.
+NAR is read whole, hashed against what was signed, compressed as the stack's are, and signed by all
+of the stack's keys. What upstream caches sign is left to them, what the cache has already is
+renewed. What is interrupted goes on where it was. Exit code 0: all is in the cache; 1: some of it
+is not; 2: it could not be done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from formats.keys import PublicKey, shown_key
 from formats.narinfo import NarInfo, narinfo_of
 from formats.nix32 import nix32_encode
 from formats.printable import printable
-from formats.signing import SecretKey, verifies
+from formats.signing import SecretKey
 from formats.store_path import STORE_DIR
 from operations.command_line import DONE, FOUND, Parser, Progress, interruptible, run
 from operations.deployed_stack import DeployedStack, read_stack
@@ -64,7 +64,7 @@ from push.plan import WriteOrder
 from push.progress import human
 from push.publishing import today
 from push.settings import PushSettings, format_settings, read
-from push.store import StorePath, references_first
+from push.store import references_first
 from push.transfers import Loop, Transfers
 from push.workspace import Workspace
 
@@ -257,7 +257,7 @@ def _import(
     login = read_login(netrc_file, url)
     stack = read_stack(name)
     upstream = [PublicKey.parse(key) for key in stack.settings.upstream_keys]
-    settings, key = _push_settings(stack)
+    settings, signing = _push_settings(stack)
     progress = Progress("import")
     try:
         other = OtherCache(url, keys, upstream, ca_file, login)
@@ -270,7 +270,7 @@ def _import(
         raise OperationError(_nothing(url, walk))
     upstreams = upstream_caches(stack.settings.upstream_keys, CONNECTIONS)
     try:
-        with interruptible(), _Import(settings, key, other, progress) as it:
+        with interruptible(), _Import(settings, signing, other, progress) as it:
             outcome = it.run(walk, upstreams)
     except PushError as error:
         raise OperationError(str(error)) from None
@@ -299,8 +299,11 @@ def _why_silent(error: HTTPError) -> str:
     return f"it does not answer as a cache does ({reason}); see that FROM is its URL"
 
 
-def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:
-    """Return how a push of a builder of the stack would be done, and the key that signs."""
+def _push_settings(stack: DeployedStack) -> tuple[PushSettings, list[SecretKey]]:
+    """Return how a push of a builder of the stack would be done, and the keys that sign.
+
+    All of them: which are known to which client nobody knows in the midst of a rotation.
+    """
     outputs = read_output("stack", "output", "--show-secrets", "--stack", stack.name)
     builders = outputs.get("builders")
     if not builders:
@@ -320,7 +323,7 @@ def _push_settings(stack: DeployedStack) -> tuple[PushSettings, SecretKey]:
         "ca-certificate": certificate and base64.b64encode(certificate.encode()).decode(),
     }
     try:
-        return read(format_settings(values).split("\n")), SecretKey.parse(secrets[-1])
+        return read(format_settings(values).split("\n")), [SecretKey.parse(one) for one in secrets]
     except (PushError, FormatError) as error:
         raise OperationError(f"stack {stack.name}: {error}") from None
 
@@ -332,12 +335,12 @@ class _Import:
     def __init__(
         self,
         settings: PushSettings,
-        key: SecretKey,
+        keys: Sequence[SecretKey],
         other: OtherCache,
         progress: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._key = key
+        self._keys = keys
         self._other = other
         self._progress = progress
         self._loop = Loop()
@@ -529,13 +532,17 @@ class _Import:
         compression = self._settings.compression
         digest = packed.hash()
         key = f"nar/{digest}.nar{COMPRESSIONS[compression].suffix}"
+        own = {one.name for one in self._keys}
         made = offer.path.narinfo(
             key,
             compression,
             file_hash=f"sha256:{digest}",
             file_size=packed.size,
             # Clients that trust the other cache's key take it by that one, too.
-            signatures=[*self._others(offer.path), self._key.sign(offer.path.fingerprint)],
+            signatures=[
+                *(one for one in offer.path.signatures if one.partition(":")[0] not in own),
+                *(one.sign(offer.path.fingerprint) for one in self._keys),
+            ],
         )
         self._contents[path] = made.format().encode("ascii")
 
@@ -546,20 +553,6 @@ class _Import:
         self._bucket.put_nar(
             key, file, packed.size, landed, lambda failure: self._failed(path, file, failure.what)
         )
-
-    def _others(self, path: StorePath) -> list[str]:
-        """Return a path's signatures, without those by other keys under the names of the cache's.
-
-        To whoever trusts such a name they are false.
-        """
-        ours = {key.name: key for key in self._settings.trusted_keys}
-        ours[self._key.name] = self._key.public_key
-        return [
-            one
-            for one in path.signatures
-            if (key := ours.get(one.partition(":")[0])) is None
-            or (key.name != self._key.name and verifies(key, path.fingerprint, one))
-        ]
 
     def _publish(self, ready: Sequence[str]) -> None:
         for path in ready:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.keys import PublicKey
 from formats.narinfo import NarInfo, narinfo_of
 from formats.signing import SecretKey, verified_by
 from tests.system.cache_bucket import put_as_of, trust
@@ -325,3 +326,17 @@ def test_what_lies_is_not_copied_nor_what_refers_to_it(
     assert imported(stack, old, old.other, *old.alone).code == 0
     assert cached(minio) >= set(map(narinfo_of, paths))
     assert stack.operate("audit", "--stack", stack.name, "--hash", "all").code == 0
+
+
+def test_clients_of_both_keys_take_what_is_copied_in_the_midst_of_a_rotation(
+    stack: Stack, old: Old, minio: MinioServer
+) -> None:
+    root, name = Inventory(minio).root, narinfo_of(old.alone[0])
+    first, second = "cache.test-1", "cache.test-2"
+    stack.set(signingKeys=[first, second])
+    stack.up("--target", "**SigningKey**").succeeded()
+    root.remove_object(BUCKET, name)
+    assert "copied 1 paths" in imported(stack, old, old.alone[0]).output
+    narinfo = NarInfo.parse(root.get_object(BUCKET, name).read().decode())
+    keys = {key.name: key for key in map(PublicKey.parse, stack.outputs()["publicKeys"])}
+    assert set(verified_by(narinfo, keys)) == {first, second}

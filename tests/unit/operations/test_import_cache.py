@@ -19,11 +19,12 @@ from urllib3.exceptions import HTTPError
 
 from formats.narinfo import LARGEST_NARINFO, NarInfo, narinfo_of
 from formats.nix32 import nix32_encode
-from formats.signing import SecretKey
+from formats.signing import SecretKey, verified_by
 from operations import import_cache, other_cache
 from operations.import_cache import (
     _Import,
     _nothing,
+    _push_settings,
     _Space,
     main,
     read_login,
@@ -267,7 +268,7 @@ def test_a_cache_that_does_not_answer_as_one_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(import_cache, "read_stack", lambda _: stack())
-    monkeypatch.setattr(import_cache, "_push_settings", lambda _: (None, KEY))
+    monkeypatch.setattr(import_cache, "_push_settings", lambda _: (None, [KEY]))
     with serving(StandIn()) as server:
         server.script = lambda _: Reply(302, {"Location": "http://["})
         cases = {
@@ -352,7 +353,7 @@ def test_a_path_counts_as_there_only_with_its_nar(
         if size is not None:
             server.put(urls[LIBC], b"x" * size, days_old=days_old)
         settings = settings_for(server.url, renew=renew)
-        with _Import(settings, key, cast(OtherCache, Nowhere()), lambda _: None) as it:
+        with _Import(settings, [key], cast(OtherCache, Nowhere()), lambda _: None) as it:
             outcome = it.run(found, [])
     assert outcome.held == 1
     assert outcome.problems == {LIBC.path: "its NAR cannot be had: the other cache does not answer"}
@@ -367,7 +368,7 @@ def test_a_nar_that_the_server_does_not_let_be_looked_at_is_told() -> None:
         server.put(narinfo_of(LIBC.path), signed(narinfo, key).format().encode())
         server.script = lambda one: Reply(403) if one.key == url else None
         settings = settings_for(server.url)
-        with _Import(settings, key, cast(OtherCache, Nowhere()), lambda _: None) as it:
+        with _Import(settings, [key], cast(OtherCache, Nowhere()), lambda _: None) as it:
             outcome = it.run(found, [])
     assert list(outcome.problems) == [LIBC.path]
 
@@ -385,6 +386,43 @@ class OneNar:
     @contextmanager
     def open(self, _: Offer) -> Iterator[BytesIO]:
         yield _Answer(self.content)
+
+
+def test_clients_of_each_of_the_stacks_keys_take_what_was_copied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the midst of a rotation some know the old one alone, and later some the new one alone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    keys, content = [SecretKey.generate(f"cache.test-{number}") for number in (1, 2)], b"NAR"
+    nar_hash = f"sha256:{nix32_encode(hashlib.sha256(content).digest())}"
+    copied = replace(LIBC, nar_hash=nar_hash, nar_size=len(content))
+    bears = [
+        # What somebody called so of whom nothing is known.
+        SecretKey.generate("cache.test-1").sign(copied.fingerprint),
+        SecretKey.generate("cache.test-22").sign(copied.fingerprint),
+    ]
+    copied = replace(copied, signatures=tuple(bears))
+    found = Walk(offers={copied.path: Offer(copied, "nar/x.nar", "none")})
+    secrets = "\n".join(key.to_nix() for key in keys)
+    outputs = {
+        "builders": {"a": {"accessKeyId": "a", "secretAccessKey": "secret"}},
+        "signingKeyBackup": secrets,
+    }
+    monkeypatch.setattr(import_cache, "read_output", lambda *_: outputs)
+    of_stack = replace(stack(), public_keys=tuple(key.public_key for key in keys))
+    signing = _push_settings(of_stack)[1]
+    with serving(StandIn()) as server:
+        settings = settings_for(server.url)
+        with _Import(settings, signing, cast(OtherCache, OneNar(content)), lambda _: None) as it:
+            assert it.run(found, []).imported == 1
+        text = server.objects[narinfo_of(copied.path)].content.decode()
+    narinfo = NarInfo.parse(text)
+    assert verified_by(narinfo, {key.name: key.public_key for key in keys}) == (
+        "cache.test-1",
+        "cache.test-2",
+    )
+    assert narinfo.signatures[0] == bears[1]
+    assert len(narinfo.signatures) == 3
 
 
 def test_what_the_cache_had_is_renewed_again_where_midnight_goes_by(
@@ -408,7 +446,7 @@ def test_what_the_cache_had_is_renewed_again_where_midnight_goes_by(
 
         server.script = strike
         settings = settings_for(server.url)
-        with _Import(settings, key, cast(OtherCache, OneNar(content)), lambda _: None) as it:
+        with _Import(settings, [key], cast(OtherCache, OneNar(content)), lambda _: None) as it:
             outcome = it.run(found, [])
         days = {
             server.objects[name].modified.date()
