@@ -39,6 +39,7 @@ _PARTIAL = frozenset({"queue", "stdin"})
 _USER = re.compile(r"[A-Za-z0-9_.@+=,-]{1,128}")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}:[A-Za-z0-9+/]{43}=")
 _UNKNOWN = "unknown"
 _LARGEST_NUMBER = 1 << 62
 _NUMBERS = ("own", "ownBytes", "pushed", "pushedBytes", "renewed", "repaired", "failures")
@@ -85,6 +86,9 @@ class PushStatus:
     before: Lease | None = None
     """What the last push before it kept that kept all; None where this one did, or none is known.
     """
+    signed_by: str | None = None
+    """The public half of the key that signs, in Nix's format; None where that is not told, as by
+    earlier versions."""
 
     @property
     def kept_all(self) -> bool:
@@ -129,6 +133,7 @@ def format_status(status: PushStatus) -> bytes:
         "failures": status.failures,
         "nix": status.nix if _VERSION.fullmatch(status.nix) else _UNKNOWN,
         "program": status.program,
+        "signedBy": status.signed_by if _KEY.fullmatch(status.signed_by or "") else None,
         "before": before
         and {
             "at": before.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -160,6 +165,7 @@ def parse_status(content: bytes) -> PushStatus:
         nix=_text(fields, "nix", _VERSION),
         program=_text(fields, "program", _VERSION),
         before=_lease(fields.get("before")),
+        signed_by=None if fields.get("signedBy") is None else _text(fields, "signedBy", _KEY),
     )
 
 

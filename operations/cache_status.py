@@ -198,12 +198,40 @@ class Status:
         now, and where nothing expires none is ever overdue.
         """
         told = [self._told_of(builder) for builder in self.noticed]
+        for builder, key, same_name in self.distrusted:
+            signed = f"another key named {key} than clients trust"
+            if not same_name:
+                signed = f"{key}, which clients do not trust"
+            told.append(
+                f"builder {builder.name}: its last push signed with {signed}; give it "
+                f"{builder.signed_by}"
+            )
         return told if self.pending is None else [*told, self._undeployed(self.pending)]
 
     @property
     def noticed(self) -> list[BuilderState]:
         """The builders that `notices` are about, in their order."""
         return [one for one in self.builders if one.doubtful and not one.overdue]
+
+    @property
+    def distrusted(self) -> list[tuple[BuilderState, str, bool]]:
+        """The builders whose last push signed with a key that clients do not trust.
+
+        Each with the key's name, and whether they trust another of that name. A push that is told
+        whom they trust does not begin; one of before, or with settings of its own, may not be.
+        """
+        trusted = {key.partition(":")[0] for key in self.public_keys}
+        signed = [
+            (builder, builder.status.signed_by)
+            for builder in self.builders
+            if builder.status is not None and builder.status.signed_by is not None
+        ]
+        return [
+            (builder, name, name in trusted)
+            for builder, key in signed
+            for name in [key.partition(":")[0]]
+            if trusted and key not in self.public_keys
+        ]
 
     def _undeployed(self, meant: Rules) -> str:
         if self.rules.retention_days is None:

@@ -323,6 +323,11 @@ def _notices_in_chinese(status: Status) -> Iterator[str]:
     """Yield what `Status.notices` has, in its order."""
     for builder in status.noticed:
         yield _builder_in_chinese(builder, status)
+    for builder, key, same_name in status.distrusted:
+        signed = f"由另一个名为 {key} 的密钥签名，而客户端信任的不是它"
+        if not same_name:
+            signed = f"由 {key} 签名，而客户端不信任它"
+        yield f"构建机 {builder.name}：最近一次推送{signed}；请改用 {builder.signed_by}"
     if status.pending is not None:
         yield _undeployed_in_chinese(status.pending, status.rules)
 

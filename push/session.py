@@ -247,6 +247,7 @@ class Session:
             failures=len(told.unpushed) + len(told.blocked),
             nix=self._nix_version(),
             program=VERSION,
+            signed_by=str(self._settings.public_key),
         )
         where = StatusObject(self._transfers, self._loop, self._settings.access_key_id)
         where.leave(status, quietly=outcome is None)

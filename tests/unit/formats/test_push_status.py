@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.error import FormatError
+from formats.keys import PublicKey
 from formats.push_status import (
     LARGEST_STATUS,
     STARTED_BY,
@@ -44,6 +45,7 @@ COUNTS = st.integers(min_value=0, max_value=1 << 61)
         nix=st.just("2.8.0pre1"),
         program=st.just("0.1.0"),
         before=st.none() | st.builds(Lease, st.just(THEN), COUNTS, COUNTS),
+        signed_by=st.none() | st.just(str(PublicKey("cache.test-1", bytes(range(32))))),
     )
 )
 def test_what_is_written_is_read(status: PushStatus) -> None:
@@ -64,6 +66,12 @@ def test_it_lies_where_no_rule_takes_it_under_the_users_name() -> None:
 def test_what_a_machine_calls_itself_and_its_nix_is_unknown_where_it_is_strange() -> None:
     status = parse_status(format_status(replace(TOLD, host="a b\x1b[2J", nix="")))
     assert (status.host, status.nix) == ("unknown", "unknown")
+
+
+def test_a_key_that_is_called_strangely_is_not_told() -> None:
+    for name in ("cäche-1", "x" * 300, "a\x1b[2J", ""):
+        status = replace(TOLD, signed_by=str(PublicKey(name, bytes(32))))
+        assert parse_status(format_status(status)) == TOLD
 
 
 def test_only_a_push_of_all_that_a_machine_keeps_begins_its_lease_anew() -> None:
@@ -115,6 +123,11 @@ def changed(**changes: Any) -> bytes:
         changed(failures=None),
         changed(nix='2"} 1'),
         changed(program=""),
+        changed(signedBy=7),
+        changed(signedBy=""),
+        changed(signedBy="cache.test-1"),
+        changed(signedBy="cache.test-1:AAAA"),
+        changed(signedBy=f"\x1b[2J:{'A' * 43}="),
         changed(before=7),
         changed(before={}),
         changed(before={"at": "now", "own": 1, "ownBytes": 1}),
@@ -129,3 +142,9 @@ def test_what_no_push_writes_is_refused(content: bytes) -> None:
 
 def test_a_field_of_a_later_version_decides_nothing() -> None:
     assert parse_status(changed(mood="good")) == TOLD
+
+
+def test_a_status_of_an_earlier_version_does_not_tell_which_key_signed() -> None:
+    fields = json.loads(format_status(TOLD))
+    del fields["signedBy"]
+    assert parse_status(json.dumps(fields).encode()) == TOLD

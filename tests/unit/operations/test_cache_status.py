@@ -10,8 +10,10 @@ from datetime import date, datetime, timedelta, timezone
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from formats.keys import PublicKey
 from formats.push_status import Lease, format_status
 from formats.s3 import ListedObject
+from formats.signing import SecretKey
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, asked_for, evaluate
 from operations.status_text import age_in_words, as_json, as_prometheus, screen
 from tests.unit.configuration import PROJECT_ROOT
@@ -95,6 +97,43 @@ def test_a_builder_is_overdue_where_nothing_kept_all_it_has_for_half_of_the_rete
     forever = status_of(listed(KEY, days_old), told=told, rules=FOR_EVER)
     assert forever.findings == []
     assert forever.builders[0].expires is None
+
+
+KEYS = [SecretKey.generate(f"cache.test-{number}").public_key for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("signed_by", "trusted", "notice"),
+    [
+        (KEYS[0], KEYS, None),
+        (KEYS[1], KEYS, None),
+        # It does not tell, or nobody knows whom clients trust.
+        (None, KEYS, None),
+        (KEYS[0], [], None),
+        (
+            KEYS[0],
+            KEYS[1:],
+            "builder one: its last push signed with cache.test-1, which clients do not trust; give "
+            "it cache.test-2",
+        ),
+        (
+            PublicKey("cache.test-2", bytes(32)),
+            KEYS,
+            "builder one: its last push signed with another key named cache.test-2 than clients "
+            "trust; give it cache.test-2",
+        ),
+    ],
+)
+def test_a_builder_that_signs_with_a_key_that_clients_do_not_trust_is_named(
+    signed_by: PublicKey | None, trusted: list[PublicKey], notice: str | None
+) -> None:
+    told = format_status(replace(TOLD, signed_by=str(signed_by) if signed_by else None))
+    status = status_of(listed(KEY, 0.2), told=told)
+    status = replace(status, public_keys=tuple(map(str, trusted)))
+    assert status.notices == ([] if notice is None else [notice])
+    assert status.findings == []
+    (builder,) = json.loads(as_json(status))["builders"]
+    assert builder["status"]["signed_by"] == (str(signed_by) if signed_by else None)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from components.retention import PAGE_KEY
 from components.text_object import object_resource
 from formats.push_status import Lease, PushStatus, format_status
 from formats.s3 import ListedObject
+from formats.signing import SecretKey
 from operations import report
 from operations.cache_status import PinnedClosure, Rules, Seen, Status, evaluate
 from operations.pulumi_cli import OperationError
@@ -229,6 +230,19 @@ def test_what_is_found_and_what_is_doubtful_are_told_apart() -> None:
     assert "构建机 four：最近一次推送（2026-11-27）有 3 项未推送" in html
     marks = re.findall(r'<th scope="row"(?: class="(\w+)")?>(\w+)</th>', builders)[:4]
     assert marks == [("", "one"), ("late", "two"), ("unsure", "three"), ("unsure", "four")]
+
+
+def test_a_key_that_clients_do_not_trust_is_told_in_both_languages() -> None:
+    keys = [SecretKey.generate(f"k-{number}").public_key for number in (1, 2)]
+    status = replace(
+        pushed((replace(TOLD, signed_by=str(keys[0])), 1), rules=WEEK), public_keys=(str(keys[1]),)
+    )
+    html = report_page(status, [])
+    assert "builder one: its last push signed with k-1, which clients do not trust" in html
+    assert "构建机 one：最近一次推送由 k-1 签名，而客户端不信任它" in html
+    other = replace(status, public_keys=(str(replace(keys[0], data=bytes(32))),))
+    assert "builder one: its last push signed with another key named k-1" in report_page(other, [])
+    assert "构建机 one：最近一次推送由另一个名为 k-1 的密钥签名" in report_page(other, [])
 
 
 def test_nobody_elses_text_is_markup() -> None:

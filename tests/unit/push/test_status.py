@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from formats.push_status import Lease, PushStatus, parse_status
+from formats.signing import SecretKey
 from push import VERSION
 from push.status import started_by
 from tests.unit.configuration import PROJECT_ROOT
+from tests.unit.push.client import SIGNING_KEY
 from tests.unit.push.paths import store_path
 from tests.unit.push.s3_stand_in import NOW, Reply, StandIn, error
 from tests.unit.push.test_pushes import Machine, only
@@ -52,7 +54,9 @@ def test_a_push_tells_what_it_came_to(builder: Machine) -> None:
     assert (second.own, second.pushed, second.renewed) == (2, 0, 2)
     told = builder.server.objects[KEY].content
     assert len(told) < 1000
-    for secret in (b"a secret", b"cache.test-1", b"DXWpgBgrEKt9VL"):
+    assert second.signed_by == str(SecretKey.parse(SIGNING_KEY).public_key)
+    secret_half = SIGNING_KEY.partition(":")[2].encode()
+    for secret in (b"a secret", *(secret_half[at : at + 10] for at in range(0, 80, 10))):
         assert secret not in told
 
 
