@@ -454,23 +454,3 @@ def test_what_the_cache_had_is_renewed_again_where_midnight_goes_by(
         }
     assert (outcome.imported, outcome.held, outcome.problems) == (1, 1, {})
     assert days == {server.now.date()}
-
-
-def test_a_signature_under_the_name_of_a_trusted_key_stays_only_where_it_is_that_keys(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    key, content = SecretKey.parse(SIGNING_KEY), b"NAR"
-    nar_hash = f"sha256:{nix32_encode(hashlib.sha256(content).digest())}"
-    bare = replace(OTHER, nar_hash=nar_hash, nar_size=len(content))
-    older = SecretKey.generate("cache-1")
-    namesakes = [SecretKey.generate(one.name) for one in (key, older)]
-    signatures = tuple(one.sign(bare.fingerprint) for one in (KEY, older, *namesakes))
-    path = replace(bare, signatures=signatures)
-    found = Walk(offers={path.path: Offer(path, "nar/x.nar", "none")})
-    with serving(StandIn()) as server:
-        settings = settings_for(server.url, trusted_key=older.public_key)
-        with _Import(settings, key, cast(OtherCache, OneNar(content)), lambda _: None) as it:
-            assert it.run(found, []).imported == 1
-        text = server.objects[narinfo_of(path.path)].content.decode()
-    assert NarInfo.parse(text).signatures == (*signatures[:2], key.sign(path.fingerprint))
