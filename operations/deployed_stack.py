@@ -36,7 +36,7 @@ class DeployedStack:
 
     name: str
     settings: Settings
-    """Its settings, without builders and their secrets."""
+    """Its settings, without builders and their secrets unless they were wanted."""
     substituter: str
     """The URL that clients read from."""
     public_keys: tuple[PublicKey, ...]
@@ -73,8 +73,10 @@ def read_settings(name: str, *, whole: bool = False) -> Settings:
         raise OperationError(f"stack {name}: {error}") from None
 
 
-def read_stack(name: str) -> DeployedStack:
+def read_stack(name: str, *, whole: bool = False) -> DeployedStack:
     """Ask the CLI for a stack of the project in the present directory, and what came of it.
+
+    Builders and their secrets are left out of its settings unless the `whole` is wanted.
 
     Raises:
         OperationError: as `read_settings`; or it has not been deployed.
@@ -82,7 +84,7 @@ def read_stack(name: str) -> DeployedStack:
     # The CLI takes a while to start, and is asked twice.
     with ThreadPoolExecutor(1) as thread:
         answering = thread.submit(read_output, "stack", "output", "--stack", name)
-        settings = read_settings(name)
+        settings = read_settings(name, whole=whole)
         outputs = answering.result()
     builders = outputs.get("builders") or {}
     try:
@@ -108,8 +110,8 @@ def read_stack(name: str) -> DeployedStack:
         ) from None
 
 
-def read_deployed(name: str) -> tuple[DeployedStack, Recorded]:
-    """Ask the CLI for a stack, and for its state.
+def read_deployed(name: str, *, whole: bool = False) -> tuple[DeployedStack, Recorded]:
+    """Ask the CLI for a stack, as `read_stack` does, and for its state.
 
     Raises:
         OperationError: as `read_stack`.
@@ -117,7 +119,7 @@ def read_deployed(name: str) -> tuple[DeployedStack, Recorded]:
     # The CLI takes a while to start, and is asked thrice.
     with ThreadPoolExecutor(1) as thread:
         exported = thread.submit(read_interrupted_state, name)
-        stack = read_stack(name)
+        stack = read_stack(name, whole=whole)
         state, _ = exported.result()
     return stack, state.of(stack.settings.bucket)
 

@@ -2,19 +2,23 @@
 
 All that push by a deployment, or the one of that name. On that one the files of its
 `credentialsDirectory` are placed anew, too, as where it was installed anew; nothing else looks at
-them. Links are followed anew; everything else of the stack stays as the last deployment left it.
-Prints each builder's summary. Exit code 0: pushed; 2: it could not be done.
+them. Links are followed anew; everything else of the stack stays as the last deployment left it:
+while settings are not deployed that a push would put in force by halves, it is refused. Prints each
+builder's summary. Exit code 0: pushed; 2: it could not be done.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from formats.printable import printable
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
+from operations.deployed_stack import read_settings
 from operations.pulumi_cli import OperationError, on_terminal, read_output
 from operations.state import read_state
+from operations.undeployed import refuse_undeployed
 from program.checks.recorded import COMMANDS, Recorded
 
 _PUSHES, _PLACINGS = (
@@ -33,13 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _push(stack: str, builder: str | None) -> int:
-    state = read_state(stack)
+    # The CLI takes a while to start, and is asked twice.
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(read_settings, stack, whole=True)
+        state = read_state(stack)
     builders = state.stack_output("builders")
     if builders is None:
         raise OperationError(
             f"no deployment of stack {stack} has come to its end, so it has no builders yet; "
             "run pulumi up, which pushes, too, or says what keeps it"
         )
+    settings = reading.result()
+    refuse_undeployed(stack, settings, state.of(settings.bucket))
     users = {
         name: str(access["accessKeyId"])
         for name, access in builders.items()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.retention import PAGE_KEY
 from components.text_object import object_resource
-from operations.cache_status import Status, changed_setting
+from operations.cache_status import Status
 from operations.command_line import CANNOT_RUN, DONE, Parser, run
 from operations.deployed_stack import DeployedStack, read_deployed
 from operations.output_file import write_whole
@@ -28,11 +28,11 @@ from operations.report_page import (
     history_with,
     report_page,
 )
-from operations.status import rules_in_force, rules_of, status_of
+from operations.status import status_of
+from operations.undeployed import refuse_undeployed
 from program.checks.recorded import OBJECT, Recorded
 from program.outputs.counted import counted
 from program.outputs.figures import VARIABLE
-from program.outputs.machines import substituter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(name: str, output: Path | None, *, publish: bool) -> int:
-    stack, state = read_deployed(name)
+    stack, state = read_deployed(name, whole=publish)
     page = _page(stack, state) if publish else []
     # A stack's full name has slashes.
     file = output or Path("build", f"report-{name.rpartition('/')[2]}.html")
@@ -79,17 +79,16 @@ def former(file: Path, status: Status) -> list[Reported]:
 
 
 def check_page(stack: DeployedStack, state: Recorded) -> None:
-    """Refuse to publish where no page shows it, or where the page would say what is not so yet.
+    """Refuse to publish where no page shows it, or where settings would be in force by halves.
 
-    The engine writes the page by the settings, and nothing else of them.
+    The engine writes the page by the settings, and all of the stack's outputs.
 
     Args:
-        stack: the stack.
+        stack: the stack, with all of its settings.
         state: its state, as the last deployment left it.
 
     Raises:
-        OperationError: the cache is private, or its setting is off; or the settings' retention or
-            address is not deployed.
+        OperationError: the cache is private, or its setting is off; or as `refuse_undeployed`.
     """
     if stack.settings.private:
         raise OperationError(f"stack {stack.name}: a private cache has no page for people")
@@ -97,21 +96,7 @@ def check_page(stack: DeployedStack, state: Recorded) -> None:
         raise OperationError(
             f"stack {stack.name}: its page shows no figures; set pageFigures to true"
         )
-    pending = _pending(stack, state)
-    if pending is not None:
-        raise OperationError(
-            f"stack {stack.name}: {pending} in the settings and not deployed, and its page would "
-            "promise that; run pulumi up first"
-        )
-
-
-def _pending(stack: DeployedStack, state: Recorded) -> str | None:
-    """Return in words a setting that is not deployed and that the page would tell; None without."""
-    meant, in_force = rules_of(stack.settings), rules_in_force(stack.settings, state)
-    if meant.retention_days != in_force.retention_days:
-        return changed_setting(meant, in_force)
-    address = substituter(stack.settings)
-    return None if address == stack.substituter else f"publicUrl is {address}"
+    refuse_undeployed(stack.name, stack.settings, state)
 
 
 def _page(stack: DeployedStack, state: Recorded) -> list[str]:

@@ -184,8 +184,8 @@ EXECUTED = {
         "run pulumi up --refresh --run-program to give builders that right",
     ),
     "test_status.py::"
-    "test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no_other_time": (
-        "and its page would promise that; run pulumi up first",
+    "test_a_push_waits_until_the_settings_are_deployed_and_changes_nothing_before": (
+        "see pulumi preview, then run pulumi up, or undo the change",
     ),
     "test_left_alone.py::test_a_failing_push_leaves_nobody_in_who_should_be_out": (
         "pulumi up --continue-on-error does the rest",

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.system
 PATHS = 5
 BUCKET = "told"
 KEY = str(status_key("told-nixbuilder"))
+UNDEPLOYED = "see pulumi preview, then run pulumi up, or undo the change"
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +198,8 @@ def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no
     assert "retentionDays is 30 in the settings and not deployed" in told_before.output
     assert promised["rules"]["retention_days"] == 7
     refused = stack.operate(*report, "--publish")
-    advice = "and its page would promise that; run pulumi up first"
-    assert (refused.code, advice in refused.output) == (2, True)
+    assert (refused.code, UNDEPLOYED in refused.output) == (2, True)
+    assert "(retentionDays is 30)" in refused.output
     assert "30 days" not in page()
     stack.up().succeeded()
     stack.operate(*report, "--publish").succeeded()
@@ -220,6 +221,55 @@ def test_the_page_shows_figures_that_change_when_a_report_is_published_and_at_no
     (kept,) = re.findall(r'id="reports">([^<]*)<', text)
     assert json.loads(kept)["stack"] == stack.name
     assert len(json.loads(kept)["reports"]) == 1
+
+
+def test_a_push_waits_until_the_settings_are_deployed_and_changes_nothing_before(
+    stack: Stack, builder: ThrowawayBuilder, closure: str
+) -> None:
+    link = "/nix/var/nix/gcroots/told"
+    builder.run(f"ln -sfn {closure} {link}")
+    pushing = builder_settings(builder, link)
+    keys = ["cache.test-1", "cache.test-2"]
+    pins = [
+        {"name": "release", "path": closure},
+        {"name": "live", "builder": "nixbuilder", "link": link, "keepLast": 2},
+    ]
+    stack.set(builders=[pushing], pins=pins)
+    stack.up().succeeded()
+    push = ("push", "--stack", stack.name)
+
+    def refused(words: str) -> None:
+        before = stack.export()
+        told = stack.operate(*push)
+        assert f"({words})" in told.refused()
+        assert "see pulumi preview, then run pulumi up, or undo the change" in told.output
+        assert stack.export() == before
+
+    for changed, undone, words in (
+        ({"signingKeys": keys}, {"signingKeys": keys[:1]}, f"signingKeys is {json.dumps(keys)}"),
+        ({"publicUrl": "https://c.test"}, {"publicUrl": None}, "publicUrl is https://c.test"),
+        (
+            {"builders": [pushing, {"name": "laptop", "local": True}]},
+            {"builders": [pushing]},
+            "builders has laptop",
+        ),
+        ({"pins": pins[1:]}, {"pins": pins}, "pins lacks release"),
+    ):
+        stack.set(changed)
+        refused(words)
+        stack.set(undone)
+    # A link that points elsewhere now is what a push is for, again and again.
+    other = builder.make_closure(1, 1000, seed=52, name="later")
+    builder.run(f"ln -sfn {other} {link}")
+    for _ in range(2):
+        stack.operate(*push).succeeded()
+    assert stack.outputs()["builders"]["nixbuilder"]["closures"] == [other]
+    # Clients do not know the new key yet: nothing is signed with it by chance.
+    stack.set(signingKeys=keys)
+    stack.up("--target", "**SigningKey**").succeeded()
+    refused("builder nixbuilder is to sign with cache.test-2 and does not yet")
+    stack.up().succeeded()
+    stack.operate(*push).succeeded()
 
 
 def test_a_builder_that_left_is_shown_as_such_and_an_emptied_bucket_can_go(stack: Stack) -> None:

@@ -9,12 +9,23 @@ import pytest
 from operations import push
 from operations.push import options
 from program.checks.recorded import STACK, Recorded
+from program.settings.stack import parse
+from tests.unit.configuration import configuration
+from tests.unit.operations.test_undeployed import BASE, deployed
 
 PREFIX = "urn:pulumi:homelab::nixcache::"
 PUSH = f"{PREFIX}nixcache:index:ClosurePush$command:remote:Command::"
 LOCAL = f"{PREFIX}nixcache:index:ClosurePush$command:local:Command::"
 CLOSURE = f"{PREFIX}pulumi-python:dynamic/nixcache:Closure::"
 FILES = f"{PREFIX}nixcache:index:BuilderCredentials$command:remote:Command::"
+
+
+@pytest.fixture(autouse=True)
+def _settings_as_deployed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deployed, `test_undeployed` compares; the states of this module tell little."""
+    monkeypatch.setattr(push, "read_settings", lambda *_, **__: parse(configuration()))
+    if "undeployed" not in request.node.name:
+        monkeypatch.setattr(push, "refuse_undeployed", lambda *_: None)
 
 
 def test_a_builders_push_is_made_again_and_its_links_are_followed_anew() -> None:
@@ -100,3 +111,28 @@ def test_what_a_builder_printed_does_not_steer_the_terminal(
     monkeypatch.setattr(push, "on_terminal", lambda *_: 0)
     assert push.main(["--stack", "test"]) == 0
     assert capsys.readouterr().out == "a: pushed?[2J 1\nand 2\n"
+
+
+def test_nothing_is_pushed_while_settings_are_undeployed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[str, ...]] = []
+
+    def deploy(*arguments: str) -> int:
+        told.append(arguments)
+        return 0
+
+    state = deployed()
+    monkeypatch.setattr(push, "read_state", lambda _: state)
+    monkeypatch.setattr(push, "read_output", lambda *_: state.stack_output("builders"))
+    monkeypatch.setattr(push, "on_terminal", deploy)
+    changed = parse(configuration(**{**BASE, "publicUrl": "https://new.test"}))
+    monkeypatch.setattr(push, "read_settings", lambda *_, **__: changed)
+    for named in ([], ["near"]):
+        assert push.main(["--stack", "test", *named]) == 2
+        assert "(publicUrl is https://new.test)" in capsys.readouterr().err
+    assert told == []
+    unchanged = parse(configuration(**BASE))
+    monkeypatch.setattr(push, "read_settings", lambda *_, **__: unchanged)
+    assert push.main(["--stack", "test", "near"]) == 0
+    assert [argument.rpartition("::")[2] for argument in told[0][5:]] == ["nix-cache-near-push"]

@@ -311,7 +311,7 @@ def test_one_file_for_two_stacks_mixes_nothing(
 ) -> None:
     file = tmp_path / "report.html"
     status = STATUS
-    monkeypatch.setattr(report, "read_deployed", lambda _: (stack(), Recorded({})))
+    monkeypatch.setattr(report, "read_deployed", lambda *_, **__: (stack(), Recorded({})))
     monkeypatch.setattr(report, "status_of", lambda *_: status)
     for day, name in ((3, "one"), (2, "two"), (1, "two")):
         status = replace(STATUS, stack=name, at=NOW - timedelta(days=day))
@@ -398,15 +398,16 @@ def test_no_page_promises_what_is_not_deployed(
     name = object_resource("nix-cache", PAGE_KEY)
     page = {f"urn::{name}": {"type": OBJECT, "outputs": {}}}
     state = Recorded({**deployed(7).resources, **page})
-    changed = replace(stack(pageFigures=True, **settings), substituter=f"{NOWHERE}/nix-cache")
+    state.resources["urn:stack"]["outputs"]["substituter"] = f"{NOWHERE}/nix-cache"
+    changed = stack(pageFigures=True, **settings)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "read_deployed", lambda _: (changed, state))
+    monkeypatch.setattr(report, "read_deployed", lambda *_, **__: (changed, state))
     monkeypatch.setattr(report, "status_of", lambda *_: STATUS)
     monkeypatch.setattr(report, "on_terminal", lambda *_: pytest.fail("it deployed"))
     assert report.main(["--stack", "homelab", "--publish"]) == 2
     assert capsys.readouterr().err == (
-        f"error: stack test: {pending} in the settings and not deployed, and its page would "
-        "promise that; run pulumi up first\n"
+        f"error: stack test: the settings are not deployed as they are ({pending}), and this would "
+        "put a part of them in force; see pulumi preview, then run pulumi up, or undo the change\n"
     )
     assert not list(tmp_path.iterdir())
     # What the page does not tell keeps nothing from being published.
@@ -418,7 +419,7 @@ def test_nothing_else_is_deployed_where_no_page_is_there_to_be_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known = stack(pageFigures=True), Recorded({})
-    monkeypatch.setattr(report, "read_deployed", lambda _: known)
+    monkeypatch.setattr(report, "read_deployed", lambda *_, **__: known)
     monkeypatch.setattr(report, "on_terminal", lambda *_: pytest.fail("it deployed"))
     assert report.main(["--stack", "homelab", "--publish"]) == 2
     assert "its cache has no page use.html yet" in capsys.readouterr().err
@@ -429,7 +430,7 @@ def test_a_report_is_put_below_the_stacks_last_name_or_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "read_deployed", lambda _: (stack(), Recorded({})))
+    monkeypatch.setattr(report, "read_deployed", lambda *_, **__: (stack(), Recorded({})))
     monkeypatch.setattr(report, "status_of", lambda *_: STATUS)
     assert report.main(["--stack", "organization/nixcache/homelab"]) == 0
     assert [file.name for file in Path("build").iterdir()] == ["report-homelab.html"]
