@@ -30,7 +30,7 @@ ON_TIME = timedelta(hours=26)
 timer delays each by up to an hour (`nix/builder.nix`)."""
 
 _NARINFO = ".narinfo"
-_TWO_DAYS = timedelta(days=2)
+_ONE_DAY, _TWO_DAYS = timedelta(days=1), timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,9 @@ class BuilderState:
     what it tells cannot be read."""
     signed_by: str = ""
     """The name of the key that signs what it pushes."""
+    not_renewed_since: datetime | None = None
+    """When at the latest something of what it keeps was last written, where that was a day or more
+    before the push that is to have kept all; None where that push may have renewed all."""
 
     @property
     def doubtful(self) -> bool:
@@ -256,13 +259,20 @@ class Status:
         if builder.lease is None:
             return "no push that kept all it has is known"
         age, lived = self.at - builder.lease.at, self.rules.retention_days or 0
+        if builder.not_renewed_since is not None:
+            age = self.at - builder.not_renewed_since
         count, in_hours = late_by(age)
         if not in_hours and count <= lived:
             late = f"{count} of the {lived} days that entries live"
         else:
             unit = "hours" if in_hours else "days"
             late = f"{count:,} {unit}; entries live for {counted(lived, 'day')}"
-        return f"no push has kept all it has for {late}"
+        if builder.not_renewed_since is None:
+            return f"no push has kept all it has for {late}"
+        return (
+            f"its pushes have not renewed all it keeps for {late}; give it the present outputs, "
+            "and let it push again"
+        )
 
     def expiring_by(self, day: date) -> Day:
         """Return what expires until the end of a day."""
@@ -303,7 +313,7 @@ def evaluate(
     told = {
         user: one.last_modified for one in seen.objects if (user := user_of(one.key)) is not None
     }
-    moments = [one.last_modified for one in narinfos]
+    moments = sorted((one.last_modified for one in narinfos), reverse=True)
     return Status(
         stack=stack,
         substituter=substituter,
@@ -317,7 +327,7 @@ def evaluate(
         newest=max(moments, default=None),
         builders=tuple(
             replace(
-                _builder(name, user, told.get(user), seen, rules, now),
+                _builder(name, user, told.get(user), seen, moments, rules, now),
                 signed_by=signed_by.get(name) or next(reversed(keys), ""),
             )
             for name, user in builders.items()
@@ -378,9 +388,11 @@ def _builder(
     user: str,
     written: datetime | None,
     seen: Seen,
+    moments: Sequence[datetime],
     rules: Rules,
     now: datetime,
 ) -> BuilderState:
+    """Return what is known of a builder; `moments` are those of all entries, the newest first."""
     status, content = None, seen.statuses.get(user)
     if written is not None and content is not None:
         try:
@@ -391,9 +403,16 @@ def _builder(
     # What a builder tells of a push before is its own word: it cannot have been later than this.
     if lease is not None and written is not None and lease.at > written:
         lease = None
-    since = None
+    since, kept_since = None, None
     if lease is not None:
-        since = lease.at
+        since = kept_since = lease.at
+        # A push that renews nothing tells nothing else. As many entries as it keeps were written
+        # when the oldest of so many of the newest was, at the latest.
+        if lease.own and moments:
+            kept_since = min(lease.at, moments[min(lease.own, len(moments)) - 1])
+        # One that renews what was not written on its day leaves nothing that is older.
+        if lease.at - kept_since > _ONE_DAY:
+            since = kept_since
     elif status is not None and not status.failures:
         # It has only ever pushed what it built: that it does so is all there is to expect.
         since = written
@@ -412,8 +431,9 @@ def _builder(
         written,
         status,
         lease,
-        None if lease is None else rules.due(lease.at),
+        None if kept_since is None else rules.due(kept_since),
         overdue,
+        not_renewed_since=since if lease is not None and since != lease.at else None,
     )
 
 

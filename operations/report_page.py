@@ -353,9 +353,15 @@ def _builder_in_chinese(builder: BuilderState, status: Status) -> str:
     elif builder.lease is None:
         what = "没有已知的推送保留了它的全部内容"
     else:
-        count, in_hours = late_by(status.at - builder.lease.at)
+        old = builder.not_renewed_since
+        count, in_hours = late_by(status.at - (old or builder.lease.at))
         late, lived = f"{count:,} {'小时' if in_hours else '天'}", status.rules.retention_days
         what = f"已有 {late}没有推送保留它的全部内容（条目保留 {lived} 天）"
+        if old is not None:
+            what = (
+                f"已有 {late}，它的推送没有续期其保留的全部内容（条目保留 {lived} 天）；"
+                "请把现在的输出交给它，并再推送一次"
+            )
     return f"构建机 {builder.name}：{what}"
 
 

@@ -16,7 +16,7 @@ import pulumi
 import pulumi_minio as minio
 
 from components.retention import difference, expiration_rules, foreign_rules, made_here
-from program.checks import key_rotation, leaving, recorded, removal
+from program.checks import expiry, key_rotation, leaving, recorded, removal
 from program.checks.server_error import ServerError
 from program.outputs.machines import retention_in_words
 from program.server import declare_server
@@ -108,7 +108,11 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
         trusted = [key.name for key in key_rotation.trusted_before(known)]
         for sentence in leaving.sentences(settings, known, trusted, keys.names):
             pulumi.log.warn(sentence)
-    for sentence in leaving.stranded(settings, known):
+    told = (
+        expiry.renewals_begin(settings, known),
+        *leaving.stranded(settings, known),
+    )
+    for sentence in filter(None, told):
         pulumi.log.warn(sentence)
     return declared or declare_server(settings), settled
 

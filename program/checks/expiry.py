@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import pulumi
 
@@ -23,13 +24,19 @@ from components.retention import (
 )
 from formats.printable import printable
 from program import former_names
-from program.checks.bucket_settings import Lifecycle
-from program.checks.s3_client import Server
 from program.outputs.landing_page import LARGEST_PAGE, is_landing_page
 from program.settings.reader import SettingError
 from program.settings.stack import Settings
+from push.settings import YES_NO
+
+if TYPE_CHECKING:
+    # A preview need not wait for the S3 client.
+    from program.checks.bucket_settings import Lifecycle
+    from program.checks.recorded import Recorded
+    from program.checks.s3_client import Server
 
 _CONFIRMED_ABOVE = 0.5
+_SMALLEST_SHOWN = 0.005
 _SHOWN, _LONGEST = 10, 80
 
 
@@ -55,8 +62,8 @@ def check(
             by the state, which of its entries are to live shorter.
 
     Raises:
-        SettingError: more than half of the entries would go at once, or anything that is no file
-            of a cache, or somebody else's rules.
+        SettingError: more than half of the entries would go at once, or any where nothing expired
+            before; or anything that is no file of a cache, or somebody else's rules.
         ServerError: no answer, or the server refuses the user.
     """
     days = settings.rule_days
@@ -126,20 +133,52 @@ def check_versions(settings: Settings, server: Server) -> bool:
     return True
 
 
+def renewals_begin(settings: Settings, recorded: Recorded) -> str | None:
+    """Return who has to be told that entries expire from now on; None where that is nothing new.
+
+    A push that no deployment starts goes by the outputs that its builder was given, and those of
+    a cache without expiry say that nothing needs to be renewed.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+    """
+    told = recorded.stack_output("nixos", {})
+    if settings.retention_days is None or told.get("push", {}).get("renew") != YES_NO[False]:
+        return None
+    alone = [one.name for one in settings.builders if not one.pushed]
+    who = ", ".join([*(name for name in alone if name in told.get("builders", {})), "CI jobs"])
+    return (
+        "expire goes on: pushes that no deployment starts renew nothing until they go by the new "
+        f"output nixos; give it to {who} and builders with a timer, or what they push is gone "
+        f"{settings.retention_days} days after it was written"
+    )
+
+
 def _check_share(
-    settings: Settings, days: int, before: int | None, written: Iterable[datetime]
+    settings: Settings, days: int, before: int | None, written: Collection[datetime]
 ) -> None:
-    share = expired_share(written, days, datetime.now(timezone.utc))
+    now = datetime.now(timezone.utc)
+    share = expired_share(written, days, now)
     if share == 0:
         return
     # A bucket without rules keeps its entries for ever.
     was = "no expiry" if before is None else f"{before} days"
-    sentence = f"{share:.0%} of the cache's entries would expire at once (it was {was})"
-    if share > _CONFIRMED_ABOVE and not settings.confirm_shorter_retention:
+    part = "less than 1%" if share < _SMALLEST_SHOWN else f"{share:.0%}"
+    sentence = f"{part} of the cache's entries would expire at once (it was {was})"
+    remedy = ""
+    # Then no push has renewed anything, and how old an entry is does not tell who needs it.
+    never = before is None and bool(settings.builders or settings.pins)
+    if never:
+        longer = (now - min(written)).days + 1 + (settings.retention_days or 0)
+        remedy = (
+            f"set retentionDays to {longer} until every builder has pushed by the new outputs, or "
+        )
+    if (never or share > _CONFIRMED_ABOVE) and not settings.confirm_shorter_retention:
         raise SettingError(
             "retentionDays",
             settings.retention_days,
-            f"{sentence}; set confirmShorterRetention to true to go on",
+            f"{sentence}; {remedy}set confirmShorterRetention to true to go on",
         )
     pulumi.log.warn(f"retentionDays is {settings.retention_days}: {sentence}")
 

@@ -222,6 +222,29 @@ def test_a_shorter_retention_that_takes_little_is_shown_and_asks_nothing(
     assert "would expire at once" not in stack.preview().succeeded().output
 
 
+def test_expiry_that_is_turned_on_asks_for_anything_it_takes_and_names_who_renews_nothing(
+    deployed: Deployed,
+) -> None:
+    stack = deployed.stack
+    stack.set(expire=False, builders=[{"name": "laptop", "local": True}])
+    stack.up().succeeded()
+    names = narinfo_keys(10)
+    for number, key in enumerate(names):
+        deployed.put(key, days=30 if number < 1 else 2)
+    stack.set(expire=True)
+    refused = stack.preview().refused()
+    assert "10% of the cache's entries would expire at once (it was no expiry); set " in refused
+    assert "set retentionDays to 38 until every builder has pushed by the new outputs" in refused
+    assert stack.up().refused() == refused
+    assert deployed.objects() >= set(names)
+    stack.set(retentionDays=38)
+    told = "renew nothing until they go by the new output nixos; give it to laptop, CI jobs"
+    assert told in stack.preview().succeeded().output
+    assert told in stack.up().succeeded().output
+    assert deployed.objects() >= set(names)
+    assert told not in stack.up().succeeded().output
+
+
 def test_every_push_renews_a_pin_and_a_removed_pin_ages(
     deployed: Deployed, builder: ThrowawayBuilder
 ) -> None:

@@ -159,6 +159,40 @@ def test_a_daily_push_is_never_late_and_how_late_another_is_makes_sense(
 
 
 @pytest.mark.parametrize(
+    ("others", "days_old", "expires", "finding"),
+    [
+        # All of it was renewed by that push, or may have been: on its day, or as it went past
+        # midnight; what else is old is somebody else's.
+        ((), 0.2, date(2026, 12, 5), None),
+        ((0.3, 6.5), 0.9, date(2026, 12, 4), None),
+        # Pushed daily, and renewed never.
+        ((0.1,), 2.0, date(2026, 12, 3), None),
+        ((), 3.4, date(2026, 12, 1), None),
+        ((), 6.0, date(2026, 11, 29), "6 of the 7 days that entries live"),
+        ((0.1, 0.2, 6.5), 6.0, date(2026, 12, 5), None),
+        ((0.1, 6.5), 6.0, date(2026, 11, 29), "6 of the 7 days that entries live"),
+    ],
+)
+def test_what_a_builder_keeps_is_no_younger_than_as_many_entries_of_the_listing(
+    others: tuple[float, ...], days_old: float, expires: date, finding: str | None
+) -> None:
+    told = format_status(replace(TOLD, own=3))
+    entries = [narinfo(0, 0.1), narinfo(1, days_old), narinfo(2, days_old)]
+    more = [narinfo(number, age) for number, age in enumerate(others, 3)]
+    status = status_of(listed(KEY, 0.2), *entries, *more, told=told)
+    (builder,) = status.builders
+    assert builder.expires is not None
+    assert builder.expires.date() == expires
+    why = f"its pushes have not renewed all it keeps for {finding}; give it the present outputs, "
+    words = f"builder one: {why}and let it push again"
+    assert status.findings == ([] if finding is None else [words])
+    assert builder.overdue is (finding is not None)
+    assert f"{expires}" in screen(status)
+    never = status_of(listed(KEY, 0.2), *entries, *more, told=told, rules=FOR_EVER)
+    assert (never.findings, never.builders[0].expires) == ([], None)
+
+
+@pytest.mark.parametrize(
     ("told", "why"),
     [
         (None, "it has told of no push yet"),

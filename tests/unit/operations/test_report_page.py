@@ -39,7 +39,7 @@ from tests.unit.operations.test_status import deployed
 NOW = datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc)
 WEEK = Rules(7, 7, 1, at_midnight=True)
 FOR_EVER = Rules(None, None, 1, at_midnight=True)
-TOLD = replace(told.TOLD, own=1204, renewed=1204, pushed=0)
+TOLD = replace(told.TOLD, own=7, renewed=7, pushed=0)
 SYSTEM = "/nix/store/2w8rqgjhr5wnsw9b6fhxyqzmx5qsknpx-nixos-system-26.05"
 
 
@@ -132,7 +132,7 @@ def test_it_says_everything_in_both_languages_and_asks_for_nothing() -> None:
     assert languages.count("en") == languages.count("zh") > 40
     assert not [tag for tag, _ in shown.elements if tag in ("img", "iframe", "object", "form", "a")]
     assert not [a for _, a in shown.elements if "src" in a or "style" in a]
-    for words in ("1,204 paths", "3.4 GB", "2026-12-05", "nixos-system-26.05", "2 not pushed"):
+    for words in ("7 paths", "3.4 GB", "2026-12-05", "nixos-system-26.05", "2 not pushed"):
         assert words in html
     assert report_page(STATUS, history_with([], STATUS)) == html
 
@@ -243,6 +243,13 @@ def test_a_key_that_clients_do_not_trust_is_told_in_both_languages() -> None:
     other = replace(status, public_keys=(str(replace(keys[0], data=bytes(32))),))
     assert "builder one: its last push signed with another key named k-1" in report_page(other, [])
     assert "构建机 one：最近一次推送由另一个名为 k-1 的密钥签名" in report_page(other, [])
+
+
+def test_a_builder_that_pushes_and_renews_nothing_is_told_in_both_languages() -> None:
+    told = format_status(replace(TOLD, own=40))
+    html = report_page(status_of(told=told), [])
+    assert "builder one: its pushes have not renewed all it keeps for 4 of the 7 days" in html
+    assert "构建机 one：已有 4 天，它的推送没有续期其保留的全部内容（条目保留 7 天）" in html
 
 
 def test_nobody_elses_text_is_markup() -> None:

@@ -339,6 +339,32 @@ def test_a_first_expiry_on_a_cache_that_had_none_wants_a_confirmation_too(
         check(retentionDays=7)
 
 
+@pytest.mark.parametrize(
+    "needed",
+    [
+        {"builders": [{"name": "laptop", "local": True}]},
+        {"pins": [{"name": "release", "path": f"/nix/store/{'a' * 32}-release"}]},
+    ],
+    ids=["builders", "pins"],
+)
+def test_a_first_expiry_wants_a_confirmation_for_any_entry_that_somebody_may_need(
+    server: type[FakeServer], needed: dict[str, object]
+) -> None:
+    server.rules, server.ages_in_days = (), (0,) * 299 + (30,)
+    check(retentionDays=7)
+    with pytest.raises(SettingError) as refused:
+        check(retentionDays=7, **needed)
+    assert str(refused.value) == (
+        "retentionDays is 7: less than 1% of the cache's entries would expire at once (it was no "
+        "expiry); set retentionDays to 38 until every builder has pushed by the new outputs, or "
+        "set confirmShorterRetention to true to go on"
+    )
+    check(retentionDays=7, confirmShorterRetention=True, **needed)
+    check(retentionDays=38, **needed)
+    server.rules = expiration_rules(60, 1)
+    check(retentionDays=7, **needed)
+
+
 def test_the_same_or_a_longer_retention_is_nobodys_business(server: type[FakeServer]) -> None:
     server.rules, server.ages_in_days = expiration_rules(7, 1), (100, 200)
     check(retentionDays=7)

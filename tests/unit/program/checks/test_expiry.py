@@ -10,8 +10,9 @@ import pytest
 from components.retention import ExpirationRule, expiration_rules
 from program.checks import expiry
 from program.checks.bucket_settings import Lifecycle
+from program.checks.recorded import STACK, Recorded
 from program.checks.s3_client import Server
-from program.settings.stack import parse
+from program.settings.stack import Settings, parse
 from tests.unit.configuration import configuration
 from tests.unit.recording_mocks import use_recording_mocks
 
@@ -78,3 +79,24 @@ def test_nothing_is_lost_where_nothing_is_and_the_state_tells_of_the_stacks_own(
     assert told(monkeypatch, entries=0) == []
     assert told(monkeypatch, adopted=False) == []
     assert told(monkeypatch, preview=False) == []
+
+
+def test_who_pushes_unasked_is_to_be_told_that_entries_expire_from_now_on() -> None:
+    names = ("laptop", "new", "pushed")
+    builders = [{"name": name, "local": True} for name in names]
+    path = f"/nix/store/{'a' * 32}-x"
+    settings = parse(configuration(builders=[*builders[:2], {**builders[2], "closures": [path]}]))
+
+    def told(renew: str, settings: Settings = settings) -> str | None:
+        nixos = {"push": {"renew": renew}, "builders": {"laptop": {}, "pushed": {}}}
+        state = Recorded({"urn:stack": {"type": STACK, "outputs": {"nixos": nixos}}})
+        return expiry.renewals_begin(settings, state)
+
+    assert told("no") == (
+        "expire goes on: pushes that no deployment starts renew nothing until they go by the new "
+        "output nixos; give it to laptop, CI jobs and builders with a timer, or what they push is "
+        "gone 7 days after it was written"
+    )
+    assert told("yes") is None
+    assert told("no", parse(configuration(expire=False))) is None
+    assert expiry.renewals_begin(settings, Recorded({})) is None
