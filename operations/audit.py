@@ -27,6 +27,7 @@ from operations.command_line import DONE, FOUND, Parser, Progress, run
 from operations.deployed_stack import DeployedStack, read_deployed
 from operations.output_file import STANDARD_OUTPUT, write_whole
 from operations.pulumi_cli import OperationError
+from operations.push import pushed_again, pushing
 from operations.upstream import upstream_caches
 from program.checks.recorded import Recorded
 from program.checks.s3_client import unreachable
@@ -67,8 +68,13 @@ def _public_url(substituter: str) -> Callable[[str, str], str]:
     return lambda _method, name: f"{substituter}/{quote(name, safe='/?=&%')}"
 
 
-def summary(report: Report) -> str:
-    """Return the report for people: a few lines, and the first findings of each kind."""
+def summary(report: Report, *, by_deployment: bool = True) -> str:
+    """Return the report for people: a few lines, and the first findings of each kind.
+
+    Args:
+        report: what was found.
+        by_deployment: whether any builder pushes by the deployment.
+    """
     lines = [
         f"{report.stack}: {report.substituter}",
         f"{counted(report.narinfos, 'narinfo')}, {counted(report.nars, 'NAR')} with "
@@ -98,13 +104,18 @@ def summary(report: Report) -> str:
             lines.append(f"{finding.kind} {finding.object}: {finding.detail}")
     lines += [f"{kind}: {count:,} in all" for kind, count in shown.items() if count > _SHOWN]
     lines.append(f"{counted(len(report.findings), 'finding')} in {report.seconds:.1f} s")
-    lines += remedies(report)
+    lines += remedies(report, by_deployment=by_deployment)
     # What stands in a narinfo is anybody's text.
     return "\n".join(map(printable, lines))
 
 
-def remedies(report: Report) -> Iterator[str]:
-    """Yield the commands that put right what an audit found, a line each."""
+def remedies(report: Report, *, by_deployment: bool = True) -> Iterator[str]:
+    """Yield what puts right what an audit found, a line each.
+
+    Args:
+        report: what it found.
+        by_deployment: whether any builder pushes by the deployment.
+    """
     found = {finding.kind for finding in report.findings}
     if found & {"cache-info", "unreadable"}:
         yield f"make repair STACK={report.stack} puts back what the program declares"
@@ -121,7 +132,7 @@ def remedies(report: Report) -> Iterator[str]:
     if "foreign" in found:
         yield "move what is foreign to a bucket of its own: this one's lifecycle takes it"
     if found & {*_PUSHED_AGAIN, *_WRONG}:
-        yield f"make push STACK={report.stack} pushes again what its builders have"
+        yield pushed_again(report.stack, by_deployment=by_deployment)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,9 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _audit(stack: str, sample: int | None, file: str | None) -> int:
-    report = audited(*read_deployed(stack), sample)
+    deployed, state = read_deployed(stack)
+    report = audited(deployed, state, sample)
     for_machines = json.dumps(asdict(report), indent=2)
-    print(for_machines if file == STANDARD_OUTPUT else summary(report))
+    text = summary(report, by_deployment=bool(pushing(state)))
+    print(for_machines if file == STANDARD_OUTPUT else text)
     # Afterwards: a file that cannot be written does not cost what took hours.
     if file not in (None, STANDARD_OUTPUT):
         write_whole(Path(file), f"{for_machines}\n")

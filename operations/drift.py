@@ -19,6 +19,7 @@ from operations.command_line import DONE, FOUND, Parser, run
 from operations.deployed_stack import DeployedStack, read_deployed
 from operations.preview_markdown import render
 from operations.pulumi_cli import OperationError, read_output, read_report
+from operations.push import pushed_again, pushing
 from operations.upstream import ask, upstream_caches
 from program.checks import readable, same_server
 from program.checks.deployment import server_of
@@ -223,7 +224,7 @@ def _drift(name: str) -> int:
     if differs or (refused and not stack.settings.given_users):
         print(repair)
     if lost:
-        print(f"make push STACK={name} pushes again what its builders have")
+        print(pushed_again(name, by_deployment=bool(pushing(state))))
     return FOUND if differs or refused or lost or astray or shut else DONE
 
 

@@ -49,11 +49,7 @@ def _push(stack: str, builder: str | None) -> int:
         )
     settings = reading.result()
     refuse_undeployed(stack, settings, state.of(settings.bucket))
-    users = {
-        name: str(access["accessKeyId"])
-        for name, access in builders.items()
-        if "lastPush" in access
-    }
+    users = pushing(state)
     files = credential_files(state)
     if builder is not None and builder not in {*users, *files}:
         known = sorted({*users, *files})
@@ -81,6 +77,30 @@ def _push(stack: str, builder: str | None) -> int:
         said = str(outputs[name]["lastPush"]).strip()
         print(f"{name}: " + "\n".join(printable(line) for line in said.splitlines()))
     return DONE
+
+
+def pushing(state: Recorded) -> dict[str, str]:
+    """Return the users of the builders that push by the deployment, by the builder's name."""
+    return {
+        name: str(access["accessKeyId"])
+        for name, access in (state.stack_output("builders") or {}).items()
+        if "lastPush" in access
+    }
+
+
+def pushed_again(stack: str, *, by_deployment: bool) -> str:
+    """Return in one sentence what brings back to a cache what its builders still have.
+
+    Args:
+        stack: the stack's name.
+        by_deployment: whether any builder pushes by the deployment.
+    """
+    if by_deployment:
+        return f"make push STACK={stack} pushes again what its builders have"
+    return (
+        "no builder pushes by the deployment: the next push of one that has it, and signs with a "
+        "trusted key, pushes it again"
+    )
 
 
 def credential_files(state: Recorded) -> dict[str, str]:

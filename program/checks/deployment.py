@@ -104,12 +104,13 @@ def begin(settings: Settings, declared: minio.Provider | None) -> tuple[minio.Pr
     # A preview has to know what it would import.
     if not preview or (settings.adopt_bucket and settings.bucket not in known.buckets):
         settled = _ask_server(settings, settled)
+    trusted = [key.name for key in key_rotation.trusted_before(known)]
     if not preview:
-        trusted = [key.name for key in key_rotation.trusted_before(known)]
         for sentence in leaving.sentences(settings, known, trusted, keys.names):
             pulumi.log.warn(sentence)
     told = (
         expiry.renewals_begin(settings, known),
+        leaving.holders(settings, known, trusted, keys.names),
         *leaving.stranded(settings, known),
     )
     for sentence in filter(None, told):

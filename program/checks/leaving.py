@@ -76,6 +76,36 @@ def stranded(settings: Settings, recorded: Recorded) -> Iterator[str]:
         )
 
 
+def holders(
+    settings: Settings, recorded: Recorded, trusted: Sequence[str], names: Sequence[str]
+) -> str | None:
+    """Return who may go on to sign with a key that goes, since no deployment hands them another.
+
+    Which key a builder has that pushes by itself, and has no `credentialsDirectory`, nobody knows
+    but whoever gave it.
+
+    Args:
+        settings: the stack's settings.
+        recorded: its state.
+        trusted: names of the keys that clients trust since the last deployment.
+        names: names of the keys in this one.
+    """
+    gone = [name for name in trusted if name not in names]
+    known = recorded.stack_output("builders") or {}
+    by_hand = [
+        builder.name
+        for builder in settings.builders
+        if not builder.pushed and builder.credentials_directory is None and builder.name in known
+    ]
+    if not gone or not by_hand:
+        return None
+    return (
+        f"{', '.join(gone)} stops being trusted, and no deployment hands a key to {listed(by_hand)}"
+        ": see that each, and each CI job, signs with one that stays, since clients refuse what "
+        "only the other has signed"
+    )
+
+
 def left(settings: Settings, recorded: Recorded) -> Iterator[Placed]:
     """Yield what a deployment removes of the files on builders.
 

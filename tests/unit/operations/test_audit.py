@@ -10,10 +10,10 @@ import pytest
 
 from operations import audit
 from operations.audit import audited, cache_of
-from operations.cache_audit import Report
+from operations.cache_audit import Finding, Report
 from operations.deployed_stack import DeployedStack
 from operations.pulumi_cli import OperationError
-from program.checks.recorded import LIFECYCLE, Recorded
+from program.checks.recorded import LIFECYCLE, STACK, Recorded
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
 from toolbox.certificates import make_authority
@@ -65,6 +65,25 @@ def test_what_was_found_is_told_before_a_file_that_cannot_be_written(
     said = capsys.readouterr()
     assert said.out == f"{audit.summary(report)}\n"
     assert said.err.startswith(f"error: {tmp_path}/nowhere/report.json cannot be written: No such")
+
+
+@pytest.mark.parametrize("by_deployment", [True, False])
+def test_a_push_of_the_deployment_is_advised_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_deployment: bool
+) -> None:
+    report = audited_as(monkeypatch)
+    report.findings.append(Finding("unsigned", f"{'a' * 32}.narinfo", "no trusted key signed it"))
+    access = {"accessKeyId": "nix-cache-a", "secretAccessKey": "a secret"}
+    builders = {"a": {**access, "lastPush": "pushed 1"} if by_deployment else access}
+    state = Recorded({"urn:stack": {"type": STACK, "outputs": {"builders": builders}}})
+    monkeypatch.setattr(audit, "read_deployed", lambda _: (stack(), state))
+    assert audit.main(["--stack", "test"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "make push STACK=test pushes again what its builders have"
+        if by_deployment
+        else "no builder pushes by the deployment: the next push of one that has it, and signs "
+        "with a trusted key, pushes it again"
+    )
 
 
 @pytest.mark.parametrize("setting", [{}, {"expire": False}])

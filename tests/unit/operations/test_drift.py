@@ -15,7 +15,7 @@ from operations.deployed_stack import DeployedStack
 from operations.drift import endangered, stumbled, without_wrappings
 from program.checks import readable
 from program.checks.bucket_settings import Lifecycle
-from program.checks.recorded import BUCKET, LIFECYCLE, OBJECT, SERVER, Recorded
+from program.checks.recorded import BUCKET, LIFECYCLE, OBJECT, SERVER, STACK, Recorded
 from program.checks.s3_client import Server
 from program.settings.stack import parse
 from tests.unit.configuration import configuration
@@ -144,6 +144,27 @@ def test_a_refresh_that_the_program_ends_is_nothing_that_a_repair_puts_right(
     assert "error: bucket is too short" in said.out
     assert ("make repair STACK=test puts it right" in said.out) is of_a_resource
     assert ("it cannot be told what differs" in said.err) is not of_a_resource
+
+
+@pytest.mark.parametrize("by_deployment", [True, False])
+def test_a_push_of_the_deployment_is_advised_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_deployment: bool
+) -> None:
+    settings = parse(configuration())
+    access = {"accessKeyId": "nix-cache-a", "secretAccessKey": "a secret"}
+    builders = {"a": {**access, "lastPush": "pushed 1"} if by_deployment else access}
+    state = Recorded({"urn:stack": {"type": STACK, "outputs": {"builders": builders}}})
+    deployed_stack = DeployedStack("test", settings, settings.public_url, ())
+    monkeypatch.setattr(drift, "read_deployed", lambda _: (deployed_stack, state))
+    monkeypatch.setattr(drift, "check_deployer", lambda _: None)
+    monkeypatch.setattr(drift, "read_report", lambda *_: ({"steps": []}, True))
+    monkeypatch.setattr(drift, "read_output", lambda *_: {})
+    monkeypatch.setattr(drift, "lost_closures", lambda _: ["a closure is lost"])
+    assert drift.main(["--stack", "test"]) == 1
+    said = capsys.readouterr().out
+    assert "- a closure is lost\n" in said
+    assert ("make push STACK=test pushes again" in said) is by_deployment
+    assert ("the next push of one that has it" in said) is not by_deployment
 
 
 def test_another_server_than_that_of_the_last_deployment_has_not_drifted(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pulumi
 import pytest
 
+from formats.keys import PublicKey
 from program.checks import deployment, key_rotation, leaving, recorded
 from program.checks.recorded import COMMANDS, Recorded
 from program.settings.signing_keys import SigningKeys
@@ -85,3 +87,52 @@ def test_a_preview_tells_them_too(
     monkeypatch.setattr(key_rotation, "check", lambda *_: SigningKeys((), {}))
     deployment.begin(wanted({"hostKey": ANOTHER_KEY}), None)
     assert "stay there, also after a destroy" in caplog.text
+
+
+def test_a_key_that_goes_is_told_with_those_whom_nobody_hands_another() -> None:
+    closures = [f"/nix/store/{'a' * 32}-x"]
+    builders = [
+        {"name": "laptop", "local": True},
+        {"name": "pushed", "local": True, "closures": closures},
+        {"name": "placed", "local": True, "credentialsDirectory": DIRECTORY},
+        {"name": "new", "local": True},
+    ]
+    settings = parse(configuration(builders=json.dumps(builders)))
+    names: dict[object, object] = {one["name"]: {} for one in builders if one["name"] != "new"}
+    stack = {"type": recorded.STACK, "outputs": {"builders": names}}
+    state = Recorded({"urn:stack": stack})
+    both = ["c.test-1", "c.test-2"]
+    assert leaving.holders(settings, state, both, both[1:]) == (
+        "c.test-1 stops being trusted, and no deployment hands a key to laptop: see that each, "
+        "and each CI job, signs with one that stays, since clients refuse what only the other has "
+        "signed"
+    )
+    assert leaving.holders(settings, state, both, both) is None
+    assert leaving.holders(settings, state, both[:1], both) is None
+    reached = parse(configuration(builders=json.dumps(builders[1:])))
+    assert leaving.holders(reached, state, both, both[1:]) is None
+    assert leaving.holders(settings, Recorded({}), both, both[1:]) is None
+
+
+def test_a_preview_and_an_update_tell_of_both_a_key_that_goes_and_leases_that_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    monkeypatch.setattr(key_rotation, "check", lambda *_: SigningKeys(("c.test-2",), {}))
+    monkeypatch.setattr(
+        key_rotation, "trusted_before", lambda _: [PublicKey("c.test-1", bytes(32))]
+    )
+    monkeypatch.setattr(deployment, "_ask_server", lambda _, settled: settled)
+    outputs = {"builders": {"a": {}}, "nixos": {"push": {"renew": "no"}, "builders": {"a": {}}}}
+    state = Recorded({"urn:stack": {"type": recorded.STACK, "outputs": outputs}})
+    monkeypatch.setattr(recorded, "read", lambda: state)
+    settings = parse(configuration(builders=json.dumps([{"name": "a", "local": True}])))
+    for preview in (True, False):
+        use_recording_mocks(preview)
+        deployment.begin(settings, None)
+        (leases,) = (sentence for sentence in said if sentence.startswith("expire goes on: "))
+        (key,) = (sentence for sentence in said if sentence.startswith("c.test-1 stops being"))
+        assert "give it to a, CI jobs" in leases
+        assert "no deployment hands a key to a: " in key
+        said.clear()
