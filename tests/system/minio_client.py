@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from toolbox import tools
@@ -28,29 +29,33 @@ class MinioClient:
 
     def run(self, arguments: str, text: str = "") -> str:
         """Run `mc` with the words of `arguments`, `text` on its input; return what it prints."""
+        return self._printed([self._command, *arguments.split()], f"mc {arguments}", text=text)
+
+    def shell(self, script: str, directory: Path) -> str:
+        """Run a script that types `mc` in a directory; return what it prints."""
+        path = f"{Path(self._command).parent}:{os.environ['PATH']}"
+        command = ["bash", "-eu", "-o", "pipefail", "-c", script]
+        return self._printed(command, script, directory=directory, PATH=path)
+
+    def _printed(
+        self,
+        command: Sequence[str],
+        called: str,
+        *,
+        text: str = "",
+        directory: Path | None = None,
+        **environment: str,
+    ) -> str:
         done = subprocess.run(
-            [self._command, *arguments.split()],
-            env=self._environment,
+            command,
+            env={**self._environment, **environment},
+            cwd=directory,
             input=text,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"mc {arguments}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def shell(self, script: str, directory: Path) -> str:
-        """Run a script that types `mc` in a directory; return what it prints."""
-        path = f"{Path(self._command).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-eu", "-o", "pipefail", "-c", script],
-            env={**self._environment, "PATH": path},
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{called}: {done.stdout}{done.stderr}"
         return done.stdout
 
 

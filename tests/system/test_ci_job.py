@@ -617,6 +617,14 @@ class Federated:
     """What the server calls whom its jobs are."""
 
 
+def command_line(process: Path) -> str:
+    """Return the command of a process of `/proc`, which may end meanwhile."""
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 @pytest.fixture(scope="module")
 def federated(
     trusted_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
@@ -629,11 +637,16 @@ def federated(
     printed = {"builders": json.loads(write_policy(SHORT_LIVED, None)), "reader": {}}
     with MinioServer(directory) as server:
         client = MinioClient(server, directory, home=server)
+        (process,) = (
+            one for one in Path("/proc").glob("[0-9]*") if f"{directory}/" in command_line(one)
+        )
         # A person has a terminal, which mc wants where it restarts a server, and types slower than
-        # that begins.
+        # that begins: MinIO replaces its own process, which the kernel then tells other things.
         said = client.shell(
+            f"as_before() {{ cmp -s {process}/auxv before; }}\n"
             f"make() {{ printf %s {shlex.quote(json.dumps(printed))}; }}\n"
-            'mc() { case "$*" in *restart*) command mc --json "$@"; sleep 1; mc ready home ;; '
+            f'mc() {{ case "$*" in *restart*) cp {process}/auxv before; command mc --json "$@"; '
+            'SECONDS=0; while as_before; do [ "$SECONDS" -lt 60 ]; done; mc ready home ;; '
             '*) command mc "$@" ;; esac; }\n'
             f"{at_the_forge}",
             directory,
