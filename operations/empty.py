@@ -43,7 +43,7 @@ def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
 
     def emptied(bucket: str) -> int | None:
         kept = () if everything else state.objects(bucket)
-        return _empty_one(stack, replace(settings, bucket=bucket), names, kept)
+        return empty_one(stack, replace(settings, bucket=bucket), names, kept)
 
     try:
         server = server_of(settings)
@@ -65,10 +65,16 @@ def _empty(stack: str, names: Collection[str], *, everything: bool) -> int:
     return max(done, default=DONE)
 
 
-def _empty_one(
+def empty_one(
     stack: str, settings: Settings, names: Collection[str], kept: Collection[str]
 ) -> int | None:
     """Empty the bucket of these settings; return the exit code, None where it holds nothing.
+
+    Args:
+        stack: the stack's name, for messages.
+        settings: name the bucket, its server and the deploying user.
+        names: of the objects that are to go; without any, all of them.
+        kept: of the objects that stay even then, but for the versions of before.
 
     Raises:
         ServerError: no answer, no such bucket, or the server refuses to.

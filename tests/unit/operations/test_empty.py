@@ -144,7 +144,7 @@ def test_a_bucket_that_is_gone_by_then_is_named(server: Emptied) -> None:
 def emptied(server: Emptied, monkeypatch: pytest.MonkeyPatch, *names: str) -> int | None:
     """Empty the bucket as a person does who types its name."""
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{BUCKET}\n"))
-    return empty._empty_one("test", server.settings(), names, ())  # noqa: SLF001
+    return empty.empty_one("test", server.settings(), names, ())
 
 
 def test_a_bucket_of_odd_names_is_empty_afterwards(

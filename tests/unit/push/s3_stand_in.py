@@ -130,9 +130,10 @@ class StandIn:
                 for name, (key, begun, _) in self.uploads.items()
             )
             return xml("ListMultipartUploadsResult", uploads)
-        return self._listing(seen.query)
+        return self.page(seen.query)
 
-    def _listing(self, query: Mapping[str, str]) -> Reply:
+    def page(self, query: Mapping[str, str]) -> Reply:
+        """Return the page of a listing that a query asks for."""
         prefix, after = query.get("prefix", ""), query.get("start-after", "")
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         if "delimiter" in query:

@@ -1581,7 +1581,7 @@ def pages_of_one(server: StandIn) -> Script:
     def script(seen: Seen) -> Reply | Raw | None:
         if "list-type" not in seen.query:
             return None
-        return server._listing({**seen.query, "max-keys": "1"})  # noqa: SLF001
+        return server.page({**seen.query, "max-keys": "1"})
 
     for key in ("0.narinfo", "nar/0", "z.narinfo", "nar/z"):
         server.put(key, b"another's")
